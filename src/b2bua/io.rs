@@ -1,0 +1,366 @@
+//! The boundary between the pure core and the world: one enum in, one enum out.
+//!
+//! The driver feeds [`Input`]s and drains [`Output`]s. Adapters know these types and nothing else of the core.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::call::record::CallRecord;
+use crate::call::{CallRef, ConversationId, TransferId};
+use crate::leg::MediaCounters;
+
+/// Something the world tells the core.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// A datagram, or one framed message of a stream, arrived.
+    Received(Datagram),
+    /// The instant promised by `next_timeout` has come.
+    TimeReached,
+    /// ASAPP's API answered, or did not.
+    Asapp(ApiReply),
+    /// The relay noticed something.
+    Media(MediaEvent),
+    /// A person or a supervisor asks.
+    Operator(OperatorCommand),
+}
+
+/// Something the core asks of the world.
+#[derive(Debug)]
+pub enum Output {
+    /// Send this message.
+    Transmit(Datagram),
+    /// Ask ASAPP's API; exactly one [`ApiReply`] comes back.
+    Asapp(ApiRequest),
+    /// Tell the relay.
+    Media(MediaCommand),
+    /// Keep this context for whoever fetches it by reference.
+    Publish(Box<PublishedContext>),
+    /// A call is over: write its one record.
+    Record(Box<CallRecord>),
+    /// The drain is complete: no call and no debt is left.
+    Closed,
+}
+
+/// The way a message travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Transport {
+    /// RFC 3261 over UDP.
+    Udp,
+}
+
+/// One SIP message on its way in or out; `peer` is its source or its destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Datagram {
+    /// How it travels.
+    pub transport: Transport,
+    /// The far address.
+    pub peer: SocketAddr,
+    /// The octets.
+    pub bytes: Bytes,
+}
+
+// --- ASAPP -----------------------------------------------------------------------------------------------------
+
+/// One HTTP exchange with ASAPP. The adapter makes it once, within `timeout`, and answers with one [`ApiReply`];
+/// whether to try again is the call's decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiRequest {
+    /// The call that asks.
+    pub call: CallRef,
+    /// The call transfer it is about.
+    pub transfer: TransferId,
+    /// What to do.
+    pub operation: ApiOperation,
+    /// The whole exchange, connecting and reading the body included, ends within this time.
+    pub timeout: Duration,
+}
+
+/// The two operations of the API that are ours to call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ApiOperation {
+    /// `POST /generativeagent/v1/call-transfers`, type `PHONE_NUMBER`.
+    Create(Box<CreateTransfer>),
+    /// `GET /generativeagent/v1/call-transfers/{id}`.
+    Fetch,
+}
+
+/// The body of a create request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateTransfer {
+    /// `externalConversationId`.
+    pub conversation: ConversationId,
+    /// `phoneNumber.country`, ISO 3166 alpha-2.
+    pub country: String,
+    /// `inputContext.taskName`.
+    pub task: Option<String>,
+    /// `inputContext.inputVariables`, in the order given.
+    pub variables: Vec<(String, String)>,
+}
+
+/// The answer to one [`ApiRequest`].
+#[derive(Debug, Clone)]
+pub struct ApiReply {
+    /// The call that asked.
+    pub call: CallRef,
+    /// The call transfer it asked about.
+    pub transfer: TransferId,
+    /// True for the answer to a create, false for the answer to a fetch.
+    pub created: bool,
+    /// What came of it.
+    pub answer: Result<Transfer, ApiFailure>,
+}
+
+/// ASAPP's call transfer as an answer showed it. Every text in it is untrusted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Transfer {
+    /// `status`; absent in some create answers.
+    pub status: Option<TransferStatus>,
+    /// `phoneNumber.transferNumber`, as given.
+    pub number: Option<String>,
+    /// `phoneNumber.country`, as given.
+    pub country: Option<String>,
+    /// `phoneNumber.expiresAt` (or `expireAt`), milliseconds since the Unix epoch.
+    pub expires_at: Option<i64>,
+    /// The answer's `Date` header, milliseconds since the Unix epoch; without one, our wall clock at its arrival.
+    pub dated: i64,
+    /// `outputContext`.
+    pub output: Option<OutputContext>,
+}
+
+/// `status`, compared without case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TransferStatus {
+    /// Created; waiting for our call.
+    Active,
+    /// GenerativeAgent is on the call.
+    Ongoing,
+    /// Finished.
+    Completed,
+    /// Nobody called in time.
+    Expired,
+    /// A word we do not know, kept as it came.
+    Other(String),
+}
+
+impl TransferStatus {
+    /// Reads a status without regard to case; never fails.
+    pub fn read(text: &str) -> Self {
+        match text.to_ascii_lowercase().as_str() {
+            "active" => Self::Active,
+            "ongoing" => Self::Ongoing,
+            "completed" => Self::Completed,
+            "expired" => Self::Expired,
+            _ => Self::Other(text.to_owned()),
+        }
+    }
+
+    /// The word in ASAPP's spelling.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Active => "ACTIVE",
+            Self::Ongoing => "ONGOING",
+            Self::Completed => "COMPLETED",
+            Self::Expired => "EXPIRED",
+            Self::Other(text) => text,
+        }
+    }
+}
+
+/// `outputContext`: what GenerativeAgent leaves behind. Values that are not strings arrive as their JSON text.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct OutputContext {
+    /// `transferType`, as it came.
+    pub transfer_type: Option<String>,
+    /// `currentTaskName`.
+    pub task: Option<String>,
+    /// `transferVariables`, in the order given.
+    pub transfer_variables: Vec<(String, String)>,
+    /// `referenceVariables`, in the order given.
+    pub reference_variables: Vec<(String, String)>,
+}
+
+/// Why an exchange with ASAPP brought nothing usable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiFailure {
+    /// The class the call decides by.
+    pub class: FailureClass,
+    /// The HTTP status, where one was read.
+    pub status: Option<u16>,
+    /// `error.requestId` of the error body, for ASAPP's support.
+    pub request_id: Option<String>,
+    /// One printable line for the log and the record; at most 200 characters, no secret in it.
+    pub detail: String,
+    /// `Retry-After`, where given in seconds.
+    pub retry_after: Option<Duration>,
+}
+
+/// Classes of API failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureClass {
+    /// 400, 413, 422 and every 4xx without a class of its own: do not repeat.
+    Refused,
+    /// 401, 403: our credentials.
+    Unauthorized,
+    /// 404.
+    NotFound,
+    /// 409: the entity is already there.
+    Conflict,
+    /// 429.
+    Throttled,
+    /// 5xx.
+    ServerError,
+    /// Sent, and then no answer in time or a broken connection: it may have taken effect.
+    Ambiguous,
+    /// Never sent: name, connection or TLS trouble.
+    Unreachable,
+    /// A 2xx whose body is unreadable, too large, or not what was asked for.
+    Malformed,
+}
+
+/// What a context reference answers (`GET /v1/context/{ref}`).
+#[derive(Debug, Clone, Serialize)]
+pub struct PublishedContext {
+    /// The reference: 32 hexadecimal digits, unguessable.
+    pub reference: String,
+    /// The call.
+    pub call: CallRef,
+    /// SIP's Call-ID of the customer leg.
+    pub customer_call_id: String,
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// The call's verdict as one word, or `in_progress`.
+    pub outcome: String,
+    /// The complete outputContext, once known.
+    pub output: Option<OutputContext>,
+}
+
+// --- media -----------------------------------------------------------------------------------------------------
+
+/// A lent pair of local ports: RTP on `port` (even), RTCP on `port + 1`. Pairs of one `worker` share a relay thread;
+/// only those can be bridged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct PortPair {
+    /// The relay thread that owns the pair.
+    pub worker: u16,
+    /// The RTP port.
+    pub port: u16,
+}
+
+/// What the relay is told. Commands to one pair take effect in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MediaCommand {
+    /// A session description named this far side: send there, expect it, and open the window in which another
+    /// source may be learned (design section 7). Given again after every new description.
+    Expect {
+        /// The pair.
+        pair: PortPair,
+        /// Where RTP goes and should come from.
+        rtp: SocketAddr,
+        /// Where RTCP goes and should come from.
+        rtcp: SocketAddr,
+    },
+    /// Relay everything between the two pairs, both ways, unmodified within one source. Ends any `Play` on either.
+    Bridge(PortPair, PortPair),
+    /// Stop relaying to and from this pair and send this sound to its far side until told otherwise.
+    Play {
+        /// The pair.
+        pair: PortPair,
+        /// What is heard.
+        sound: Sound,
+        /// In which G.711 law, by its static payload type.
+        law: Law,
+    },
+    /// Report `Silent` when nothing has arrived for this long; `None` suspends the watch (hold, early media).
+    Watch {
+        /// The pair.
+        pair: PortPair,
+        /// How long nothing may arrive.
+        limit: Option<Duration>,
+    },
+    /// The leg is over: stop, report `Closed`, forget the far side, drain until quiet, report `Quiet`.
+    Close(PortPair),
+}
+
+/// A sound of our own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+pub enum Sound {
+    /// Ringback tone.
+    Ringback,
+    /// Comfort noise: quiet, but clearly not a dead line.
+    ComfortNoise,
+}
+
+/// The two G.711 laws (RFC 3551).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+pub enum Law {
+    /// PCMU, payload type 0.
+    Mu,
+    /// PCMA, payload type 8.
+    A,
+}
+
+/// What the relay reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MediaEvent {
+    /// The first RTP packet from an accepted source since the last `Expect` of a fresh lend.
+    Started(PortPair),
+    /// Nothing arrived for the watched time. Reported once until `Resumed`.
+    Silent(PortPair),
+    /// A packet arrived after `Silent`.
+    Resumed(PortPair),
+    /// The pair is closed; these are its final counters.
+    Closed(PortPair, MediaCounters),
+    /// Nothing has arrived on the closed pair for the quarantine time: it may be lent again.
+    Quiet(PortPair),
+}
+
+// --- operators -------------------------------------------------------------------------------------------------
+
+/// What a person or a supervisor asks of the core.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OperatorCommand {
+    /// Take no new calls; `Output::Closed` when the last one is over.
+    Drain,
+    /// End every call now, with a Reason, and write its record.
+    Stop,
+    /// End this call.
+    HangUp(CallRef),
+}
+
+/// A live call in one line, for the admin API.
+#[derive(Debug, Clone, Serialize)]
+pub struct LiveCall {
+    /// The call.
+    pub call: CallRef,
+    /// The name of its state.
+    pub state: &'static str,
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// SIP's Call-ID of the customer leg.
+    pub customer_call_id: String,
+    /// Seconds since the INVITE.
+    pub age_seconds: u64,
+}
+
+/// An instant on both clocks, so that monotonic times can be written down as wall time.
+#[derive(Debug, Clone, Copy)]
+pub struct Epoch {
+    /// The monotonic clock.
+    pub instant: Instant,
+    /// The wall clock at the same moment, milliseconds since the Unix epoch.
+    pub unix_ms: i64,
+}
+
+impl Epoch {
+    /// Wall time of a monotonic instant, milliseconds since the Unix epoch.
+    pub fn unix_ms(&self, at: Instant) -> i64 {
+        match at.checked_duration_since(self.instant) {
+            Some(later) => self.unix_ms + later.as_millis() as i64,
+            None => self.unix_ms - (self.instant - at).as_millis() as i64,
+        }
+    }
+}

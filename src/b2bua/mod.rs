@@ -1,0 +1,5 @@
+//! The signalling core as one object.
+
+pub mod counters;
+pub mod io;
+pub mod settings;

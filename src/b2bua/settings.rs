@@ -1,0 +1,147 @@
+//! Every limit and choice of the core, named. `config.rs` fills it; the defaults are design section 9.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use crate::call::settings::CallSettings;
+
+/// Settings of one core.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The SIP address peers reach us at: Via, Contact.
+    pub sip_address: SocketAddr,
+    /// The address in our session descriptions.
+    pub media_address: IpAddr,
+    /// Sent as User-Agent and Server.
+    pub product: String,
+    /// Who may send us SIP. Empty: nobody. Trunks are always heard.
+    pub access: Vec<Network>,
+    /// What an unlisted source hears.
+    pub unlisted: Unlisted,
+    /// The trunk towards GenerativeAgent.
+    pub trunk: Trunk,
+    /// RFC 3261 T1, T2, T4.
+    pub sip_timers: SipTimers,
+    /// Calls at once; above: 503.
+    pub max_calls: usize,
+    /// New calls a second; above: 503.
+    pub max_calls_per_second: u32,
+    /// Seconds in the Retry-After of our 503.
+    pub retry_after: u32,
+    /// The API circuit breaker.
+    pub breaker: BreakerSettings,
+    /// Media timeout: both directions dead this long end the call.
+    pub media_timeout: Duration,
+    /// What the call decides by.
+    pub call: CallSettings,
+}
+
+/// The trunk towards GenerativeAgent.
+#[derive(Debug, Clone)]
+pub struct Trunk {
+    /// Its name in logs and records.
+    pub name: String,
+    /// Where its INVITEs go; what comes from here is heard.
+    pub address: SocketAddr,
+    /// The host part of Request-URI and To.
+    pub domain: String,
+    /// The user part of our From: our own DID.
+    pub caller_id: String,
+    /// Whether the dialled number keeps its plus sign.
+    pub plus: bool,
+}
+
+/// An IP prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    /// The address.
+    pub address: IpAddr,
+    /// How many leading bits count.
+    pub prefix: u8,
+}
+
+impl Network {
+    /// Whether the address lies in this network.
+    pub fn contains(&self, other: IpAddr) -> bool {
+        match (self.address, other) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix.min(32))).unwrap_or(0);
+                (u32::from(a) ^ u32::from(b)) & mask == 0
+            }
+            (IpAddr::V6(a), IpAddr::V6(b)) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix.min(128))).unwrap_or(0);
+                (u128::from(a) ^ u128::from(b)) & mask == 0
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What an unlisted source hears.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unlisted {
+    /// Nothing.
+    Drop,
+    /// 403, at most a few a second.
+    Forbid,
+}
+
+/// RFC 3261 section 17.1.1.1 and Table 4.
+#[derive(Debug, Clone, Copy)]
+pub struct SipTimers {
+    /// Round-trip estimate.
+    pub t1: Duration,
+    /// Longest retransmission interval.
+    pub t2: Duration,
+    /// Longest time a message stays in the network.
+    pub t4: Duration,
+}
+
+impl Default for SipTimers {
+    fn default() -> Self {
+        Self { t1: Duration::from_millis(500), t2: Duration::from_secs(4), t4: Duration::from_secs(5) }
+    }
+}
+
+/// When to stop asking an API that does not answer.
+#[derive(Debug, Clone, Copy)]
+pub struct BreakerSettings {
+    /// Failures in a row that open it; 0 never opens.
+    pub failures: u32,
+    /// How long it stays open before one probe is let through.
+    pub open_for: Duration,
+}
+
+impl Default for BreakerSettings {
+    fn default() -> Self {
+        Self { failures: 5, open_for: Duration::from_secs(10) }
+    }
+}
+
+impl Default for Settings {
+    /// Defaults around loopback addresses, as the demo and the simulated world use them.
+    fn default() -> Self {
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        Self {
+            sip_address: SocketAddr::new(loopback, 5060),
+            media_address: loopback,
+            product: concat!("switchback/", env!("CARGO_PKG_VERSION")).to_owned(),
+            access: Vec::new(),
+            unlisted: Unlisted::Drop,
+            trunk: Trunk {
+                name: "trunk".to_owned(),
+                address: SocketAddr::new(loopback, 5070),
+                domain: loopback.to_string(),
+                caller_id: "anonymous".to_owned(),
+                plus: true,
+            },
+            sip_timers: SipTimers::default(),
+            max_calls: 10_000,
+            max_calls_per_second: 500,
+            retry_after: 5,
+            breaker: BreakerSettings::default(),
+            media_timeout: Duration::from_secs(30),
+            call: CallSettings::default(),
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The record: one line per call, whatever happens.
+
+use serde::Serialize;
+
+use super::verdict::Verdict;
+use super::{CallRef, ConversationId, TransferId};
+use crate::leg::MediaCounters;
+
+/// Everything that is remembered of a call. Times are milliseconds since the Unix epoch; numbers and addresses of
+/// people are masked to their last four characters; no variable value appears.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CallRecord {
+    /// Our id of the call.
+    pub call: CallRef,
+    /// The external conversation id.
+    pub conversation: ConversationId,
+    /// SIP's Call-ID of the customer leg.
+    pub customer_call_id: String,
+    /// The user part of the caller's From, masked.
+    pub caller: String,
+    /// The user part of the Request-URI, masked.
+    pub dialled: String,
+    /// The entry task asked for.
+    pub task: Option<String>,
+    /// Names of the input variables passed on.
+    pub input_variables: Vec<String>,
+    /// How many input variables were left out because of a limit.
+    pub input_left_out: u32,
+    /// The INVITE arrived.
+    pub received_at: i64,
+    /// The customer was answered.
+    pub answered_at: Option<i64>,
+    /// The verdict was reached.
+    pub decided_at: i64,
+    /// The last word was spoken.
+    pub ended_at: i64,
+    /// Every attempt to reach GenerativeAgent, in order.
+    pub attempts: Vec<AttemptRecord>,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// How the customer was handed back.
+    pub hand_back: Option<HandBackRecord>,
+    /// The context reference.
+    pub context_ref: String,
+    /// Media counters of the customer leg.
+    pub customer_media: Option<MediaCounters>,
+    /// Media counters of the last GenerativeAgent leg.
+    pub genagent_media: Option<MediaCounters>,
+}
+
+/// One attempt: one call transfer, at most one number dialled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AttemptRecord {
+    /// ASAPP's id, which is ours.
+    pub transfer: TransferId,
+    /// The number, masked.
+    pub number: Option<String>,
+    /// The number was asked for.
+    pub requested_at: i64,
+    /// The INVITE left.
+    pub dialed_at: Option<i64>,
+    /// GenerativeAgent answered.
+    pub answered_at: Option<i64>,
+    /// What became of it, in a word or two.
+    pub result: String,
+}
+
+/// How the customer was handed back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HandBackRecord {
+    /// The rung that served.
+    pub rung: &'static str,
+    /// Context values sent.
+    pub values_sent: u32,
+    /// Context values left out whole, kept behind the reference.
+    pub values_left_out: u32,
+}
+
+/// The last four characters of a number, the rest hidden.
+pub fn masked(number: &str) -> String {
+    let count = number.chars().count();
+    let shown = if count > 4 { 4 } else { 0 };
+    let tail: String = number.chars().skip(count - shown).filter(|c| c.is_ascii_alphanumeric()).collect();
+    format!("{}{tail}", "*".repeat((count - shown).min(12)))
+}

@@ -1,0 +1,153 @@
+//! What a call decides by: budgets, limits and names, each with its default.
+
+use std::time::Duration;
+
+/// Settings of the supervised transfer.
+#[derive(Debug, Clone)]
+pub struct CallSettings {
+    /// `phoneNumber.country` asked for, and the only one accepted.
+    pub country: String,
+    /// E.164 prefixes a transfer number may have, plus sign included (`+1`).
+    pub number_prefixes: Vec<String>,
+    /// From asking for a number to dialling it.
+    pub number_budget: Duration,
+    /// One API exchange.
+    pub api_timeout: Duration,
+    /// No INVITE leaves later than this before the number expires.
+    pub expiry_margin: Duration,
+    /// Life of a number whose answer names no expiry.
+    pub default_lifetime: Duration,
+    /// How long GenerativeAgent may ring.
+    pub ring_limit: Duration,
+    /// Call transfers a call may spend before it falls back.
+    pub max_attempts: u8,
+    /// From GenerativeAgent's BYE to giving up on the outputContext.
+    pub collect_limit: Duration,
+    /// The longest conversation.
+    pub max_duration: Duration,
+    /// How long an ended call waits for the last word of its legs before its record is written all the same.
+    pub release_limit: Duration,
+    /// What the customer hears before the answer.
+    pub ringing: Ringing,
+    /// What happens when GenerativeAgent cannot be reached.
+    pub fallback: Fallback,
+    /// Which request headers are read.
+    pub intake: IntakeSettings,
+    /// Which context is sent back.
+    pub context: ContextSettings,
+}
+
+/// What the customer hears before the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ringing {
+    /// 180 without a session description: the caller makes the tone.
+    Local,
+    /// 183 with our own ringback tone.
+    EarlyMedia,
+}
+
+/// What a customer gets when GenerativeAgent cannot be reached before the answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fallback {
+    /// A final response with this status; the IVR's own failure branch goes on.
+    Refuse(u16),
+    /// 302 to this configured URI.
+    Redirect(String),
+}
+
+/// Names and limits of what is read from the first request.
+#[derive(Debug, Clone)]
+pub struct IntakeSettings {
+    /// Header with the external conversation id.
+    pub conversation_header: String,
+    /// Header with the task name.
+    pub task_header: String,
+    /// Header with the customer id; passed on as the input variable `customerId`.
+    pub customer_header: String,
+    /// Prefix of the headers with input variables.
+    pub variable_prefix: String,
+    /// Most input variables.
+    pub max_variables: usize,
+    /// Longest value, octets.
+    pub max_value: usize,
+}
+
+/// Names, allow-list and budgets of what is sent back.
+#[derive(Debug, Clone)]
+pub struct ContextSettings {
+    /// Names of transferVariables that may be sent; `*` allows all.
+    pub transfer_variables: Vec<String>,
+    /// Names of referenceVariables that may be sent; `*` allows all.
+    pub reference_variables: Vec<String>,
+    /// Header with the transferType.
+    pub transfer_header: String,
+    /// Header with the external conversation id.
+    pub conversation_header: String,
+    /// Prefix of transferVariable headers.
+    pub transfer_prefix: String,
+    /// Prefix of referenceVariable headers.
+    pub reference_prefix: String,
+    /// Header with the context reference.
+    pub reference_header: String,
+    /// Header with the verdict's outcome.
+    pub outcome_header: String,
+    /// Most variables.
+    pub max_variables: usize,
+    /// Longest value, octets after encoding.
+    pub max_value: usize,
+    /// Octets of all variable values together, after encoding.
+    pub max_total: usize,
+}
+
+impl Default for CallSettings {
+    fn default() -> Self {
+        Self {
+            country: "US".to_owned(),
+            number_prefixes: vec!["+1".to_owned()],
+            number_budget: Duration::from_secs(8),
+            api_timeout: Duration::from_secs(4),
+            expiry_margin: Duration::from_secs(5),
+            default_lifetime: Duration::from_secs(60),
+            ring_limit: Duration::from_secs(30),
+            max_attempts: 2,
+            collect_limit: Duration::from_secs(3),
+            max_duration: Duration::from_secs(2 * 3600),
+            release_limit: Duration::from_secs(35),
+            ringing: Ringing::Local,
+            fallback: Fallback::Refuse(480),
+            intake: IntakeSettings::default(),
+            context: ContextSettings::default(),
+        }
+    }
+}
+
+impl Default for IntakeSettings {
+    fn default() -> Self {
+        Self {
+            conversation_header: "X-GA-extConversationId".to_owned(),
+            task_header: "X-GA-taskName".to_owned(),
+            customer_header: "X-GA-customerId".to_owned(),
+            variable_prefix: "X-GA-iv-".to_owned(),
+            max_variables: 32,
+            max_value: 1024,
+        }
+    }
+}
+
+impl Default for ContextSettings {
+    fn default() -> Self {
+        Self {
+            transfer_variables: vec!["*".to_owned()],
+            reference_variables: Vec::new(),
+            transfer_header: "X-GA-transfer".to_owned(),
+            conversation_header: "X-GA-extConId".to_owned(),
+            transfer_prefix: "X-GA-tv-".to_owned(),
+            reference_prefix: "X-GA-rv-".to_owned(),
+            reference_header: "X-Switchback-Context".to_owned(),
+            outcome_header: "X-Switchback-Outcome".to_owned(),
+            max_variables: 8,
+            max_value: 256,
+            max_total: 1024,
+        }
+    }
+}

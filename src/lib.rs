@@ -1,0 +1,5 @@
+//! Switchback.
+
+pub mod b2bua;
+pub mod call;
+pub mod leg;
