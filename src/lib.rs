@@ -2,4 +2,5 @@
 
 pub mod b2bua;
 pub mod call;
+pub mod clock;
 pub mod leg;
