@@ -1,0 +1,238 @@
+//! The dialog (RFC 3261 section 12): identity, sequence numbers, route set, and requests inside it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::message::{HeaderName, Message, Method};
+use super::value::{NameAddr, Uri};
+use super::write::Writer;
+
+/// Who we are on this network: what goes into Via and Contact.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Address and port of Via and Contact.
+    pub address: SocketAddr,
+    /// User-Agent and Server.
+    pub product: String,
+}
+
+impl Endpoint {
+    /// The Via value for a branch; asks for rport (RFC 3581).
+    pub fn via(&self, branch: &str) -> String {
+        format!("SIP/2.0/UDP {};branch={branch};rport", self.address)
+    }
+
+    /// The Contact value.
+    pub fn contact(&self) -> String {
+        format!("<sip:switchback@{}>", self.address)
+    }
+}
+
+/// A confirmed or early dialog, seen from our side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dialog {
+    /// Call-ID.
+    pub call_id: String,
+    /// Our tag.
+    pub local_tag: String,
+    /// The far tag; empty for an RFC 2543 peer.
+    pub remote_tag: String,
+    /// Our From when we send: name-addr without tag.
+    local: String,
+    /// Our To when we send: name-addr without tag.
+    remote: String,
+    /// Sequence number of our last request.
+    pub local_cseq: u32,
+    /// Highest sequence number seen from the far side.
+    remote_cseq: Option<u32>,
+    remote_target: String,
+    route_set: Vec<String>,
+    /// Where the far side's messages came from; used where a URI names no address, or one behind a NAT.
+    source: SocketAddr,
+    behind_nat: bool,
+}
+
+impl Dialog {
+    /// The dialog that our answer with `local_tag` to this INVITE makes (RFC 3261 section 12.1.1).
+    pub fn as_uas(invite: &Message, local_tag: &str, source: SocketAddr) -> Option<Self> {
+        let (from, to) = (invite.header(HeaderName::From)?, invite.header(HeaderName::To)?);
+        Some(Self {
+            call_id: invite.call_id()?.to_owned(),
+            local_tag: local_tag.to_owned(),
+            remote_tag: invite.from_tag().to_owned(),
+            local: without_tag(to),
+            remote: without_tag(from),
+            local_cseq: 0,
+            remote_cseq: Some(invite.cseq()?.number),
+            remote_target: invite.contact()?.uri.text.to_owned(),
+            route_set: invite.list(HeaderName::RecordRoute).map(str::to_owned).collect(),
+            source,
+            behind_nat: literal_host(invite.via()?.host).is_some_and(|host| host != source.ip()),
+        })
+    }
+
+    /// The dialog that this response to our INVITE makes (RFC 3261 section 12.1.2).
+    pub fn as_uac(invite: &Message, response: &Message, source: SocketAddr) -> Option<Self> {
+        let mut route_set: Vec<String> = response.list(HeaderName::RecordRoute).map(str::to_owned).collect();
+        route_set.reverse();
+        let target = response.contact().map_or(invite.request_uri(), |contact| contact.uri.text);
+        Some(Self {
+            call_id: invite.call_id()?.to_owned(),
+            local_tag: invite.from_tag().to_owned(),
+            remote_tag: response.to_tag().unwrap_or("").to_owned(),
+            local: without_tag(invite.header(HeaderName::From)?),
+            remote: without_tag(response.header(HeaderName::To)?),
+            local_cseq: invite.cseq()?.number,
+            remote_cseq: None,
+            remote_target: target.to_owned(),
+            route_set,
+            source,
+            behind_nat: false,
+        })
+    }
+
+    /// Whether the message's tags are this dialog's, seen as a request of the far side.
+    pub fn matches_request(&self, request: &Message) -> bool {
+        request.call_id() == Some(&self.call_id)
+            && request.to_tag() == Some(&self.local_tag)
+            && request.from_tag() == self.remote_tag
+    }
+
+    /// Accepts the sequence number of a request of the far side; false when it is out of order (RFC 3261 section
+    /// 12.2.2) and 500 is due.
+    pub fn accept_cseq(&mut self, request: &Message) -> bool {
+        let Some(number) = request.cseq().map(|cseq| cseq.number) else { return false };
+        if self.remote_cseq.is_some_and(|last| number <= last) {
+            return false;
+        }
+        self.remote_cseq = Some(number);
+        true
+    }
+
+    /// A target refresh (RFC 3261 section 12.2.1.2).
+    pub fn refresh_target(&mut self, message: &Message) {
+        if let Some(contact) = message.contact() {
+            self.remote_target = contact.uri.text.to_owned();
+        }
+    }
+
+    /// Begins a request inside the dialog: Request-URI, Via, Route, Max-Forwards, From, To, Call-ID, CSeq.
+    pub fn request(&mut self, method: &Method, endpoint: &Endpoint, branch: &str) -> Writer {
+        self.local_cseq += 1;
+        self.request_numbered(method, self.local_cseq, endpoint, branch)
+    }
+
+    /// The same with a sequence number of the past: ACK.
+    pub fn request_numbered(&self, method: &Method, cseq: u32, endpoint: &Endpoint, branch: &str) -> Writer {
+        let loose = self.first_route().is_none_or(|uri| uri.params.get("lr").is_some());
+        let strict_target = self.first_route().map(|uri| uri.text);
+        let uri = if loose { self.remote_target.as_str() } else { strict_target.unwrap_or_default() };
+        let mut writer = Writer::request(method, uri);
+        writer.header(HeaderName::Via, &endpoint.via(branch)).header(HeaderName::MaxForwards, "70");
+        for route in self.route_set.iter().skip(usize::from(!loose)) {
+            writer.header(HeaderName::Route, route);
+        }
+        if !loose {
+            writer.header(HeaderName::Route, &format!("<{}>", self.remote_target));
+        }
+        writer
+            .header(HeaderName::From, &with_tag(&self.local, &self.local_tag))
+            .header(HeaderName::To, &with_tag(&self.remote, &self.remote_tag))
+            .header(HeaderName::CallId, &self.call_id)
+            .header(HeaderName::CSeq, &format!("{cseq} {method}"))
+            .header(HeaderName::UserAgent, &endpoint.product);
+        writer
+    }
+
+    fn first_route(&self) -> Option<Uri<'_>> {
+        Some(NameAddr::read(self.route_set.first()?)?.uri)
+    }
+
+    /// Where requests inside the dialog go: the first route or the remote target, where that is an address; else
+    /// where the far side's messages came from.
+    pub fn next_hop(&self) -> SocketAddr {
+        let uri = self.first_route().or_else(|| Uri::read(&self.remote_target).filter(|_| !self.behind_nat));
+        uri.and_then(|uri| literal_address(&uri)).unwrap_or(self.source)
+    }
+}
+
+/// The address a URI names, if it names one without DNS.
+pub fn literal_address(uri: &Uri<'_>) -> Option<SocketAddr> {
+    Some(SocketAddr::new(literal_host(uri.params.get("maddr").unwrap_or(uri.host))?, uri.port.unwrap_or(5060)))
+}
+
+/// An IP address written as a SIP host.
+pub fn literal_host(host: &str) -> Option<IpAddr> {
+    host.trim_start_matches('[').trim_end_matches(']').parse().ok()
+}
+
+fn with_tag(name_addr: &str, tag: &str) -> String {
+    if tag.is_empty() { name_addr.to_owned() } else { format!("{name_addr};tag={tag}") }
+}
+
+/// The name-addr without its tag parameter, ready to carry one.
+fn without_tag(value: &str) -> String {
+    let Some(read) = NameAddr::read(value) else { return value.to_owned() };
+    let mut out = if read.display.is_empty() { String::new() } else { format!("{} ", read.display) };
+    out.push_str(&format!("<{}>", read.uri.text));
+    for (name, param) in read.params.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("tag")) {
+        out.push(';');
+        out.push_str(name);
+        if let Some(param) = param {
+            out.push('=');
+            out.push_str(param);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    fn dialog(record_route: &str) -> Dialog {
+        let text = format!(
+            "INVITE sip:u@h SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bKa\r\nFrom: \"A\" <sip:a@b>;x=1;tag=ft\r\n\
+             To: sip:u@h;y\r\nCall-ID: c\r\nCSeq: 5 INVITE\r\nContact: <sip:a@192.0.2.1:5080>\r\n{record_route}\r\n"
+        );
+        let invite = Message::read(Bytes::from(text)).unwrap();
+        Dialog::as_uas(&invite, "lt", "192.0.2.1:5060".parse().unwrap()).unwrap()
+    }
+
+    fn bye(dialog: &mut Dialog) -> Message {
+        let endpoint = Endpoint { address: "198.51.100.1:5060".parse().unwrap(), product: "p".into() };
+        Message::read(dialog.request(&Method::Bye, &endpoint, "z9hG4bKx").finish()).unwrap()
+    }
+
+    #[test]
+    fn loose_routes_stay_in_order_and_carry_the_request() {
+        let mut dialog = dialog("Record-Route: <sip:192.0.2.9:5062;lr>, <sip:p2.example.com;lr>\r\n");
+        let bye = bye(&mut dialog);
+        assert_eq!(bye.request_uri(), "sip:a@192.0.2.1:5080");
+        assert_eq!(
+            bye.list(HeaderName::Route).collect::<Vec<_>>(),
+            ["<sip:192.0.2.9:5062;lr>", "<sip:p2.example.com;lr>"]
+        );
+        assert_eq!(dialog.next_hop(), "192.0.2.9:5062".parse().unwrap());
+        assert_eq!(bye.header(HeaderName::To), Some("\"A\" <sip:a@b>;x=1;tag=ft"));
+        assert_eq!(bye.header(HeaderName::From), Some("<sip:u@h>;y;tag=lt"));
+        assert_eq!(bye.header(HeaderName::CSeq), Some("1 BYE"));
+    }
+
+    #[test]
+    fn a_strict_router_becomes_the_request_uri() {
+        let mut dialog = dialog("Record-Route: <sip:192.0.2.9>\r\n");
+        let bye = bye(&mut dialog);
+        assert_eq!(bye.request_uri(), "sip:192.0.2.9");
+        assert_eq!(bye.list(HeaderName::Route).collect::<Vec<_>>(), ["<sip:a@192.0.2.1:5080>"]);
+    }
+
+    #[test]
+    fn behind_a_nat_the_source_is_where_requests_go() {
+        let text = "INVITE sip:u@h SIP/2.0\r\nVia: SIP/2.0/UDP 10.0.0.9;branch=z9hG4bKa\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:u@h>\r\n\
+                    Call-ID: c\r\nCSeq: 5 INVITE\r\nContact: <sip:a@10.0.0.9>\r\n\r\n";
+        let invite = Message::read(Bytes::from(text)).unwrap();
+        let source = "203.0.113.5:40000".parse().unwrap();
+        assert_eq!(Dialog::as_uas(&invite, "lt", source).unwrap().next_hop(), source);
+    }
+}

@@ -1,0 +1,19 @@
+//! SIP: octets to messages and back, transactions, dialogs. It knows neither calls nor session descriptions.
+//!
+//! - [`wire`] cuts octets into a start line, header lines and a body, by position;
+//! - [`value`] reads single values: URIs, name-addrs, Vias, CSeqs;
+//! - [`message`] is what the rest of the program holds;
+//! - [`validate`] says which answer a bad request deserves;
+//! - [`write`] builds messages and lets nothing unescaped onto the wire;
+//! - [`ids`] makes tags, branches and Call-IDs from a seed;
+//! - [`dialog`] is RFC 3261 section 12;
+//! - [`transaction`] is RFC 3261 section 17 with RFC 6026.
+
+pub mod dialog;
+pub mod ids;
+pub mod message;
+pub mod transaction;
+pub mod validate;
+pub mod value;
+pub mod wire;
+pub mod write;
