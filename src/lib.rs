@@ -4,4 +4,5 @@ pub mod b2bua;
 pub mod call;
 pub mod clock;
 pub mod leg;
+pub mod sdp;
 pub mod sip;

@@ -217,12 +217,37 @@ pub enum FailureClass {
     Ambiguous,
     /// Never sent: name, connection or TLS trouble.
     Unreachable,
+    /// Not asked: our own circuit breaker is open.
+    Withheld,
     /// A 2xx whose body is unreadable, too large, or not what was asked for.
     Malformed,
 }
 
+impl FailureClass {
+    /// The word used in metrics and records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Unauthorized => "unauthorized",
+            Self::NotFound => "not_found",
+            Self::Conflict => "conflict",
+            Self::Throttled => "throttled",
+            Self::ServerError => "server_error",
+            Self::Ambiguous => "ambiguous",
+            Self::Unreachable => "unreachable",
+            Self::Withheld => "withheld",
+            Self::Malformed => "malformed",
+        }
+    }
+
+    /// Whether the API is to be taken for down.
+    pub fn is_trouble(self) -> bool {
+        matches!(self, Self::ServerError | Self::Ambiguous | Self::Unreachable)
+    }
+}
+
 /// What a context reference answers (`GET /v1/context/{ref}`).
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PublishedContext {
     /// The reference: 32 hexadecimal digits, unguessable.
     pub reference: String,

@@ -1,5 +1,290 @@
-//! The signalling core as one object.
+//! The signalling core as one object: octets, answers and time in; octets, requests and records out.
+//!
+//! ```text
+//! Input -> route.rs -> transactions -> leg -> act.rs -> call -> act.rs -> leg -> transactions -> Output
+//! ```
+//!
+//! [`B2bua::handle_input`] never blocks and never fails. Whoever calls it drains [`B2bua::poll_output`] before the
+//! next input and comes back no later than [`B2bua::next_timeout`].
 
+pub mod breaker;
 pub mod counters;
 pub mod io;
+pub mod ports;
 pub mod settings;
+pub mod timers;
+pub mod transactions;
+
+mod act;
+mod route;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::call::event::{CallEvent, CallTimer};
+use crate::call::record::CallRecord;
+use crate::call::settings::CallSettings;
+use crate::call::state::Call;
+use crate::call::{CallRef, TransferId};
+use crate::leg::{Leg, LegRole, LegTimer, MediaCounters, Out, Surroundings};
+use crate::sip::dialog::Endpoint;
+use crate::sip::ids::Ids;
+use crate::sip::transaction::Base;
+use crate::sip::transaction::timer::Timer;
+use breaker::Breaker;
+use counters::Counters;
+use io::{Epoch, Input, LiveCall, MediaEvent, OperatorCommand, Output, PortPair};
+use ports::Ports;
+use settings::Settings;
+use timers::Timers;
+use transactions::{LegId, TransactionId, Transactions};
+
+/// Whose timer it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum TimerKey {
+    Transaction(TransactionId, Timer),
+    Leg(LegId, LegTimer),
+    Call(CallRef, CallTimer),
+    /// The relay owes counters too long: write the record without them.
+    Record(CallRef),
+}
+
+/// How long a record waits for the relay's counters.
+const COUNTERS_LIMIT: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+struct LegEntry {
+    leg: Leg,
+    role: LegRole,
+    call: CallRef,
+    tag: String,
+    pair: PortPair,
+    /// Whether the relay has reported silence on it.
+    silent: bool,
+    /// Whether it has spoken its last word.
+    over: bool,
+}
+
+#[derive(Debug)]
+struct CallEntry {
+    call: Call,
+    customer: LegId,
+    genagent: Option<LegId>,
+    customer_pair: PortPair,
+    /// The pair kept ready for the next GenerativeAgent leg, so that no number is asked for in vain.
+    spare_pair: Option<PortPair>,
+    customer_media: Option<MediaCounters>,
+    genagent_media: Option<MediaCounters>,
+    /// The pair whose counters are the GenerativeAgent leg's.
+    genagent_pair: Option<PortPair>,
+    /// The call has ended; its record waits for counters.
+    record: Option<Box<CallRecord>>,
+}
+
+/// The core.
+#[derive(Debug)]
+pub struct B2bua {
+    settings: Arc<Settings>,
+    call_settings: Arc<CallSettings>,
+    endpoint: Endpoint,
+    base: Base,
+    epoch: Epoch,
+    ids: Ids,
+    timers: Timers<TimerKey>,
+    transactions: Transactions,
+    legs: HashMap<LegId, LegEntry>,
+    next_leg: u64,
+    /// Our tags: every dialog we have, tombstones included.
+    tags: HashMap<String, LegId>,
+    calls: HashMap<CallRef, CallEntry>,
+    ports: Ports<CallRef>,
+    breaker: Breaker,
+    admitted: route::Admission,
+    draining: bool,
+    closed: bool,
+    counters: Counters,
+    /// What legs want done and nobody has done yet.
+    work: VecDeque<(LegId, Out)>,
+    outputs: VecDeque<Output>,
+}
+
+impl B2bua {
+    /// A core with these settings, over these port pairs, with its ids from this seed.
+    pub fn new(settings: Settings, pairs: impl IntoIterator<Item = PortPair>, seed: [u8; 32], epoch: Epoch) -> Self {
+        let timers = settings.sip_timers;
+        let base = Base { t1: timers.t1, t2: timers.t2, t4: timers.t4 };
+        Self {
+            call_settings: Arc::new(settings.call.clone()),
+            endpoint: Endpoint { address: settings.sip_address, product: settings.product.clone() },
+            breaker: Breaker::new(settings.breaker),
+            settings: Arc::new(settings),
+            base,
+            epoch,
+            ids: Ids::from_seed(seed),
+            timers: Timers::default(),
+            transactions: Transactions::new(base),
+            legs: HashMap::new(),
+            next_leg: 0,
+            tags: HashMap::new(),
+            calls: HashMap::new(),
+            ports: Ports::new(pairs),
+            admitted: route::Admission::default(),
+            draining: false,
+            closed: false,
+            counters: Counters::default(),
+            work: VecDeque::new(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Takes one input.
+    pub fn handle_input(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Received(datagram) => self.received(now, datagram),
+            Input::TimeReached => self.time_reached(now),
+            Input::Asapp(reply) => self.api_replied(now, reply),
+            Input::Media(event) => self.media(now, event),
+            Input::Operator(command) => self.operator(now, command),
+        }
+        self.work_off(now);
+        self.close_if_drained();
+    }
+
+    /// The next thing wanted of the world.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to come back with [`Input::TimeReached`] at the latest.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    fn time_reached(&mut self, now: Instant) {
+        while let Some(key) = self.timers.due(now) {
+            match key {
+                TimerKey::Transaction(id, timer) => {
+                    let effects = self.transactions.timer(id, timer);
+                    self.perform(now, effects, None);
+                }
+                TimerKey::Leg(id, timer) => self.with_leg(id, |leg, s| leg.timer(timer, s)),
+                TimerKey::Call(call, timer) => self.tell_call(now, call, CallEvent::Timer(timer)),
+                TimerKey::Record(call) => self.write_record(call),
+            }
+            self.work_off(now);
+        }
+    }
+
+    /// Steps a leg and keeps what it wants for `work_off`.
+    fn with_leg(&mut self, id: LegId, step: impl FnOnce(&mut Leg, &mut Surroundings<'_>)) {
+        let Some(entry) = self.legs.get_mut(&id) else { return };
+        let mut out = Vec::new();
+        let mut surroundings =
+            Surroundings { ids: &mut self.ids, endpoint: &self.endpoint, base: self.base, out: &mut out };
+        step(&mut entry.leg, &mut surroundings);
+        self.work.extend(out.into_iter().map(|wanted| (id, wanted)));
+    }
+
+    fn operator(&mut self, now: Instant, command: OperatorCommand) {
+        match command {
+            OperatorCommand::Drain => self.draining = true,
+            OperatorCommand::HangUp(call) => self.tell_call(now, call, CallEvent::Pulled),
+            OperatorCommand::Stop => {
+                self.draining = true;
+                let calls: Vec<CallRef> = self.calls.keys().copied().collect();
+                for call in calls {
+                    self.tell_call(now, call, CallEvent::Stopped);
+                    self.work_off(now);
+                }
+            }
+        }
+    }
+
+    fn close_if_drained(&mut self) {
+        let owing = || self.legs.values().any(|entry| !entry.over);
+        if self.draining && !self.closed && self.calls.is_empty() && !owing() {
+            self.closed = true;
+            self.outputs.push_back(Output::Closed);
+        }
+    }
+
+    fn media(&mut self, now: Instant, event: MediaEvent) {
+        match event {
+            MediaEvent::Started(_) => {}
+            MediaEvent::Silent(pair) => self.silence(now, pair, true),
+            MediaEvent::Resumed(pair) => self.silence(now, pair, false),
+            MediaEvent::Closed(pair, counters) => self.media_closed(pair, counters),
+            MediaEvent::Quiet(pair) => self.ports.quiet(pair),
+        }
+    }
+
+    /// Counters since the start and gauges of now.
+    pub fn counters(&self) -> Counters {
+        let (lent, draining, free) = self.ports.counts();
+        Counters {
+            active_calls: self.calls.len() as u64,
+            active_legs: self.legs.len() as u64,
+            active_transactions: self.transactions.len() as u64,
+            active_timers: self.timers.len() as u64,
+            active_dialogs: self.tags.len() as u64,
+            ports_lent: lent as u64,
+            ports_draining: draining as u64,
+            ports_free: free as u64,
+            breaker_open: u64::from(self.breaker.is_open()),
+            draining: u64::from(self.draining),
+            ..self.counters.clone()
+        }
+    }
+
+    /// The calls there are.
+    pub fn live_calls(&self, now: Instant) -> Vec<LiveCall> {
+        self.calls.values().map(|entry| live(&entry.call, now)).collect()
+    }
+
+    /// Whether new calls are taken.
+    pub fn is_ready(&self) -> bool {
+        !self.draining
+    }
+
+    /// Whether this call is there.
+    pub fn has_call(&self, call: CallRef) -> bool {
+        self.calls.contains_key(&call)
+    }
+
+    fn api_replied(&mut self, now: Instant, reply: io::ApiReply) {
+        self.judge_api(now, &reply);
+        let event = self.api_event(reply.transfer, reply.created, reply.answer);
+        match self.calls.contains_key(&reply.call) {
+            true => self.tell_call(now, reply.call, event),
+            false => self.nobody_waits(&event),
+        }
+    }
+
+    fn api_event(
+        &self,
+        transfer: TransferId,
+        created: bool,
+        answer: Result<io::Transfer, io::ApiFailure>,
+    ) -> CallEvent {
+        if created { CallEvent::Created(transfer, answer) } else { CallEvent::Fetched(transfer, answer) }
+    }
+
+    fn nobody_waits(&mut self, event: &CallEvent) {
+        if let CallEvent::Created(_, Ok(transfer)) = event
+            && transfer.number.is_some()
+        {
+            self.counters.numbers_unused += 1;
+        }
+    }
+}
+
+fn live(call: &Call, now: Instant) -> LiveCall {
+    LiveCall {
+        call: call.facts.call,
+        state: call.state().name(),
+        conversation: call.facts.intake.conversation.clone(),
+        customer_call_id: call.facts.intake.call_id.clone(),
+        age_seconds: now.saturating_duration_since(call.facts.received).as_secs(),
+    }
+}

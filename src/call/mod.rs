@@ -1,7 +1,13 @@
 //! The supervised transfer: it knows the product and no SIP.
 
+pub mod context;
+pub mod event;
+pub mod intake;
 pub mod record;
 pub mod settings;
+pub mod state;
+mod step;
+pub mod ticket;
 pub mod verdict;
 
 use std::fmt;

@@ -1,5 +1,6 @@
 //! What a call decides by: budgets, limits and names, each with its default.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Settings of the supervised transfer.
@@ -66,10 +67,21 @@ pub struct IntakeSettings {
     pub customer_header: String,
     /// Prefix of the headers with input variables.
     pub variable_prefix: String,
+    /// What the dialled user stands for: an entry task and fixed variables.
+    pub dialled: BTreeMap<String, DialledEntry>,
     /// Most input variables.
     pub max_variables: usize,
     /// Longest value, octets.
     pub max_value: usize,
+}
+
+/// One row of the table on the dialled user.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DialledEntry {
+    /// The entry task, where the request names none.
+    pub task: Option<String>,
+    /// Input variables, where the request does not name them.
+    pub variables: Vec<(String, String)>,
 }
 
 /// Names, allow-list and budgets of what is sent back.
@@ -128,6 +140,7 @@ impl Default for IntakeSettings {
             task_header: "X-GA-taskName".to_owned(),
             customer_header: "X-GA-customerId".to_owned(),
             variable_prefix: "X-GA-iv-".to_owned(),
+            dialled: BTreeMap::new(),
             max_variables: 32,
             max_value: 1024,
         }

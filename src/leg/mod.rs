@@ -1,6 +1,37 @@
 //! The leg: one dialog and every race of it.
+//!
+//! The promise to the call: at most one `Answered`, exactly one last word (`Refused`, `HungUp` or `Lost`). A CANCEL that
+//! crosses a 200 is acknowledged and hung up in here; the call never hears of it.
+//!
+//! - [`uas`]: an INVITE came to us and is not answered yet;
+//! - [`uac`]: we sent an INVITE and nobody has answered yet;
+//! - [`established`]: a confirmed dialog, until its last debt is paid;
+//! - [`negotiation`]: offer and answer of this leg.
 
+pub mod established;
+pub mod negotiation;
+pub mod uac;
+pub mod uas;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
 use serde::Serialize;
+
+use crate::sdp::{Audio, Session};
+use crate::sip::dialog::Endpoint;
+use crate::sip::ids::Ids;
+use crate::sip::message::{HeaderName, Message, Method};
+use crate::sip::transaction::Base;
+use crate::sip::transaction::key::{ClientKey, ServerKey};
+use crate::sip::write::Writer;
+use established::Established;
+use negotiation::Negotiation;
+use uac::Uac;
+use uas::Uas;
+
+// --- the vocabulary shared with the call -------------------------------------------------------------------------
 
 /// Which leg of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -10,6 +41,131 @@ pub enum LegRole {
     Customer,
     /// GenerativeAgent, through the trunk.
     GenerativeAgent,
+}
+
+/// What the call tells a leg.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LegCommand {
+    /// Tell the far side that we are at it: 180, or 183 with a session description.
+    Ring {
+        /// Whether a session description goes with it, so that it hears us before the answer.
+        early_media: bool,
+    },
+    /// Answer with 200.
+    Answer,
+    /// Refuse the INVITE.
+    Refuse {
+        /// The final status.
+        status: u16,
+        /// The Contact of a 302.
+        redirect: Option<String>,
+        /// Seconds of Retry-After.
+        retry_after: Option<u32>,
+    },
+    /// End it: CANCEL or BYE, whichever its state asks for.
+    HangUp(Cause),
+    /// Pass a message of the other leg on.
+    Inform(Info),
+}
+
+/// Why we end a leg: a Q.850 cause value, for the Reason header (RFC 3326).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cause(pub u8);
+
+impl Cause {
+    /// 16: the normal end of a call.
+    pub const NORMAL: Self = Self(16);
+    /// 41: something broke.
+    pub const FAILURE: Self = Self(41);
+    /// 88: no session that both sides can speak.
+    pub const INCOMPATIBLE: Self = Self(88);
+    /// 102: a time limit.
+    pub const TIMEOUT: Self = Self(102);
+}
+
+/// The content of an INFO request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Info {
+    /// Content-Type, as written.
+    pub content_type: String,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// What a leg tells the call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LegEvent {
+    /// A customer is at the door.
+    Invited(Box<Invitation>),
+    /// The far side is at it.
+    Progressed {
+        /// 180, 183 …
+        status: u16,
+        /// Whether it can be heard before the answer.
+        early_media: bool,
+    },
+    /// The far side answered, or acknowledged nothing yet but took our answer.
+    Answered,
+    /// The far side changed its session description.
+    Reoffered,
+    /// The far side sent an INFO.
+    Informed(Info),
+    /// Last word: the far side refused our INVITE.
+    Refused {
+        /// Its status.
+        status: u16,
+        /// Its Reason header.
+        reason: Option<String>,
+    },
+    /// Last word: somebody hung up.
+    HungUp {
+        /// Who.
+        by: Side,
+        /// The Reason header of its BYE or CANCEL.
+        reason: Option<String>,
+    },
+    /// Last word: nothing more is heard of it.
+    Lost(LostCause),
+}
+
+impl LegEvent {
+    /// Whether nothing comes after it.
+    pub fn is_last_word(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::HungUp { .. } | Self::Lost(_))
+    }
+}
+
+/// One end of a leg.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The far side.
+    Far,
+    /// This program.
+    Us,
+}
+
+/// How a leg was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LostCause {
+    /// No answer to our INVITE, or none to our CANCEL.
+    NoAnswer,
+    /// Our 200 was never acknowledged.
+    NoAck,
+    /// An answer whose session description cannot be used.
+    UnusableAnswer,
+}
+
+/// What a request outside a dialog says, as far as the call cares.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Invitation {
+    /// SIP's Call-ID.
+    pub call_id: String,
+    /// User part of From.
+    pub caller: String,
+    /// User part of the Request-URI.
+    pub dialled: String,
+    /// Every header line that is none of SIP's own, in order.
+    pub headers: Vec<(String, String)>,
 }
 
 /// Media counters of one leg's port pair since it was lent. Packets and octets are RTP; octets count UDP payload.
@@ -29,4 +185,280 @@ pub struct MediaCounters {
     pub foreign_packets: u64,
     /// Packets dropped because they were not RTP or RTCP.
     pub invalid_packets: u64,
+}
+
+// --- the leg as its holder sees it -------------------------------------------------------------------------------
+
+/// Methods this endpoint serves; the Allow header.
+pub const ALLOW: &str = "INVITE, ACK, BYE, CANCEL, OPTIONS, INFO";
+
+/// Timers of a leg; one line each says what happens when it fires.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LegTimer {
+    /// Send the provisional response again, so that nobody on the way gives up (RFC 3261 section 13.3.1.1).
+    Remind,
+    /// Send the 2xx again until its ACK comes, double up to T2 (RFC 3261 section 13.3.1.4).
+    Repeat,
+    /// No ACK in 64*T1: hang up.
+    NoAck,
+    /// No answer to a CANCEL in 64*T1: forget the INVITE (RFC 3261 section 9.1).
+    CancelLimit,
+    /// The tombstone has answered long enough.
+    Forget,
+}
+
+impl LegTimer {
+    /// Every timer.
+    pub const ALL: [Self; 5] = [Self::Remind, Self::Repeat, Self::NoAck, Self::CancelLimit, Self::Forget];
+}
+
+/// What a leg wants done, in order.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the fields are named by their types")]
+pub enum Out {
+    /// Begin a client transaction.
+    Request { key: ClientKey, message: Bytes, to: SocketAddr },
+    /// Begin a client transaction whose outcome nobody waits for.
+    Stray { key: ClientKey, message: Bytes, to: SocketAddr },
+    /// CANCEL the INVITE transaction of this key.
+    Cancel(ClientKey),
+    /// Let no further INVITE leave from the transaction of this key.
+    Quench(ClientKey),
+    /// Drop the transaction of this key.
+    Abandon(ClientKey),
+    /// Answer through a server transaction.
+    Respond { key: ServerKey, status: u16, message: Bytes },
+    /// Send an ACK for a 2xx.
+    Acknowledge { message: Bytes, to: SocketAddr },
+    /// Set a timer.
+    Start(LegTimer, Duration),
+    /// Forget a timer.
+    Stop(LegTimer),
+    /// The far side's session description changed: the relay must know.
+    RemoteChanged,
+    /// Tell the call.
+    Event(LegEvent),
+    /// The leg owes nothing any more: drop it.
+    Gone,
+}
+
+/// What a leg needs from its holder at every step.
+#[derive(Debug)]
+pub struct Surroundings<'a> {
+    /// Where ids come from.
+    pub ids: &'a mut Ids,
+    /// Who we are on this network.
+    pub endpoint: &'a Endpoint,
+    /// T1, T2, T4.
+    pub base: Base,
+    /// What the leg wants done.
+    pub out: &'a mut Vec<Out>,
+}
+
+/// What the holder adds to a command: headers for its message, and the other leg's audio to be described.
+#[derive(Debug, Clone, Default)]
+pub struct Material {
+    /// Header lines.
+    pub headers: Vec<(String, String)>,
+    /// The other leg's audio.
+    pub audio: Option<Audio>,
+}
+
+/// One leg.
+#[derive(Debug)]
+pub struct Leg {
+    phase: Phase,
+    negotiation: Negotiation,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Invited(Uas),
+    Calling(Uac),
+    Established(Established),
+    /// Only inside a step.
+    Moving,
+}
+
+/// A refusal of an INVITE before there is a leg.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal(pub u16);
+
+impl Leg {
+    /// A leg for an INVITE outside a dialog. Rings nobody yet: 100 goes out, the call is told.
+    pub fn invited(
+        invite: &Message,
+        key: ServerKey,
+        source: SocketAddr,
+        mut negotiation: Negotiation,
+        s: &mut Surroundings<'_>,
+    ) -> Result<(Self, String), Refusal> {
+        negotiation.read_offer(invite)?;
+        let uas = Uas::begin(invite, key, source, s);
+        let tag = uas.local_tag().to_owned();
+        Ok((Self { phase: Phase::Invited(uas), negotiation }, tag))
+    }
+
+    /// A leg that we dial. Returns it with its local tag.
+    pub fn dial(
+        dial: &uac::Dial<'_>,
+        mut negotiation: Negotiation,
+        material: &Material,
+        s: &mut Surroundings<'_>,
+    ) -> (Self, String) {
+        let body = negotiation.offer(material.audio.as_ref());
+        let (uac, tag) = Uac::begin(dial, &body, material, s);
+        (Self { phase: Phase::Calling(uac), negotiation }, tag)
+    }
+
+    /// The far side's audio as last described.
+    pub fn remote(&self) -> Option<&Audio> {
+        self.negotiation.remote()
+    }
+
+    /// The far side's audio, to be described to the other leg.
+    pub fn audio_for_other(&self) -> Option<Audio> {
+        self.negotiation.for_other()
+    }
+
+    /// The call commands.
+    pub fn command(&mut self, command: LegCommand, material: &Material, s: &mut Surroundings<'_>) {
+        let negotiation = &mut self.negotiation;
+        let moved = std::mem::replace(&mut self.phase, Phase::Moving);
+        self.phase = match moved {
+            Phase::Invited(uas) => uas.command(command, material, negotiation, s),
+            Phase::Calling(uac) => uac.command(command, s),
+            Phase::Established(mut established) => {
+                established.command(command, material, s);
+                Phase::Established(established)
+            }
+            Phase::Moving => Phase::Moving,
+        };
+    }
+
+    /// A request inside this leg's dialog, ACK included (which has no key to answer by).
+    pub fn request(&mut self, request: &Message, key: Option<ServerKey>, s: &mut Surroundings<'_>) {
+        let moved = std::mem::replace(&mut self.phase, Phase::Moving);
+        self.phase = match (moved, key) {
+            (Phase::Invited(uas), Some(key)) => uas.request(request, key, s),
+            (Phase::Calling(uac), Some(key)) => uac.request(request, key, s),
+            (Phase::Established(mut established), key) => {
+                match key {
+                    Some(key) => established.request(request, key, &mut self.negotiation, s),
+                    None => established.ack(request, &mut self.negotiation, s),
+                }
+                Phase::Established(established)
+            }
+            (same, None) => same,
+            (Phase::Moving, Some(_)) => Phase::Moving,
+        };
+    }
+
+    /// A CANCEL for this leg's INVITE; it is already answered with 200.
+    pub fn cancelled(&mut self, cancel: &Message, s: &mut Surroundings<'_>) {
+        let moved = std::mem::replace(&mut self.phase, Phase::Moving);
+        self.phase = match moved {
+            Phase::Invited(uas) => uas.cancelled(cancel, s),
+            answered => answered, // Too late: the INVITE stays answered (flow R1).
+        };
+    }
+
+    /// A response to one of this leg's requests.
+    pub fn response(&mut self, response: &Message, source: SocketAddr, s: &mut Surroundings<'_>) {
+        let moved = std::mem::replace(&mut self.phase, Phase::Moving);
+        self.phase = match moved {
+            Phase::Calling(uac) => uac.response(response, source, &mut self.negotiation, s),
+            Phase::Established(mut established) => {
+                established.response(response, s);
+                Phase::Established(established)
+            }
+            other => other,
+        };
+    }
+
+    /// A transaction of this leg got no answer at all.
+    pub fn timed_out(&mut self, method: &Method, s: &mut Surroundings<'_>) {
+        let moved = std::mem::replace(&mut self.phase, Phase::Moving);
+        self.phase = match moved {
+            Phase::Calling(uac) if *method == Method::Invite => uac.lost(s),
+            Phase::Established(mut established) => {
+                if *method == Method::Bye {
+                    established.bye_answered(s);
+                }
+                Phase::Established(established)
+            }
+            other => other,
+        };
+    }
+
+    /// A timer of this leg fired.
+    pub fn timer(&mut self, timer: LegTimer, s: &mut Surroundings<'_>) {
+        let moved = std::mem::replace(&mut self.phase, Phase::Moving);
+        self.phase = match moved {
+            Phase::Invited(uas) => uas.timer(timer, s),
+            Phase::Calling(uac) if timer == LegTimer::CancelLimit => uac.lost(s),
+            Phase::Established(mut established) => {
+                established.timer(timer, s);
+                Phase::Established(established)
+            }
+            other => other,
+        };
+    }
+}
+
+/// The answer to a request outside a dialog that creates none: what we are, or that we are not that.
+pub fn outside_dialog(request: &Message, ready: bool, tag: &str, product: &str) -> (u16, Bytes) {
+    let status = match request.method() {
+        Some(Method::Options) if ready => 200,
+        Some(Method::Options) => 503,
+        Some(Method::Bye | Method::Cancel | Method::Info | Method::Notify) => 481,
+        Some(Method::Refer) => 603,
+        Some(Method::Other(_)) | None => 501,
+        Some(_) => 405,
+    };
+    let mut writer = Writer::response(request, status, Some(tag));
+    if matches!(status, 200 | 405 | 501) {
+        writer.header(HeaderName::Allow, ALLOW).header(HeaderName::Accept, "application/sdp");
+    }
+    (status, writer.header(HeaderName::Server, product).finish())
+}
+
+/// The answer to a request inside a dialog that no leg cares to act on.
+fn sensible_answer(request: &Message) -> u16 {
+    match request.method() {
+        Some(Method::Options) => 200,
+        Some(Method::Refer) => 603,
+        Some(Method::Notify) => 481,
+        Some(Method::Other(_)) | None => 501,
+        Some(_) => 405,
+    }
+}
+
+fn respond(request: &Message, key: ServerKey, status: u16, s: &mut Surroundings<'_>) {
+    let mut writer = Writer::response(request, status, None);
+    if matches!(status, 200 | 405 | 501) && !request.is(&Method::Bye) {
+        writer.header(HeaderName::Allow, ALLOW);
+    }
+    if status == 500 {
+        writer.header(HeaderName::RetryAfter, "1");
+    }
+    let message = writer.header(HeaderName::Server, &s.endpoint.product).finish();
+    s.out.push(Out::Respond { key, status, message });
+}
+
+/// The Reason header of a request, made printable and short.
+fn reason_of(message: &Message) -> Option<String> {
+    let text = message.headers(HeaderName::Reason).collect::<Vec<_>>().join(", ");
+    let clean: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
+    (!clean.is_empty()).then_some(clean)
+}
+
+fn write_headers(writer: &mut Writer, headers: &[(String, String)]) {
+    for (name, value) in headers {
+        writer.header_named(name, value);
+    }
+}
+
+fn body_session(message: &Message) -> Option<Session> {
+    (message.content_type() == "application/sdp").then(|| Session::read(message.body()).ok()).flatten()
 }

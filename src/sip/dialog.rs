@@ -90,6 +90,20 @@ impl Dialog {
         })
     }
 
+    /// The dialog of another branch of the same forked INVITE, as its 2xx makes it.
+    pub fn forked(&self, response: &Message) -> Self {
+        let mut route_set: Vec<String> = response.list(HeaderName::RecordRoute).map(str::to_owned).collect();
+        route_set.reverse();
+        Self {
+            remote_tag: response.to_tag().unwrap_or("").to_owned(),
+            local_cseq: response.cseq().map_or(1, |cseq| cseq.number),
+            remote_cseq: None,
+            remote_target: response.contact().map_or(self.remote_target.clone(), |c| c.uri.text.to_owned()),
+            route_set,
+            ..self.clone()
+        }
+    }
+
     /// Whether the message's tags are this dialog's, seen as a request of the far side.
     pub fn matches_request(&self, request: &Message) -> bool {
         request.call_id() == Some(&self.call_id)

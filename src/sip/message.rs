@@ -1,6 +1,7 @@
 //! The message as the rest of the program holds it: octets with an index, read on demand.
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 
@@ -175,7 +176,8 @@ header_names! {
 }
 
 impl HeaderName {
-    fn is(self, text: &str) -> bool {
+    /// Whether a header line's name is this one, long or compact.
+    pub fn is(self, text: &str) -> bool {
         text.eq_ignore_ascii_case(self.as_str()) || self.compact().is_some_and(|short| text.eq_ignore_ascii_case(short))
     }
 }
@@ -361,6 +363,31 @@ impl Message {
         &body[..declared.unwrap_or(body.len()).min(body.len())]
     }
 
+    /// The same request with what its top Via must say of where it came from (RFC 3261 section 18.2.1, RFC 3581).
+    pub fn with_received(self, source: SocketAddr) -> Self {
+        let Some(via) = self.via() else { return self };
+        let wants_rport = via.params.get("rport") == Some("");
+        let moved = super::dialog::literal_host(via.host) != Some(source.ip());
+        if !wants_rport && !moved {
+            return self;
+        }
+        let Some(line) = self.index.headers.iter().find(|line| HeaderName::Via.is(self.index.text(&line.name))) else {
+            return self;
+        };
+        let value = self.index.text(&line.value);
+        let first = value::split_commas(value).next().unwrap_or("");
+        let mut amended = match wants_rport {
+            true => without_rport(first) + &format!(";rport={}", source.port()),
+            false => first.to_owned(),
+        };
+        amended.push_str(&format!(";received={}", source.ip()));
+        let start = line.value.start as usize;
+        let first_at = start + value.find(first).unwrap_or(0);
+        let old = self.bytes();
+        let octets = [&old[..first_at], amended.as_bytes(), &old[first_at + first.len()..]].concat();
+        Self::read(Bytes::from(octets)).unwrap_or(self)
+    }
+
     /// Octets behind the empty line, whatever Content-Length says.
     pub fn octets_after_head(&self) -> usize {
         (self.index.body.end - self.index.body.start) as usize
@@ -376,6 +403,10 @@ impl Message {
     pub fn bytes(&self) -> &Bytes {
         &self.index.bytes
     }
+}
+
+fn without_rport(via: &str) -> String {
+    via.split(';').filter(|param| !param.trim().eq_ignore_ascii_case("rport")).collect::<Vec<_>>().join(";")
 }
 
 fn is_other_version(version: &str) -> bool {

@@ -313,7 +313,7 @@ mod tests {
     #[test]
     fn vias_and_commas() {
         let line = "SIP / 2.0 / UDP [::1]:5070 ;branch=z9hG4bK1;rport, SIP/2.0/tcp b.example.com;x=\"a,b\"";
-        let vias: Vec<_> = split_commas(line).filter_map(|v| Via::read(&v[..])).collect();
+        let vias: Vec<_> = split_commas(line).filter_map(Via::read).collect();
         assert_eq!(vias.len(), 2, "{vias:?}");
         assert_eq!((vias[0].host, vias[0].port, vias[0].branch()), ("[::1]", Some(5070), Some("z9hG4bK1")));
         assert_eq!(vias[1].transport, "tcp");

@@ -125,7 +125,7 @@ fn mended(bytes: Bytes, begin: usize, head_end: usize) -> Bytes {
     let head = &bytes[begin..head_end];
     let folded = head.windows(2).any(|pair| pair[0] == b'\n' && matches!(pair[1], b' ' | b'\t'));
     let broken = std::str::from_utf8(head).is_err();
-    let control = head.iter().any(|&b| b == 0);
+    let control = head.contains(&0);
     if !folded && !broken && !control {
         return bytes;
     }

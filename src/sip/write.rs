@@ -122,12 +122,14 @@ pub fn reason_phrase(status: u16) -> &'static str {
         504 => "Server Time-out",
         505 => "Version Not Supported",
         603 => "Decline",
-        100..200 => "Progress",
-        200..300 => "OK",
-        300..400 => "Redirection",
-        400..500 => "Request Failure",
-        500..600 => "Server Failure",
-        _ => "Global Failure",
+        _ => match status / 100 {
+            1 => "Progress",
+            2 => "OK",
+            3 => "Redirection",
+            4 => "Request Failure",
+            5 => "Server Failure",
+            _ => "Global Failure",
+        },
     }
 }
 

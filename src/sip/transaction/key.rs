@@ -16,6 +16,16 @@ impl ClientKey {
         Self { branch: branch.to_owned(), method }
     }
 
+    /// The key of the CANCEL for the INVITE of this key: the same branch (RFC 3261 section 9.1).
+    pub fn cancel(&self) -> Self {
+        Self { branch: self.branch.clone(), method: Method::Cancel }
+    }
+
+    /// The method.
+    pub fn method(&self) -> &Method {
+        &self.method
+    }
+
     /// The key that a response names.
     pub fn of_response(response: &Message) -> Option<Self> {
         Some(Self::new(response.via()?.branch()?, response.cseq()?.method))

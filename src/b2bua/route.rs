@@ -1,0 +1,246 @@
+//! What an arriving message belongs to: a transaction, a leg, or a new call. Nothing is decided here.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::B2bua;
+use super::io::{Datagram, Output, Transport};
+use super::settings::Unlisted;
+use super::transactions::{Arrival, Effect, LegId};
+use crate::leg;
+use crate::sip::message::{HeaderName, Message, Method, Unreadable};
+use crate::sip::transaction::key::ServerKey;
+use crate::sip::validate::{self, Rejection};
+use crate::sip::write::Writer;
+
+/// New calls and refusals per second.
+#[derive(Debug, Default)]
+pub(super) struct Admission {
+    second: Option<Instant>,
+    calls: u32,
+    refusals: u32,
+}
+
+/// Refusals of unlisted or unreadable requests a second; more are dropped, so that nobody is flooded through us.
+const MAX_REFUSALS: u32 = 20;
+
+impl Admission {
+    fn roll(&mut self, now: Instant) {
+        let over = self.second.is_none_or(|second| now.saturating_duration_since(second) >= Duration::from_secs(1));
+        if over {
+            *self = Self { second: Some(now), calls: 0, refusals: 0 };
+        }
+    }
+
+    pub(super) fn call(&mut self, now: Instant, limit: u32) -> bool {
+        self.roll(now);
+        self.calls += 1;
+        self.calls <= limit
+    }
+
+    fn refusal(&mut self, now: Instant) -> bool {
+        self.roll(now);
+        self.refusals += 1;
+        self.refusals <= MAX_REFUSALS
+    }
+}
+
+/// Where a message came from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Origin {
+    pub transport: Transport,
+    pub peer: SocketAddr,
+}
+
+impl B2bua {
+    pub(super) fn received(&mut self, now: Instant, datagram: Datagram) {
+        let origin = Origin { transport: datagram.transport, peer: datagram.peer };
+        // Keep-alives (RFC 5626 section 4.4.1) and noise.
+        if datagram.bytes.iter().all(|b| matches!(b, b'\r' | b'\n' | 0)) {
+            return;
+        }
+        let listed = self.is_listed(origin.peer);
+        if !listed && self.settings.unlisted == Unlisted::Drop {
+            self.counters.unlisted += 1;
+            return;
+        }
+        let message = match Message::read(datagram.bytes) {
+            Ok(message) => message,
+            Err(unreadable) => return self.unreadable(now, origin, unreadable, listed),
+        };
+        match message.method() {
+            _ if !listed => self.unlisted(now, origin, &message),
+            Some(_) => self.request(now, origin, message.with_received(origin.peer)),
+            None => self.response(now, origin, &message),
+        }
+    }
+
+    fn is_listed(&self, peer: SocketAddr) -> bool {
+        let ip = peer.ip();
+        self.settings.trunk.address.ip() == ip || self.settings.access.iter().any(|network| network.contains(ip))
+    }
+
+    fn unlisted(&mut self, now: Instant, origin: Origin, message: &Message) {
+        self.counters.unlisted += 1;
+        let answerable = message.method().is_some_and(|method| *method != Method::Ack);
+        if answerable && validate::request(message, &[]).is_ok() && self.admitted.refusal(now) {
+            let refusal = Writer::response(message, 403, None).finish();
+            self.transmit(origin, refusal);
+        }
+    }
+
+    fn unreadable(&mut self, now: Instant, origin: Origin, unreadable: Unreadable, listed: bool) {
+        self.counters.unreadable += 1;
+        let (message, status) = match unreadable {
+            Unreadable::Hopeless(_) => return,
+            Unreadable::Version(message) => (message, 505),
+            Unreadable::StartLine(message) => (message, 400),
+        };
+        if listed && message.via().is_some() && self.admitted.refusal(now) {
+            let refusal = Writer::response(&message, status, None).finish();
+            self.transmit(origin, refusal);
+        }
+    }
+
+    fn response(&mut self, now: Instant, origin: Origin, message: &Message) {
+        if validate::response(message).is_err() {
+            self.counters.unreadable += 1;
+            return;
+        }
+        let effects = self.transactions.response(message);
+        self.perform(now, effects, Some((message, origin.peer)));
+    }
+
+    fn request(&mut self, now: Instant, origin: Origin, message: Message) {
+        let method = message.method().and_then(Method::known).unwrap_or("other");
+        *self.counters.requests_received.entry(method).or_default() += 1;
+        if let Err(rejection) = validate::request(&message, &[]) {
+            return self.reject(now, origin, &message, &rejection);
+        }
+        let Some(key) = ServerKey::of_request(&message) else { return };
+        let (arrival, effects) = self.transactions.arrival(&message, &key);
+        let acknowledged = !effects.is_empty() || arrival == Arrival::Repeated;
+        self.perform(now, effects, Some((&message, origin.peer)));
+        if message.is(&Method::Ack) {
+            // An ACK for a 2xx is its own transaction and belongs to the dialog.
+            if !acknowledged {
+                self.in_dialog(&message, None);
+            }
+            return;
+        }
+        match arrival {
+            Arrival::Repeated => {}
+            Arrival::Merged => self.answer_once(now, origin, &message, 482),
+            Arrival::New if message.is(&Method::Cancel) => self.cancel(now, origin, &message, key),
+            Arrival::New if message.to_tag().is_some() => self.open_in_dialog(now, origin, &message, key),
+            Arrival::New if message.method().is_some_and(Method::creates_dialog) => {
+                self.invited(now, origin, &message, key);
+            }
+            Arrival::New => self.outside_dialog(now, origin, &message, key),
+        }
+    }
+
+    fn reject(&mut self, now: Instant, origin: Origin, message: &Message, rejection: &Rejection) {
+        self.counters.unreadable += 1;
+        if message.is(&Method::Ack) || message.via().is_none() || !self.admitted.refusal(now) {
+            return;
+        }
+        let tag = self.ids.tag();
+        let mut writer = Writer::response(message, rejection.status, Some(&tag));
+        if !rejection.unsupported.is_empty() {
+            writer.header(HeaderName::Unsupported, &rejection.unsupported.join(", "));
+        }
+        writer.header(HeaderName::Warning, &format!("399 {} \"{}\"", self.endpoint.address, rejection.why));
+        let refusal = writer.header(HeaderName::Server, &self.endpoint.product).finish();
+        self.transmit(origin, refusal);
+    }
+
+    fn cancel(&mut self, now: Instant, origin: Origin, cancel: &Message, key: ServerKey) {
+        let found = self.transactions.cancelled(cancel, origin.peer);
+        let status = if found.is_some() { 200 } else { 481 };
+        self.open(origin, cancel, &key, None);
+        self.answer(now, cancel, &key, status);
+        if let Some(leg) = found.flatten() {
+            self.with_leg(leg, |leg, s| leg.cancelled(cancel, s));
+        }
+    }
+
+    fn open_in_dialog(&mut self, now: Instant, origin: Origin, message: &Message, key: ServerKey) {
+        let leg = message.to_tag().and_then(|tag| self.tags.get(tag).copied());
+        self.open(origin, message, &key, leg);
+        match leg {
+            Some(_) => self.in_dialog(message, Some(key)),
+            None => self.answer(now, message, &key, 481),
+        }
+    }
+
+    fn in_dialog(&mut self, message: &Message, key: Option<ServerKey>) {
+        let Some(&leg) = message.to_tag().and_then(|tag| self.tags.get(tag)) else { return };
+        self.with_leg(leg, |leg, s| leg.request(message, key, s));
+    }
+
+    fn outside_dialog(&mut self, now: Instant, origin: Origin, message: &Message, key: ServerKey) {
+        let tag = self.ids.tag();
+        let (status, response) = leg::outside_dialog(message, !self.draining, &tag, &self.endpoint.product);
+        self.open(origin, message, &key, None);
+        let effects = self.transactions.respond(&key, status, response);
+        self.perform(now, effects, None);
+    }
+
+    pub(super) fn open(&mut self, origin: Origin, message: &Message, key: &ServerKey, leg: Option<LegId>) {
+        let via = message.via();
+        // With rport the answer goes back to where the request came from; without, to the port the Via names
+        // (RFC 3581 section 4, RFC 3261 section 18.2.2).
+        let port = match via.map(|via| (via.params.get("rport"), via.port)) {
+            Some((None, port)) => port.unwrap_or(5060),
+            _ => origin.peer.port(),
+        };
+        self.transactions.open(message, key.clone(), leg, origin.transport, SocketAddr::new(origin.peer.ip(), port));
+    }
+
+    /// Opens a transaction and answers it at once.
+    pub(super) fn answer_once(&mut self, now: Instant, origin: Origin, message: &Message, status: u16) {
+        if let Some(key) = ServerKey::of_request(message) {
+            self.open(origin, message, &key, None);
+            self.answer(now, message, &key, status);
+        }
+    }
+
+    fn answer(&mut self, now: Instant, message: &Message, key: &ServerKey, status: u16) {
+        let tag = self.ids.tag();
+        let mut writer = Writer::response(message, status, Some(&tag));
+        if status == 503 {
+            writer.header(HeaderName::RetryAfter, &self.settings.retry_after.to_string());
+        }
+        let response = writer.header(HeaderName::Server, &self.endpoint.product).finish();
+        let effects = self.transactions.respond(key, status, response);
+        self.perform(now, effects, None);
+    }
+
+    pub(super) fn transmit(&mut self, origin: Origin, bytes: bytes::Bytes) {
+        let datagram = Datagram { transport: origin.transport, peer: origin.peer, bytes };
+        self.outputs.push_back(Output::Transmit(datagram));
+    }
+
+    /// What transactions want done; `message` is what they were stepped with.
+    pub(super) fn perform(&mut self, now: Instant, effects: Vec<Effect>, message: Option<(&Message, SocketAddr)>) {
+        for effect in effects {
+            match effect {
+                Effect::Send { transport, peer, bytes, again } => {
+                    self.counters.retransmissions += u64::from(again);
+                    self.outputs.push_back(Output::Transmit(Datagram { transport, peer, bytes }));
+                }
+                Effect::Start(id, timer, wait) => {
+                    self.timers.start(super::TimerKey::Transaction(id, timer), now + wait)
+                }
+                Effect::Stop(id, timer) => self.timers.stop(super::TimerKey::Transaction(id, timer)),
+                Effect::TimedOut(leg, method) => self.with_leg(leg, |leg, s| leg.timed_out(&method, s)),
+                Effect::Deliver(leg) => match message {
+                    Some((message, _)) if message.is(&Method::Ack) => self.in_dialog(message, None),
+                    Some((message, peer)) => self.with_leg(leg, |leg, s| leg.response(message, peer, s)),
+                    None => {}
+                },
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The context on its way back: header lines within the budgets; what does not fit stays behind the reference.
+
+use super::settings::ContextSettings;
+use super::verdict::Outcome;
+use crate::b2bua::io::OutputContext;
+
+/// Header lines for one message, and what did not fit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Carry {
+    /// Name and value; values hold nothing but printable ASCII.
+    pub lines: Vec<(String, String)>,
+    /// Variables among them.
+    pub sent: u32,
+    /// Variables left out whole.
+    pub left_out: u32,
+}
+
+impl Carry {
+    /// The reference alone, as every response carries it.
+    pub fn reference(reference: &str, settings: &ContextSettings) -> Self {
+        let lines = vec![(settings.reference_header.clone(), reference.to_owned())];
+        Self { lines, ..Self::default() }
+    }
+
+    /// Everything a hand-back carries: outcome, conversation, transferType, variables, reference.
+    pub fn hand_back(
+        outcome: Outcome,
+        conversation: &str,
+        output: Option<&OutputContext>,
+        reference: &str,
+        settings: &ContextSettings,
+    ) -> Self {
+        let mut carry = Self::reference(reference, settings);
+        carry.lines.push(("Reason".to_owned(), format!("switchback;text=\"{outcome}\"")));
+        carry.lines.push((settings.outcome_header.clone(), outcome.to_string()));
+        carry.lines.push((settings.conversation_header.clone(), encoded(conversation)));
+        let Some(output) = output else { return carry };
+        if let Some(transfer_type) = &output.transfer_type {
+            let word: String = encoded(transfer_type).chars().take(settings.max_value).collect();
+            carry.lines.push((settings.transfer_header.clone(), word));
+        }
+        let mut total = 0;
+        carry.add(
+            &output.transfer_variables,
+            &settings.transfer_variables,
+            &settings.transfer_prefix,
+            &mut total,
+            settings,
+        );
+        carry.add(
+            &output.reference_variables,
+            &settings.reference_variables,
+            &settings.reference_prefix,
+            &mut total,
+            settings,
+        );
+        carry
+    }
+
+    fn add(
+        &mut self,
+        variables: &[(String, String)],
+        allowed: &[String],
+        prefix: &str,
+        total: &mut usize,
+        settings: &ContextSettings,
+    ) {
+        for (name, value) in variables.iter().filter(|(name, _)| allowed.iter().any(|a| a == "*" || a == name)) {
+            let value = encoded(value);
+            let header = format!("{prefix}{name}");
+            let named = !name.is_empty() && name.len() <= 64 && name.bytes().all(is_token);
+            let duplicate = self.lines.iter().any(|(known, _)| known.eq_ignore_ascii_case(&header));
+            let fits = value.len() <= settings.max_value && *total + value.len() <= settings.max_total;
+            if named && !duplicate && fits && (self.sent as usize) < settings.max_variables {
+                *total += value.len();
+                self.sent += 1;
+                self.lines.push((header, value));
+            } else {
+                self.left_out += 1;
+            }
+        }
+    }
+}
+
+/// Percent-encoded UTF-8: unreserved characters stay (RFC 3986 section 2.3), every other octet becomes `%HH`.
+pub fn encoded(value: &str) -> String {
+    let mut out = String::with_capacity(value.len());
+    for b in value.bytes() {
+        if b.is_ascii_alphanumeric() || b"-_.~".contains(&b) {
+            out.push(char::from(b));
+        } else {
+            out.push_str(&format!("%{b:02X}"));
+        }
+    }
+    out
+}
+
+fn is_token(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"-.!%*_+`'~".contains(&b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn settings() -> ContextSettings {
+        ContextSettings { reference_variables: vec!["order".into()], ..ContextSettings::default() }
+    }
+
+    fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect()
+    }
+
+    fn carry(output: &OutputContext) -> Carry {
+        Carry::hand_back(Outcome::Agent, "conv 1", Some(output), "r", &settings())
+    }
+
+    #[test]
+    fn only_allowed_variables_travel_and_the_rest_is_counted() {
+        let output = OutputContext {
+            transfer_type: Some("AGENT".into()),
+            task: None,
+            transfer_variables: pairs(&[("a", "1 é"), ("b\r\nX", "2"), ("long", &"x".repeat(300)), ("A", "again")]),
+            reference_variables: pairs(&[("order", "7"), ("secret", "s")]),
+        };
+        let carry = carry(&output);
+        let sent: Vec<_> =
+            carry.lines.iter().filter(|(n, _)| n.starts_with("X-GA-")).map(|(n, v)| format!("{n}={v}")).collect();
+        assert_eq!(sent, ["X-GA-extConId=conv%201", "X-GA-transfer=AGENT", "X-GA-tv-a=1%20%C3%A9", "X-GA-rv-order=7"]);
+        assert_eq!((carry.sent, carry.left_out), (2, 3));
+    }
+
+    proptest! {
+        #[test]
+        fn no_octet_of_a_value_or_name_can_start_a_line(name in ".*", value in ".*", kind in ".*") {
+            let output = OutputContext {
+                transfer_type: Some(kind), task: None,
+                transfer_variables: vec![(name, value)], reference_variables: Vec::new(),
+            };
+            for (name, value) in carry(&output).lines {
+                prop_assert!(name.bytes().all(is_token));
+                prop_assert!(value.bytes().all(|b| (b' '..0x7f).contains(&b)));
+            }
+        }
+    }
+}

@@ -1,0 +1,609 @@
+//! A call's life, one function per state, in the order a call lives through them.
+//!
+//! What happens when GenerativeAgent hangs up is [`bridged`], then [`collecting`], then [`hand_back`].
+
+use std::time::{Duration, Instant};
+
+use super::TransferId;
+use super::event::{CallAction, CallEvent, CallTimer};
+use super::settings::Fallback;
+use super::state::{Asking, Bridged, CallState, Collecting, Dialing, Facts, LegStage, Releasing, Requesting};
+use super::ticket::DialTicket;
+use super::verdict::{EndedBy, NotConnected, Outcome, Phase, Verdict};
+use crate::b2bua::io::{ApiFailure, FailureClass, Sound, Transfer, TransferStatus};
+use crate::leg::{Cause, LegCommand, LegEvent, LegRole, LostCause, Side};
+
+type Actions = Vec<CallAction>;
+
+/// ASAPP's retry guidance for 5xx, and ours for connections that fail.
+const RETRY_TROUBLE: [Duration; 3] = [Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1)];
+/// ASAPP's retry guidance for 429.
+const RETRY_THROTTLED: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
+/// Pauses between fetches while the API still says ONGOING: at 0, 150, 300, 600, 1200, 2400 ms; the last one repeats.
+const POLLS: [Duration; 5] = [
+    Duration::from_millis(150),
+    Duration::from_millis(150),
+    Duration::from_millis(300),
+    Duration::from_millis(600),
+    Duration::from_millis(1200),
+];
+
+/// One event in one state.
+pub(super) fn step(
+    facts: &mut Facts,
+    state: CallState,
+    now: Instant,
+    event: CallEvent,
+    actions: &mut Actions,
+) -> CallState {
+    match state {
+        CallState::Requesting(state) => requesting(facts, state, now, event, actions),
+        CallState::Dialing(state) => dialing(facts, state, now, event, actions),
+        CallState::Bridged(state) => bridged(facts, state, now, event, actions),
+        CallState::Collecting(state) => collecting(facts, state, now, event, actions),
+        CallState::HandingBack(verdict) => handing_back(facts, verdict, now, event, actions),
+        CallState::Releasing(state) => releasing(facts, state, now, event, actions),
+        CallState::Ended => ended(event, actions),
+    }
+}
+
+// --- Requesting --------------------------------------------------------------------------------------------------
+
+/// Enters [`CallState::Requesting`] with a budget of its own.
+pub(super) fn request_number(facts: &mut Facts, now: Instant, actions: &mut Actions) -> CallState {
+    let deadline = now + facts.settings.number_budget;
+    actions.push(CallAction::StopTimers);
+    actions.push(CallAction::Start(CallTimer::NumberBudget, deadline));
+    let transfer = create(facts, now, deadline, actions);
+    CallState::Requesting(Requesting { transfer, asking: Asking::Creating, deadline, failures: 0 })
+}
+
+fn create(facts: &mut Facts, now: Instant, deadline: Instant, actions: &mut Actions) -> TransferId {
+    let transfer = facts.begin_attempt(now);
+    actions.push(CallAction::Create(transfer.clone(), deadline.min(now + facts.settings.api_timeout)));
+    transfer
+}
+
+fn settle(facts: &Facts, state: Requesting, now: Instant, actions: &mut Actions) -> CallState {
+    let deadline = state.deadline.min(now + facts.settings.api_timeout);
+    actions.push(CallAction::Fetch(state.transfer.clone(), deadline));
+    CallState::Requesting(Requesting { asking: Asking::Settling, ..state })
+}
+
+fn requesting(
+    facts: &mut Facts,
+    state: Requesting,
+    now: Instant,
+    event: CallEvent,
+    actions: &mut Actions,
+) -> CallState {
+    match event {
+        CallEvent::Created(transfer, answer) if transfer == state.transfer && state.asking == Asking::Creating => {
+            match answer {
+                Ok(transfer) => dial(facts, state, &transfer, now, actions),
+                Err(failure) => create_failed(facts, state, &failure, now, actions),
+            }
+        }
+        CallEvent::Fetched(transfer, answer) if transfer == state.transfer && state.asking == Asking::Settling => {
+            match answer {
+                Ok(transfer) => dial(facts, state, &transfer, now, actions),
+                Err(failure) if failure.class == FailureClass::NotFound => {
+                    facts.attempt_result("never created");
+                    let transfer = create(facts, now, state.deadline, actions);
+                    CallState::Requesting(Requesting { transfer, asking: Asking::Creating, ..state })
+                }
+                Err(failure) => pause(facts, state, &failure, &RETRY_TROUBLE, Asking::PausingToSettle, now, actions),
+            }
+        }
+        CallEvent::Created(_, answer) => {
+            unused(&answer, actions);
+            CallState::Requesting(state)
+        }
+        CallEvent::Timer(CallTimer::RetryDue) => match state.asking {
+            Asking::PausingToCreate => {
+                let transfer = create(facts, now, state.deadline, actions);
+                CallState::Requesting(Requesting { transfer, asking: Asking::Creating, ..state })
+            }
+            Asking::PausingToSettle => settle(facts, state, now, actions),
+            Asking::Creating | Asking::Settling => CallState::Requesting(state),
+        },
+        CallEvent::Timer(CallTimer::NumberBudget) => {
+            facts.attempt_result("no answer within the budget");
+            not_connected(facts, NotConnected::ApiDown, now, actions)
+        }
+        CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
+            customer_gone(facts, &event, Phase::BeforeAnswer, None, now, actions)
+        }
+        CallEvent::Pulled => pulled(facts, Outcome::Operator, Phase::BeforeAnswer, now, actions),
+        CallEvent::Stopped => stopped(facts, Phase::BeforeAnswer, now, actions),
+        CallEvent::Fetched(..) | CallEvent::Leg(..) | CallEvent::MediaDead | CallEvent::Timer(_) => {
+            CallState::Requesting(state)
+        }
+    }
+}
+
+fn create_failed(
+    facts: &mut Facts,
+    state: Requesting,
+    failure: &ApiFailure,
+    now: Instant,
+    actions: &mut Actions,
+) -> CallState {
+    note_failure(facts, failure);
+    match failure.class {
+        FailureClass::Ambiguous | FailureClass::Conflict => settle(facts, state, now, actions),
+        FailureClass::ServerError | FailureClass::Unreachable => {
+            pause(facts, state, failure, &RETRY_TROUBLE, Asking::PausingToCreate, now, actions)
+        }
+        FailureClass::Throttled => {
+            pause(facts, state, failure, &RETRY_THROTTLED, Asking::PausingToCreate, now, actions)
+        }
+        FailureClass::Refused | FailureClass::Unauthorized | FailureClass::NotFound => {
+            not_connected(facts, NotConnected::ApiRefused, now, actions)
+        }
+        FailureClass::Malformed | FailureClass::Withheld => not_connected(facts, NotConnected::ApiDown, now, actions),
+    }
+}
+
+/// Waits as the guidance says, if the budget allows another exchange after it; else falls back at once.
+fn pause(
+    facts: &mut Facts,
+    state: Requesting,
+    failure: &ApiFailure,
+    guidance: &[Duration; 3],
+    then: Asking,
+    now: Instant,
+    actions: &mut Actions,
+) -> CallState {
+    note_failure(facts, failure);
+    let reason =
+        if failure.class == FailureClass::Throttled { NotConnected::ApiThrottled } else { NotConnected::ApiDown };
+    let due =
+        guidance.get(usize::from(state.failures)).map(|&wait| now + wait.max(failure.retry_after.unwrap_or_default()));
+    match due.filter(|&due| due < state.deadline) {
+        Some(due) => {
+            actions.push(CallAction::Start(CallTimer::RetryDue, due));
+            CallState::Requesting(Requesting { asking: then, failures: state.failures + 1, ..state })
+        }
+        None => not_connected(facts, reason, now, actions),
+    }
+}
+
+fn note_failure(facts: &mut Facts, failure: &ApiFailure) {
+    facts.attempt_result(failure.detail.clone());
+    facts.evidence.api_failure = Some(failure.detail.clone());
+}
+
+fn unused(answer: &Result<Transfer, ApiFailure>, actions: &mut Actions) {
+    if answer.as_ref().is_ok_and(|transfer| transfer.number.is_some()) {
+        actions.push(CallAction::NumberUnused);
+    }
+}
+
+// --- Dialing -----------------------------------------------------------------------------------------------------
+
+/// Turns the API's answer into a ticket and dials it at once; enters [`CallState::Dialing`].
+fn dial(facts: &mut Facts, state: Requesting, transfer: &Transfer, now: Instant, actions: &mut Actions) -> CallState {
+    match DialTicket::issue(transfer, &facts.settings, now) {
+        Ok(ticket) => {
+            let guard = ticket.guard();
+            facts.dialed(&ticket, now);
+            actions.push(CallAction::StopTimers);
+            actions.push(CallAction::Start(CallTimer::NumberGuard, guard));
+            actions.push(CallAction::Start(CallTimer::RingLimit, now + facts.settings.ring_limit));
+            actions.push(CallAction::Dial(ticket));
+            CallState::Dialing(Dialing { transfer: state.transfer, guard })
+        }
+        Err(why) => {
+            facts.attempt_result(why.clone());
+            facts.evidence.api_failure = Some(why);
+            not_connected(facts, NotConnected::ApiRefused, now, actions)
+        }
+    }
+}
+
+fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, actions: &mut Actions) -> CallState {
+    match event {
+        CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::Answered) if now < state.guard => {
+            bridge(facts, state, now, actions)
+        }
+        // Whatever the timers' order: what answers from its last safe moment on may be somebody else's.
+        CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::Answered) | CallEvent::Timer(CallTimer::NumberGuard) => {
+            actions.push(CallAction::Abandon);
+            try_again(facts, "expired", NotConnected::NumberExpired, now, actions)
+        }
+        CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::Progressed { early_media, .. }) => {
+            if early_media {
+                actions.push(facts.tell(LegRole::Customer, LegCommand::Ring { early_media }));
+                actions.push(CallAction::Connect { watched: false });
+            }
+            CallState::Dialing(state)
+        }
+        CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::Refused { status, .. }) => {
+            facts.evidence.sip_status = Some(status);
+            let reason =
+                if status == 480 || status == 408 { NotConnected::NoAnswer } else { NotConnected::TrunkFailed };
+            let result = format!("refused {status}");
+            match status {
+                // The trunk does not want us at all; another number would fare no better.
+                401 | 403 | 407 | 600.. => {
+                    facts.attempt_result(result);
+                    not_connected(facts, reason, now, actions)
+                }
+                _ => try_again(facts, &result, reason, now, actions),
+            }
+        }
+        CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::Lost(cause)) => {
+            let result = match cause {
+                LostCause::NoAnswer => "silent",
+                LostCause::NoAck | LostCause::UnusableAnswer => "unusable answer",
+            };
+            try_again(facts, result, NotConnected::TrunkFailed, now, actions)
+        }
+        CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::HungUp { .. }) => {
+            try_again(facts, "hung up", NotConnected::TrunkFailed, now, actions)
+        }
+        CallEvent::Timer(CallTimer::RingLimit) => {
+            actions.push(CallAction::Abandon);
+            try_again(facts, "rang too long", NotConnected::NoAnswer, now, actions)
+        }
+        CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
+            customer_gone(facts, &event, Phase::BeforeAnswer, None, now, actions)
+        }
+        CallEvent::Created(_, answer) => {
+            unused(&answer, actions);
+            CallState::Dialing(state)
+        }
+        CallEvent::Pulled => pulled(facts, Outcome::Operator, Phase::BeforeAnswer, now, actions),
+        CallEvent::Stopped => stopped(facts, Phase::BeforeAnswer, now, actions),
+        CallEvent::Leg(..) | CallEvent::Fetched(..) | CallEvent::MediaDead | CallEvent::Timer(_) => {
+            CallState::Dialing(state)
+        }
+    }
+}
+
+/// A number is spent for good, whatever became of it: a fresh one, or the fallback.
+fn try_again(facts: &mut Facts, result: &str, reason: NotConnected, now: Instant, actions: &mut Actions) -> CallState {
+    facts.attempt_result(result);
+    facts.genagent = LegStage::None;
+    if facts.dialled < facts.settings.max_attempts {
+        request_number(facts, now, actions)
+    } else {
+        not_connected(facts, reason, now, actions)
+    }
+}
+
+// --- Bridged -----------------------------------------------------------------------------------------------------
+
+/// GenerativeAgent has answered: now, and only now, the customer is answered.
+fn bridge(facts: &mut Facts, state: Dialing, now: Instant, actions: &mut Actions) -> CallState {
+    facts.genagent_answered(now);
+    facts.customer = LegStage::Up;
+    actions.push(CallAction::StopTimers);
+    actions.push(CallAction::Start(CallTimer::MaxDuration, now + facts.settings.max_duration));
+    actions.push(facts.tell(LegRole::Customer, LegCommand::Answer));
+    actions.push(CallAction::Connect { watched: true });
+    CallState::Bridged(Bridged { transfer: state.transfer })
+}
+
+fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, actions: &mut Actions) -> CallState {
+    match event {
+        // GenerativeAgent hung up. Its BYE is answered already; the customer waits while we ask why.
+        CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::HungUp { .. }) => collect(facts, state, now, actions),
+        CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::Lost(_) | LegEvent::Refused { .. })
+        | CallEvent::MediaDead => {
+            facts.hang_up(LegRole::GenerativeAgent, Cause::FAILURE, actions);
+            let verdict = facts.verdict(Outcome::GenagentLost, EndedBy::Network, Phase::Talking);
+            hand_back(facts, verdict, now, actions)
+        }
+        CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
+            customer_gone(facts, &event, Phase::Talking, None, now, actions)
+        }
+        CallEvent::Leg(role, LegEvent::Informed(info)) => {
+            let other = match role {
+                LegRole::Customer => LegRole::GenerativeAgent,
+                LegRole::GenerativeAgent => LegRole::Customer,
+            };
+            actions.push(facts.tell(other, LegCommand::Inform(info)));
+            CallState::Bridged(state)
+        }
+        CallEvent::Timer(CallTimer::MaxDuration) => pulled(facts, Outcome::MaxDuration, Phase::Talking, now, actions),
+        CallEvent::Pulled => pulled(facts, Outcome::Operator, Phase::Talking, now, actions),
+        CallEvent::Stopped => stopped(facts, Phase::Talking, now, actions),
+        CallEvent::Created(_, answer) => {
+            unused(&answer, actions);
+            CallState::Bridged(state)
+        }
+        CallEvent::Leg(..) | CallEvent::Fetched(..) | CallEvent::Timer(_) => CallState::Bridged(state),
+    }
+}
+
+// --- Collecting --------------------------------------------------------------------------------------------------
+
+/// Parks the customer and asks for the outputContext; enters [`CallState::Collecting`].
+fn collect(facts: &mut Facts, state: Bridged, now: Instant, actions: &mut Actions) -> CallState {
+    let deadline = now + facts.settings.collect_limit;
+    actions.push(CallAction::StopTimers);
+    actions.push(CallAction::Play(Sound::ComfortNoise));
+    actions.push(CallAction::Start(CallTimer::CollectLimit, deadline));
+    let collecting = Collecting { transfer: state.transfer, deadline, fetching: false, failures: 0 };
+    fetch(facts, collecting, actions)
+}
+
+fn fetch(facts: &mut Facts, state: Collecting, actions: &mut Actions) -> CallState {
+    facts.evidence.polls = facts.evidence.polls.saturating_add(1);
+    actions.push(CallAction::Fetch(state.transfer.clone(), state.deadline));
+    CallState::Collecting(Collecting { fetching: true, ..state })
+}
+
+fn collecting(
+    facts: &mut Facts,
+    state: Collecting,
+    now: Instant,
+    event: CallEvent,
+    actions: &mut Actions,
+) -> CallState {
+    match event {
+        CallEvent::Fetched(transfer, answer) if transfer == state.transfer && state.fetching => {
+            collected(facts, Collecting { fetching: false, ..state }, answer, now, actions)
+        }
+        CallEvent::Timer(CallTimer::PollDue) if !state.fetching => fetch(facts, state, actions),
+        CallEvent::Timer(CallTimer::CollectLimit) => {
+            let told = facts.evidence.api_status.is_some();
+            let outcome = if told { Outcome::Unconfirmed } else { Outcome::ContextMissing };
+            genagent_ended(facts, outcome, now, actions)
+        }
+        CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
+            let fetching = state.fetching.then_some(state.transfer);
+            customer_gone(facts, &event, Phase::Collecting, fetching, now, actions)
+        }
+        CallEvent::Stopped => stopped(facts, Phase::Collecting, now, actions),
+        CallEvent::Created(_, answer) => {
+            unused(&answer, actions);
+            CallState::Collecting(state)
+        }
+        CallEvent::Fetched(..)
+        | CallEvent::Leg(..)
+        | CallEvent::Timer(_)
+        | CallEvent::MediaDead
+        | CallEvent::Pulled => CallState::Collecting(state),
+    }
+}
+
+fn collected(
+    facts: &mut Facts,
+    state: Collecting,
+    answer: Result<Transfer, ApiFailure>,
+    now: Instant,
+    actions: &mut Actions,
+) -> CallState {
+    match answer {
+        Ok(transfer) => {
+            let status = transfer.status.clone();
+            let outcome = learn(facts, transfer);
+            match status {
+                Some(TransferStatus::Completed) => genagent_ended(facts, outcome, now, actions),
+                Some(TransferStatus::Expired) => genagent_ended(facts, Outcome::Unconfirmed, now, actions),
+                _ => {
+                    let wait = POLLS[usize::from(facts.evidence.polls.saturating_sub(1)).min(POLLS.len() - 1)];
+                    actions.push(CallAction::Start(CallTimer::PollDue, now + wait));
+                    CallState::Collecting(Collecting { failures: 0, ..state })
+                }
+            }
+        }
+        Err(failure) => {
+            facts.evidence.api_failure = Some(failure.detail.clone());
+            let guidance = match failure.class {
+                FailureClass::Throttled => &RETRY_THROTTLED,
+                FailureClass::ServerError | FailureClass::Ambiguous | FailureClass::Unreachable => &RETRY_TROUBLE,
+                FailureClass::Refused
+                | FailureClass::Unauthorized
+                | FailureClass::NotFound
+                | FailureClass::Conflict
+                | FailureClass::Malformed
+                | FailureClass::Withheld => return genagent_ended(facts, Outcome::ContextMissing, now, actions),
+            };
+            let wait = guidance[usize::from(state.failures).min(2)].max(failure.retry_after.unwrap_or_default());
+            actions.push(CallAction::Start(CallTimer::PollDue, now + wait));
+            CallState::Collecting(Collecting { failures: state.failures.saturating_add(1), ..state })
+        }
+    }
+}
+
+/// Keeps what the API says; the outcome it stands for if the transfer is COMPLETED.
+fn learn(facts: &mut Facts, transfer: Transfer) -> Outcome {
+    facts.evidence.api_status = transfer.status.as_ref().map(|status| status.as_str().to_owned());
+    facts.output = transfer.output;
+    let kind = facts.output.as_ref().and_then(|output| output.transfer_type.clone());
+    facts.evidence.transfer_type =
+        kind.as_ref().map(|kind| kind.chars().filter(|c| !c.is_control()).take(64).collect());
+    match kind.as_deref().map(str::to_ascii_uppercase).as_deref() {
+        Some("AGENT") => Outcome::Agent,
+        Some("SYSTEM") => Outcome::System,
+        _ => Outcome::Unspecified,
+    }
+}
+
+fn genagent_ended(facts: &mut Facts, outcome: Outcome, now: Instant, actions: &mut Actions) -> CallState {
+    let verdict = facts.verdict(outcome, EndedBy::Genagent, Phase::Talking);
+    hand_back(facts, verdict, now, actions)
+}
+
+// --- HandingBack -------------------------------------------------------------------------------------------------
+
+/// Gives the customer back with the context; enters [`CallState::HandingBack`].
+fn hand_back(facts: &mut Facts, verdict: Verdict, now: Instant, actions: &mut Actions) -> CallState {
+    facts.decided = Some(now);
+    actions.push(CallAction::StopTimers);
+    actions.push(CallAction::Start(CallTimer::ReleaseLimit, now + facts.settings.release_limit));
+    actions.push(facts.publish(verdict.outcome.as_str()));
+    let carry = facts.carry(verdict.outcome, "bye");
+    actions.push(CallAction::Leg(LegRole::Customer, LegCommand::HangUp(Cause::NORMAL), carry));
+    CallState::HandingBack(verdict)
+}
+
+fn handing_back(
+    facts: &mut Facts,
+    verdict: Verdict,
+    now: Instant,
+    event: CallEvent,
+    actions: &mut Actions,
+) -> CallState {
+    match event {
+        CallEvent::Leg(LegRole::Customer, LegEvent::HungUp { by: Side::Far, .. }) => {
+            facts.hand_back = None;
+            let verdict = facts.verdict(Outcome::CustomerHungUp, EndedBy::Customer, Phase::HandingBack);
+            actions.push(facts.publish(verdict.outcome.as_str()));
+            released(facts, Releasing { verdict, fetching: None }, now, actions)
+        }
+        CallEvent::Leg(_, event) if event.is_last_word() => {
+            released(facts, Releasing { verdict, fetching: None }, now, actions)
+        }
+        CallEvent::Timer(CallTimer::ReleaseLimit) => end(facts, verdict, now, actions),
+        CallEvent::Created(_, answer) => {
+            unused(&answer, actions);
+            CallState::HandingBack(verdict)
+        }
+        CallEvent::Leg(..)
+        | CallEvent::Fetched(..)
+        | CallEvent::Timer(_)
+        | CallEvent::MediaDead
+        | CallEvent::Pulled
+        | CallEvent::Stopped => CallState::HandingBack(verdict),
+    }
+}
+
+// --- Releasing ---------------------------------------------------------------------------------------------------
+
+/// GenerativeAgent was never reached: the customer is refused, and the IVR's own failure branch goes on.
+fn not_connected(facts: &mut Facts, reason: NotConnected, now: Instant, actions: &mut Actions) -> CallState {
+    facts.evidence.not_connected = Some(reason);
+    let ended_by = if reason == NotConnected::TrunkFailed { EndedBy::Network } else { EndedBy::Us };
+    let verdict = facts.verdict(Outcome::NotConnected, ended_by, Phase::BeforeAnswer);
+    let (command, rung) = match facts.settings.fallback.clone() {
+        Fallback::Refuse(status) => (LegCommand::Refuse { status, redirect: None, retry_after: None }, "refuse"),
+        Fallback::Redirect(target) => {
+            (LegCommand::Refuse { status: 302, redirect: Some(target), retry_after: None }, "redirect")
+        }
+    };
+    let carry = facts.carry(verdict.outcome, rung);
+    actions.push(CallAction::Leg(LegRole::Customer, command, carry));
+    release(facts, verdict, None, now, actions)
+}
+
+/// The customer's leg has ended: GenerativeAgent's follows, nothing is handed back.
+fn customer_gone(
+    facts: &mut Facts,
+    event: &LegEvent,
+    phase: Phase,
+    fetching: Option<TransferId>,
+    now: Instant,
+    actions: &mut Actions,
+) -> CallState {
+    let (outcome, ended_by, cause) = match event {
+        LegEvent::HungUp { by: Side::Far, .. } => (Outcome::CustomerHungUp, EndedBy::Customer, Cause::NORMAL),
+        // We could not answer what it offered.
+        LegEvent::HungUp { by: Side::Us, .. } => (Outcome::NotConnected, EndedBy::Us, Cause::INCOMPATIBLE),
+        _ => (Outcome::CustomerHungUp, EndedBy::Network, Cause::TIMEOUT),
+    };
+    facts.hang_up(LegRole::GenerativeAgent, cause, actions);
+    let verdict = facts.verdict(outcome, ended_by, phase);
+    release(facts, verdict, fetching, now, actions)
+}
+
+/// Somebody or a limit takes the customer back from GenerativeAgent.
+fn pulled(facts: &mut Facts, outcome: Outcome, phase: Phase, now: Instant, actions: &mut Actions) -> CallState {
+    facts.hang_up(LegRole::GenerativeAgent, Cause::NORMAL, actions);
+    let verdict = facts.verdict(outcome, EndedBy::Us, phase);
+    if facts.customer == LegStage::Up {
+        return hand_back(facts, verdict, now, actions);
+    }
+    let carry = facts.carry(outcome, "refuse");
+    let refuse = LegCommand::Refuse { status: 480, redirect: None, retry_after: None };
+    actions.push(CallAction::Leg(LegRole::Customer, refuse, carry));
+    release(facts, verdict, None, now, actions)
+}
+
+/// The program stops: both legs end, with a reason.
+fn stopped(facts: &mut Facts, phase: Phase, now: Instant, actions: &mut Actions) -> CallState {
+    facts.hang_up(LegRole::GenerativeAgent, Cause::FAILURE, actions);
+    let verdict = facts.verdict(Outcome::Drained, EndedBy::Us, phase);
+    let command = match facts.customer {
+        LegStage::Up => LegCommand::HangUp(Cause::FAILURE),
+        _ => LegCommand::Refuse { status: 503, redirect: None, retry_after: Some(5) },
+    };
+    let carry = facts.carry(verdict.outcome, "stop");
+    actions.push(CallAction::Leg(LegRole::Customer, command, carry));
+    release(facts, verdict, None, now, actions)
+}
+
+/// Decided: enters [`CallState::Releasing`], or ends at once where nothing is owed.
+fn release(
+    facts: &mut Facts,
+    verdict: Verdict,
+    fetching: Option<TransferId>,
+    now: Instant,
+    actions: &mut Actions,
+) -> CallState {
+    facts.decided = Some(now);
+    actions.push(CallAction::StopTimers);
+    actions.push(CallAction::Start(CallTimer::ReleaseLimit, now + facts.settings.release_limit));
+    actions.push(facts.publish(verdict.outcome.as_str()));
+    released(facts, Releasing { verdict, fetching }, now, actions)
+}
+
+fn releasing(facts: &mut Facts, state: Releasing, now: Instant, event: CallEvent, actions: &mut Actions) -> CallState {
+    match event {
+        CallEvent::Leg(_, event) if event.is_last_word() => released(facts, state, now, actions),
+        CallEvent::Fetched(transfer, answer) if Some(&transfer) == state.fetching.as_ref() => {
+            let mut verdict = state.verdict;
+            if let Ok(transfer) = answer {
+                learn(facts, transfer);
+                verdict.evidence = facts.evidence.clone();
+                actions.push(facts.publish(verdict.outcome.as_str()));
+            }
+            released(facts, Releasing { verdict, fetching: None }, now, actions)
+        }
+        CallEvent::Timer(CallTimer::ReleaseLimit) => end(facts, state.verdict, now, actions),
+        CallEvent::Created(_, answer) => {
+            unused(&answer, actions);
+            CallState::Releasing(state)
+        }
+        CallEvent::Leg(..)
+        | CallEvent::Fetched(..)
+        | CallEvent::Timer(_)
+        | CallEvent::MediaDead
+        | CallEvent::Pulled
+        | CallEvent::Stopped => CallState::Releasing(state),
+    }
+}
+
+/// Ends the call once every leg has spoken its last word and no context is awaited.
+fn released(facts: &mut Facts, state: Releasing, now: Instant, actions: &mut Actions) -> CallState {
+    if facts.is_quiet() && state.fetching.is_none() {
+        return end(facts, state.verdict, now, actions);
+    }
+    CallState::Releasing(state)
+}
+
+// --- Ended -------------------------------------------------------------------------------------------------------
+
+/// The one record of the call.
+fn end(facts: &mut Facts, verdict: Verdict, now: Instant, actions: &mut Actions) -> CallState {
+    actions.push(CallAction::StopTimers);
+    actions.push(CallAction::End(Box::new(facts.record(verdict, now))));
+    CallState::Ended
+}
+
+fn ended(event: CallEvent, actions: &mut Actions) -> CallState {
+    if let CallEvent::Created(_, answer) = event {
+        unused(&answer, actions);
+    }
+    CallState::Ended
+}
+
+impl Facts {
+    fn verdict(&self, outcome: Outcome, ended_by: EndedBy, phase: Phase) -> Verdict {
+        Verdict { outcome, ended_by, phase, evidence: self.evidence.clone() }
+    }
+}

@@ -1,0 +1,99 @@
+//! The dial ticket: the only thing that becomes a dial string, made only of the API's own number, good for one call
+//! and only before the number's last safe moment (design section 4).
+
+use std::time::{Duration, Instant};
+
+use super::settings::CallSettings;
+use crate::b2bua::io::{Transfer, TransferStatus};
+
+/// Permission to dial one number once.
+#[derive(Debug, PartialEq, Eq)]
+pub struct DialTicket {
+    number: String,
+    guard: Instant,
+}
+
+/// Longest life believed, whatever the answer says.
+const LONGEST_LIFE: Duration = Duration::from_secs(600);
+
+impl DialTicket {
+    /// Checks the number of a create answer that arrived at `now`. The error is one line for the record.
+    pub fn issue(transfer: &Transfer, settings: &CallSettings, now: Instant) -> Result<Self, String> {
+        if !matches!(transfer.status, None | Some(TransferStatus::Active)) {
+            return Err("the transfer is not ACTIVE".to_owned());
+        }
+        let number = transfer.number.as_deref().ok_or("no transferNumber in the answer")?.trim();
+        if !is_e164(number) {
+            return Err("transferNumber is not E.164".to_owned());
+        }
+        if !settings.number_prefixes.iter().any(|prefix| number.starts_with(prefix.as_str())) {
+            return Err("transferNumber is outside the permitted prefixes".to_owned());
+        }
+        if transfer.country.as_ref().is_some_and(|country| !country.eq_ignore_ascii_case(&settings.country)) {
+            return Err("transferNumber is in another country".to_owned());
+        }
+        // Both times are ASAPP's, so our wall clock does not matter; from here on only the monotonic clock counts.
+        let life = match transfer.expires_at {
+            Some(expires_at) => Duration::from_millis((expires_at - transfer.dated).max(0).unsigned_abs()),
+            None => settings.default_lifetime,
+        };
+        let safe = life.min(LONGEST_LIFE).checked_sub(settings.expiry_margin).filter(|safe| !safe.is_zero());
+        let guard = now + safe.ok_or("the number has expired, or will within the margin")?;
+        Ok(Self { number: number.to_owned(), guard })
+    }
+
+    /// The moment from which no INVITE to this number may leave.
+    pub fn guard(&self) -> Instant {
+        self.guard
+    }
+
+    /// Spends the ticket: the number, unless its last safe moment has come.
+    pub fn spend(self, now: Instant) -> Option<String> {
+        (now < self.guard).then_some(self.number)
+    }
+
+    /// The number, to be masked and recorded.
+    pub fn number(&self) -> &str {
+        &self.number
+    }
+}
+
+fn is_e164(number: &str) -> bool {
+    let Some(digits) = number.strip_prefix('+') else { return false };
+    (7..=15).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit()) && !digits.starts_with('0')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn transfer(number: &str) -> Transfer {
+        Transfer { number: Some(number.into()), expires_at: Some(160_000), dated: 100_000, ..Transfer::default() }
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+    fn a9_only_a_plausible_number_with_life_left_becomes_a_ticket() {
+        let (settings, now) = (CallSettings::default(), Instant::now());
+        let issue = |t: &Transfer| DialTicket::issue(t, &settings, now);
+        assert_eq!(issue(&transfer("+19995550199")).unwrap().guard(), now + Duration::from_secs(55));
+        for bad in ["", "19995550199", "+1999555019x", "+0123456789", "+449995550199", "+1", "+1999;evil@x"] {
+            assert!(issue(&transfer(bad)).is_err(), "{bad}");
+        }
+        assert!(issue(&Transfer { number: None, ..transfer("") }).is_err());
+        assert!(issue(&Transfer { expires_at: Some(99_000), ..transfer("+19995550199") }).is_err());
+        assert!(issue(&Transfer { expires_at: Some(104_000), ..transfer("+19995550199") }).is_err());
+        assert!(issue(&Transfer { country: Some("GB".into()), ..transfer("+19995550199") }).is_err());
+        assert!(issue(&Transfer { status: Some(TransferStatus::Expired), ..transfer("+19995550199") }).is_err());
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+    fn a_ticket_is_worthless_from_its_guard_on() {
+        let now = Instant::now();
+        let issue = || DialTicket::issue(&transfer("+19995550199"), &CallSettings::default(), now).unwrap();
+        let guard = issue().guard();
+        assert_eq!(issue().spend(guard - Duration::from_nanos(1)).as_deref(), Some("+19995550199"));
+        assert_eq!(issue().spend(guard), None);
+    }
+}

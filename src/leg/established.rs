@@ -1,0 +1,270 @@
+//! A confirmed dialog, until its last debt is paid: ACKs, BYEs, and a tombstone that answers.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::negotiation::Negotiation;
+use super::{
+    Cause, Info, LegCommand, LegEvent, LegTimer, LostCause, Material, Out, Side, Surroundings, reason_of, respond,
+    sensible_answer, write_headers,
+};
+use crate::sip::dialog::Dialog;
+use crate::sip::message::{HeaderName, Message, Method};
+use crate::sip::transaction::key::{ClientKey, ServerKey};
+use crate::sip::write::Writer;
+
+/// A dialog whose INVITE has been answered.
+#[derive(Debug)]
+pub struct Established {
+    dialog: Dialog,
+    /// Our 2xx that waits for its ACK.
+    unacked: Option<Unacked>,
+    /// Our ACK, kept for every repeat of the 2xx it belongs to, and its number.
+    ack: Option<(u32, Bytes)>,
+    closing: Closing,
+}
+
+/// ```text
+/// Open -HangUp, ACK missing-> Queued -ACK-> Sent -answer-> Over
+///   |--------------- HangUp ----------------^  ^             ^
+///   +--------------- BYE of the far side, no ACK in 64*T1 ---+
+/// ```
+#[derive(Debug)]
+enum Closing {
+    Open,
+    /// From our 2xx until its ACK a BYE is only an intent (RFC 3261 section 15).
+    Queued(Cause, Material),
+    Sent,
+    /// The last word is spoken; what comes now is answered for 64*T1.
+    Over,
+}
+
+/// A 2xx of ours on its way, repeated until its ACK comes (RFC 3261 section 13.3.1.4).
+#[derive(Debug)]
+pub struct Unacked {
+    key: ServerKey,
+    cseq: u32,
+    response: Bytes,
+    wait: Duration,
+    /// Whether the 2xx carried our offer, so that the ACK must carry the answer.
+    offered: bool,
+}
+
+impl Unacked {
+    /// Sends the 2xx for the first time.
+    pub(super) fn begin(key: ServerKey, cseq: u32, response: Bytes, offered: bool, s: &mut Surroundings<'_>) -> Self {
+        s.out.push(Out::Respond { key: key.clone(), status: 200, message: response.clone() });
+        s.out.push(Out::Start(LegTimer::Repeat, s.base.t1));
+        s.out.push(Out::Start(LegTimer::NoAck, s.base.long()));
+        Self { key, cseq, response, wait: s.base.t1, offered }
+    }
+}
+
+impl Established {
+    /// The dialog of an INVITE that we answered.
+    pub(super) fn answered(dialog: Dialog, unacked: Unacked) -> Self {
+        Self { dialog, unacked: Some(unacked), ack: None, closing: Closing::Open }
+    }
+
+    /// The dialog of an INVITE that was answered to us.
+    pub(super) fn dialled(dialog: Dialog) -> Self {
+        Self { dialog, unacked: None, ack: None, closing: Closing::Open }
+    }
+
+    // --- what the call wants ---
+
+    pub(super) fn command(&mut self, command: LegCommand, material: &Material, s: &mut Surroundings<'_>) {
+        match command {
+            LegCommand::HangUp(cause) => self.hang_up(cause, material, s),
+            LegCommand::Inform(info) if matches!(self.closing, Closing::Open) => self.inform(&info, s),
+            LegCommand::Inform(_) | LegCommand::Ring { .. } | LegCommand::Answer | LegCommand::Refuse { .. } => {}
+        }
+    }
+
+    pub(super) fn hang_up(&mut self, cause: Cause, material: &Material, s: &mut Surroundings<'_>) {
+        match (&self.closing, &self.unacked) {
+            (Closing::Open, Some(_)) => self.closing = Closing::Queued(cause, material.clone()),
+            (Closing::Open, None) => {
+                self.send_bye(cause, material, s);
+                self.closing = Closing::Sent;
+            }
+            (Closing::Queued(..) | Closing::Sent | Closing::Over, _) => {}
+        }
+    }
+
+    fn send_bye(&mut self, cause: Cause, material: &Material, s: &mut Surroundings<'_>) {
+        let (key, message, to) = self.bye(cause, material, s);
+        s.out.push(Out::Request { key, message, to });
+    }
+
+    fn bye(&mut self, cause: Cause, material: &Material, s: &mut Surroundings<'_>) -> (ClientKey, Bytes, SocketAddr) {
+        let branch = s.ids.branch();
+        let mut writer = self.dialog.request(&Method::Bye, s.endpoint, &branch);
+        writer.header(HeaderName::Reason, &format!("Q.850;cause={}", cause.0));
+        write_headers(&mut writer, &material.headers);
+        (ClientKey::new(&branch, Method::Bye), writer.finish(), self.dialog.next_hop())
+    }
+
+    fn inform(&mut self, info: &Info, s: &mut Surroundings<'_>) {
+        let branch = s.ids.branch();
+        let mut writer = self.dialog.request(&Method::Info, s.endpoint, &branch);
+        let message = writer.finish_with(&info.content_type, &info.body);
+        s.out.push(Out::Request { key: ClientKey::new(&branch, Method::Info), message, to: self.dialog.next_hop() });
+    }
+
+    // --- what the far side wants ---
+
+    pub(super) fn request(
+        &mut self,
+        request: &Message,
+        key: ServerKey,
+        negotiation: &mut Negotiation,
+        s: &mut Surroundings<'_>,
+    ) {
+        if !self.dialog.matches_request(request) {
+            return respond(request, key, 481, s);
+        }
+        if !self.dialog.accept_cseq(request) {
+            return respond(request, key, 500, s);
+        }
+        match (request.method(), &self.closing) {
+            (Some(Method::Bye), _) => self.far_bye(request, key, s),
+            (_, Closing::Over) => respond(request, key, 481, s),
+            (Some(Method::Invite), Closing::Sent) => respond(request, key, 481, s),
+            (Some(Method::Invite), Closing::Open | Closing::Queued(..)) => self.reinvite(request, key, negotiation, s),
+            (Some(Method::Info), Closing::Open) => {
+                respond(request, key, 200, s);
+                let content_type = request.header(HeaderName::ContentType).unwrap_or("").to_owned();
+                let body = Bytes::copy_from_slice(request.body());
+                s.out.push(Out::Event(LegEvent::Informed(Info { content_type, body })));
+            }
+            (Some(Method::Info), Closing::Queued(..) | Closing::Sent) => respond(request, key, 200, s),
+            _ => respond(request, key, sensible_answer(request), s),
+        }
+    }
+
+    /// BYE is legal in every state and always answered 200.
+    fn far_bye(&mut self, request: &Message, key: ServerKey, s: &mut Surroundings<'_>) {
+        respond(request, key, 200, s);
+        // Our own BYE is on its way: its answer brings the last word. Both sides know already.
+        if matches!(self.closing, Closing::Open | Closing::Queued(..)) {
+            self.over(LegEvent::HungUp { by: Side::Far, reason: reason_of(request) }, s);
+        }
+    }
+
+    fn reinvite(&mut self, request: &Message, key: ServerKey, negotiation: &mut Negotiation, s: &mut Surroundings<'_>) {
+        if self.unacked.is_some() {
+            return respond(request, key, 491, s);
+        }
+        let Some((body, offered)) = negotiation.reoffer(request) else { return respond(request, key, 488, s) };
+        self.dialog.refresh_target(request);
+        let mut writer = Writer::response(request, 200, None);
+        writer
+            .header(HeaderName::Contact, &s.endpoint.contact())
+            .header(HeaderName::Allow, super::ALLOW)
+            .header(HeaderName::Server, &s.endpoint.product);
+        let message = writer.finish_with("application/sdp", body.as_bytes());
+        let cseq = request.cseq().map_or(0, |cseq| cseq.number);
+        self.unacked = Some(Unacked::begin(key, cseq, message, offered, s));
+        if !offered {
+            s.out.push(Out::RemoteChanged);
+            s.out.push(Out::Event(LegEvent::Reoffered));
+        }
+    }
+
+    pub(super) fn ack(&mut self, ack: &Message, negotiation: &mut Negotiation, s: &mut Surroundings<'_>) {
+        let number = ack.cseq().map(|cseq| cseq.number);
+        let awaited = self.unacked.as_ref().is_some_and(|unacked| Some(unacked.cseq) == number);
+        if !awaited || !self.dialog.matches_request(ack) {
+            return;
+        }
+        if self.unacked.take().is_some_and(|unacked| unacked.offered) && negotiation.read_answer(ack) {
+            s.out.push(Out::RemoteChanged);
+        }
+        s.out.push(Out::Stop(LegTimer::Repeat));
+        s.out.push(Out::Stop(LegTimer::NoAck));
+        if let Closing::Queued(cause, material) = std::mem::replace(&mut self.closing, Closing::Open) {
+            self.hang_up(cause, &material, s);
+        }
+    }
+
+    // --- what our own requests bring ---
+
+    pub(super) fn response(&mut self, response: &Message, s: &mut Surroundings<'_>) {
+        let (Some(cseq), Some(status)) = (response.cseq(), response.status()) else { return };
+        match cseq.method {
+            Method::Invite if (200..300).contains(&status) => self.repeated_2xx(response, cseq.number, s),
+            Method::Bye if status >= 200 => self.bye_answered(s),
+            _ => {}
+        }
+    }
+
+    /// A 2xx again, or that of another branch of a fork, which is acknowledged and hung up (RFC 3261 section 13.2.2.4).
+    fn repeated_2xx(&mut self, response: &Message, number: u32, s: &mut Surroundings<'_>) {
+        if response.to_tag().unwrap_or("") == self.dialog.remote_tag {
+            if let Some((_, ack)) = self.ack.as_ref().filter(|(of, _)| *of == number) {
+                s.out.push(Out::Acknowledge { message: ack.clone(), to: self.dialog.next_hop() });
+            }
+            return;
+        }
+        let mut other = Self::dialled(self.dialog.forked(response));
+        other.acknowledge(response, s);
+        let (key, message, to) = other.bye(Cause::NORMAL, &Material::default(), s);
+        s.out.push(Out::Stray { key, message, to });
+    }
+
+    /// Sends the ACK of a 2xx and keeps it.
+    pub(super) fn acknowledge(&mut self, response: &Message, s: &mut Surroundings<'_>) {
+        let number = response.cseq().map_or(1, |cseq| cseq.number);
+        let branch = s.ids.branch();
+        let message = self.dialog.request_numbered(&Method::Ack, number, s.endpoint, &branch).finish();
+        s.out.push(Out::Acknowledge { message: message.clone(), to: self.dialog.next_hop() });
+        self.ack = Some((number, message));
+    }
+
+    /// Our BYE was answered, or will never be: either way it is over.
+    pub(super) fn bye_answered(&mut self, s: &mut Surroundings<'_>) {
+        if matches!(self.closing, Closing::Sent) {
+            self.over(LegEvent::HungUp { by: Side::Us, reason: None }, s);
+        }
+    }
+
+    /// An answer that cannot be used: hang up, and tell the call that this was no connection.
+    pub(super) fn refuse_answer(&mut self, s: &mut Surroundings<'_>) {
+        self.send_bye(Cause::INCOMPATIBLE, &Material::default(), s);
+        self.over(LegEvent::Lost(LostCause::UnusableAnswer), s);
+    }
+
+    /// Speaks the last word; the tombstone stays for 64*T1.
+    pub(super) fn over(&mut self, last_word: LegEvent, s: &mut Surroundings<'_>) {
+        self.closing = Closing::Over;
+        self.unacked = None;
+        s.out.push(Out::Stop(LegTimer::Repeat));
+        s.out.push(Out::Stop(LegTimer::NoAck));
+        s.out.push(Out::Start(LegTimer::Forget, s.base.long()));
+        s.out.push(Out::Event(last_word));
+    }
+
+    pub(super) fn timer(&mut self, timer: LegTimer, s: &mut Surroundings<'_>) {
+        match (timer, &mut self.unacked) {
+            (LegTimer::Repeat, Some(unacked)) => {
+                unacked.wait = (unacked.wait * 2).min(s.base.t2);
+                let (key, message) = (unacked.key.clone(), unacked.response.clone());
+                s.out.push(Out::Respond { key, status: 200, message });
+                s.out.push(Out::Start(LegTimer::Repeat, unacked.wait));
+            }
+            (LegTimer::NoAck, Some(_)) => {
+                let (cause, material) = match std::mem::replace(&mut self.closing, Closing::Open) {
+                    Closing::Queued(cause, material) => (cause, material),
+                    _ => (Cause::TIMEOUT, Material::default()),
+                };
+                self.send_bye(cause, &material, s);
+                self.over(LegEvent::Lost(LostCause::NoAck), s);
+            }
+            (LegTimer::Forget, _) => s.out.push(Out::Gone),
+            _ => {}
+        }
+    }
+}

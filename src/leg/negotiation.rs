@@ -1,0 +1,107 @@
+//! Offer and answer of one leg (RFC 3264): what they said, what we said, and our one address in it.
+
+use std::net::SocketAddr;
+
+use super::{Refusal, body_session};
+use crate::sdp::anchor::Anchor;
+use crate::sdp::{Audio, Session};
+use crate::sip::message::Message;
+
+/// The session of one leg. Our address never moves; theirs may with every description.
+#[derive(Debug)]
+pub struct Negotiation {
+    anchor: Anchor,
+    /// The far side's offer that we still have to answer.
+    offer: Option<Session>,
+    /// The far side's audio, as last described.
+    remote: Option<Audio>,
+    /// The other leg's audio, as last described to this one.
+    other: Option<Audio>,
+}
+
+impl Negotiation {
+    /// A session at this relay address, with this session id.
+    pub fn new(here: SocketAddr, session: u32) -> Self {
+        Self { anchor: Anchor::new(here, session), offer: None, remote: None, other: None }
+    }
+
+    /// The far side's audio as the other leg should hear of it: once we have answered, only what we agreed on.
+    pub fn for_other(&self) -> Option<Audio> {
+        let mut audio = self.remote.clone()?;
+        if let (Some(offer), Some(other)) = (&self.offer, &self.other) {
+            audio.formats = crate::sdp::anchor::common(offer, other);
+        }
+        Some(audio)
+    }
+
+    /// The far side's audio.
+    pub fn remote(&self) -> Option<&Audio> {
+        self.remote.as_ref()
+    }
+
+    /// Reads the offer of an INVITE. None at all is a delayed offer and fine.
+    pub fn read_offer(&mut self, invite: &Message) -> Result<(), Refusal> {
+        if invite.body().is_empty() {
+            return Ok(());
+        }
+        match invite.content_type().as_str() {
+            "application/sdp" => {
+                let session = Session::read(invite.body()).map_err(|_| Refusal(488))?;
+                self.remote = Some(session.audio.clone());
+                self.offer = Some(session);
+                Ok(())
+            }
+            _ => Err(Refusal(415)),
+        }
+    }
+
+    /// Our offer, made of the other leg's audio or of what we speak ourselves.
+    pub fn offer(&mut self, other: Option<&Audio>) -> String {
+        let audio = other.cloned().unwrap_or_else(|| Session::own_offer().audio);
+        let body = self.anchor.offer(&audio);
+        self.other = Some(audio);
+        body
+    }
+
+    /// Reads the answer to our offer, if the message has one. False when it has one that cannot be used.
+    pub fn read_answer(&mut self, message: &Message) -> bool {
+        if message.body().is_empty() {
+            return true;
+        }
+        match body_session(message) {
+            Some(session) if session.audio.rtp.is_some() || session.audio.is_held() => {
+                let usable = session.audio.rtp.is_some();
+                self.remote = Some(session.audio);
+                usable
+            }
+            _ => false,
+        }
+    }
+
+    /// Our description for a response to the far side: the answer to its offer, or an offer where it made none.
+    /// The flag tells whether it is an offer. `None` when nothing common is left.
+    pub fn describe(&mut self, other: Option<&Audio>) -> Option<(String, bool)> {
+        let other = other.cloned().or_else(|| self.other.clone()).unwrap_or_else(|| Session::own_offer().audio);
+        let described = match &self.offer {
+            Some(offer) => (self.anchor.answer(offer, &other)?, false),
+            None => (self.anchor.offer(&other), true),
+        };
+        self.other = Some(other);
+        Some(described)
+    }
+
+    /// A new offer inside the dialog, answered with what is agreed already. `None`: 488, and nothing has changed.
+    pub fn reoffer(&mut self, invite: &Message) -> Option<(String, bool)> {
+        if invite.body().is_empty() {
+            let last = self.anchor.last().to_owned();
+            return (!last.is_empty()).then_some((last, true));
+        }
+        let offer = body_session(invite)?;
+        let mut agreed = self.other.clone().unwrap_or_else(|| Session::own_offer().audio);
+        agreed.direction = crate::sdp::Direction::SendRecv;
+        let answer = self.anchor.answer(&offer, &agreed)?;
+        self.remote = Some(offer.audio.clone());
+        self.offer = Some(offer);
+        Some((answer, false))
+    }
+}

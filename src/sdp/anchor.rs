@@ -1,0 +1,155 @@
+//! Our relay in somebody else's description: offers and answers with our address, each side's numbering kept.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use super::{Audio, Direction, Session};
+
+/// Our side of one leg's session: where we listen and the identity of our descriptions (RFC 3264 section 8).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Anchor {
+    /// The relay's RTP address for this leg; RTCP is on the next port. It never moves during a call.
+    pub here: SocketAddr,
+    session: u32,
+    version: u32,
+    last: String,
+}
+
+impl Anchor {
+    /// An anchor with a session id of its own.
+    pub fn new(here: SocketAddr, session: u32) -> Self {
+        Self { here, session, version: 0, last: String::new() }
+    }
+
+    /// The far side's audio, offered from our address.
+    pub fn offer(&mut self, theirs: &Audio) -> String {
+        self.describe(|anchor, out| anchor.audio(out, &theirs.formats, theirs, theirs.direction))
+    }
+
+    /// The answer to `offer`: what the other leg accepted of it, from our address. `None` when nothing is left.
+    pub fn answer(&mut self, offer: &Session, accepted: &Audio) -> Option<String> {
+        let formats = common(offer, accepted);
+        (formats.iter().any(|f| !offer.audio.encoding(f).starts_with("telephone-event"))).then(|| {
+            let direction = allowed(offer.audio.direction.reversed(), accepted.direction);
+            self.describe(|anchor, out| {
+                for (at, (media, protocol, their_formats)) in offer.lines.iter().enumerate() {
+                    if at == offer.audio_line {
+                        anchor.audio(out, &formats, accepted, direction);
+                    } else {
+                        let _ = write!(out, "m={media} 0 {protocol} {their_formats}\r\n");
+                    }
+                }
+            })
+        })
+    }
+
+    /// What we said last; the empty string before the first description.
+    pub fn last(&self) -> &str {
+        &self.last
+    }
+
+    fn describe(&mut self, media: impl FnOnce(&Self, &mut String)) -> String {
+        let mut body = String::with_capacity(320);
+        media(self, &mut body);
+        let family = if self.here.is_ipv4() { "IP4" } else { "IP6" };
+        let head = |version| {
+            let ip = self.here.ip();
+            format!("v=0\r\no=- {} {version} IN {family} {ip}\r\ns=-\r\nc=IN {family} {ip}\r\nt=0 0\r\n", self.session)
+        };
+        let same = self.version > 0 && self.last == head(self.version) + &body;
+        if !same {
+            self.last = head(self.version + 1) + &body;
+            self.version += 1;
+        }
+        self.last.clone()
+    }
+
+    fn audio(&self, out: &mut String, formats: &[String], source: &Audio, direction: Direction) {
+        let _ = write!(out, "m=audio {} RTP/AVP {}\r\n", self.here.port(), formats.join(" "));
+        for (name, value) in &source.attributes {
+            let number = value.split(' ').next().unwrap_or("");
+            let per_format = name == "rtpmap" || name == "fmtp";
+            if !per_format || formats.iter().any(|f| f == number) {
+                let _ = write!(out, "a={name}:{value}\r\n");
+            }
+        }
+        let _ = write!(out, "a={}\r\n", direction.as_str());
+    }
+}
+
+/// Payload types of the offer that the other side accepted: same number, same encoding, in its order.
+pub fn common(offer: &Session, accepted: &Audio) -> Vec<String> {
+    let same = |f: &&String| offer.audio.formats.contains(f) && offer.audio.encoding(f) == accepted.encoding(f);
+    accepted.formats.iter().filter(same).cloned().collect()
+}
+
+/// The most that both permit: `ours` is what the offer leaves us, `theirs` what the other leg wants.
+fn allowed(ours: Direction, theirs: Direction) -> Direction {
+    let sends = |d| matches!(d, Direction::SendRecv | Direction::SendOnly);
+    let listens = |d| matches!(d, Direction::SendRecv | Direction::RecvOnly);
+    match (sends(ours) && sends(theirs), listens(ours) && listens(theirs)) {
+        (true, true) => Direction::SendRecv,
+        (true, false) => Direction::SendOnly,
+        (false, true) => Direction::RecvOnly,
+        (false, false) => Direction::Inactive,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OFFER: &str = "v=0\no=bad user 1 99999999999999999999999 IN IP4 x\ns=-\nc=IN IP4 192.0.2.1\nt=0 0\n\
+        m=video 4000 RTP/AVP 96\na=rtpmap:96 H264/90000\nm=audio  5000 RTP/AVP 8 0 18 101\na=rtpmap:101 telephone-event/8000\n\
+        a=fmtp:101 0-15\na=candidate:1 1 UDP 1 10.0.0.1 1 typ host\na=rtcp:5009\na=ptime:20\n";
+    const ANSWER: &str = "v=0\r\no=- 1 1 IN IP4 h\r\ns=-\r\nc=IN IP4 198.51.100.7\r\nt=0 0\r\n\
+        m=audio 6000 RTP/AVP 0 101\r\na=rtpmap:101 telephone-event/8000\r\na=sendrecv\r\n";
+
+    fn anchor() -> Anchor {
+        Anchor::new("203.0.113.1:20000".parse().unwrap(), 7)
+    }
+
+    #[test]
+    fn an_offer_keeps_its_formats_and_gets_our_address() {
+        let offer = Session::read(OFFER.as_bytes()).unwrap();
+        assert_eq!(offer.audio.rtp, Some("192.0.2.1:5000".parse().unwrap()));
+        assert_eq!(offer.audio.rtcp, Some("192.0.2.1:5009".parse().unwrap()));
+        assert_eq!(
+            anchor().offer(&offer.audio),
+            "v=0\r\no=- 7 1 IN IP4 203.0.113.1\r\ns=-\r\nc=IN IP4 203.0.113.1\r\nt=0 0\r\n\
+             m=audio 20000 RTP/AVP 8 0 18 101\r\na=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-15\r\na=ptime:20\r\n\
+             a=sendrecv\r\n"
+        );
+    }
+
+    #[test]
+    fn an_answer_keeps_the_order_of_lines_and_refuses_the_rest() {
+        let (offer, answer) = (Session::read(OFFER.as_bytes()).unwrap(), Session::read(ANSWER.as_bytes()).unwrap());
+        let mut anchor = anchor();
+        let first = anchor.answer(&offer, &answer.audio).unwrap();
+        assert!(first.contains("m=video 0 RTP/AVP 96\r\nm=audio 20000 RTP/AVP 0 101\r\n"), "{first}");
+        assert_eq!(anchor.answer(&offer, &answer.audio).unwrap(), first, "unchanged: the version stays");
+        let mut held = answer.audio.clone();
+        held.direction = Direction::SendOnly;
+        let second = anchor.answer(&offer, &held).unwrap();
+        assert!(second.contains("o=- 7 2 ") && second.contains("a=sendonly"), "{second}");
+    }
+
+    #[test]
+    fn no_common_codec_is_no_answer() {
+        let offer = Session::read(OFFER.as_bytes()).unwrap();
+        let mut answer = Session::read(ANSWER.as_bytes()).unwrap().audio;
+        answer.formats = vec!["101".to_owned()];
+        assert_eq!(anchor().answer(&offer, &answer), None);
+    }
+
+    #[test]
+    fn hold_port_zero_and_what_is_no_description() {
+        let held = Session::read(ANSWER.replace("198.51.100.7", "0.0.0.0").as_bytes()).unwrap();
+        assert!(held.audio.is_held() && held.audio.rtp.is_none());
+        let refused = Session::read(ANSWER.replace("6000", "0").as_bytes()).unwrap();
+        assert_eq!(refused.audio.rtp, None);
+        assert!(Session::read(b"hello").is_err());
+        assert!(Session::read(ANSWER.replace("RTP/AVP", "RTP/SAVP").as_bytes()).is_err());
+    }
+}

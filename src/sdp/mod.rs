@@ -1,0 +1,219 @@
+//! Session descriptions (RFC 8866): what the far side says of its audio, and our relay put in its place.
+//!
+//! One audio stream is carried. Whatever else is offered is answered with port 0 at its place (RFC 3264 section 6).
+
+pub mod anchor;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use sdp_types::{Attribute, Connection, Media};
+
+/// A session description, reduced to what a relay needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// Every m-line in order: media, protocol, formats.
+    lines: Vec<(String, String, String)>,
+    /// Which of them is our audio.
+    audio_line: usize,
+    /// The audio stream.
+    pub audio: Audio,
+}
+
+/// One audio stream as its owner describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Audio {
+    /// Where its owner wants RTP; `None` for port 0 or the address 0.0.0.0 (RFC 2543 hold).
+    pub rtp: Option<SocketAddr>,
+    /// Where its owner wants RTCP.
+    pub rtcp: Option<SocketAddr>,
+    /// Payload types in order of preference.
+    pub formats: Vec<String>,
+    /// Attributes that travel across a relay: rtpmap, fmtp, ptime, maxptime.
+    pub attributes: Vec<(String, String)>,
+    /// Which way it flows, as its owner says.
+    pub direction: Direction,
+}
+
+/// RFC 3264 section 5.1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// Both ways.
+    SendRecv,
+    /// The owner only sends.
+    SendOnly,
+    /// The owner only listens.
+    RecvOnly,
+    /// Neither.
+    Inactive,
+}
+
+/// The G.711 laws, as far as sounds of our own need them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum G711 {
+    /// PCMU.
+    Mu,
+    /// PCMA.
+    A,
+}
+
+/// Why a description cannot be used: 488.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unusable {
+    /// Not SDP.
+    Unreadable(String),
+    /// No audio stream on plain RTP.
+    NoAudio,
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(why) => write!(f, "unreadable session description: {why}"),
+            Self::NoAudio => f.write_str("no audio on RTP/AVP"),
+        }
+    }
+}
+
+impl Direction {
+    const NAMES: [(&'static str, Self); 4] = [
+        ("sendrecv", Self::SendRecv),
+        ("sendonly", Self::SendOnly),
+        ("recvonly", Self::RecvOnly),
+        ("inactive", Self::Inactive),
+    ];
+
+    /// The attribute's name.
+    pub fn as_str(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, direction)| *direction == self).map_or("sendrecv", |(name, _)| name)
+    }
+
+    /// The same flow seen from the other side (RFC 3264 section 6.1).
+    pub fn reversed(self) -> Self {
+        match self {
+            Self::SendOnly => Self::RecvOnly,
+            Self::RecvOnly => Self::SendOnly,
+            same => same,
+        }
+    }
+}
+
+impl Session {
+    /// Reads a description, leniently: what does not matter to a relay may be broken.
+    pub fn read(body: &[u8]) -> Result<Self, Unusable> {
+        let text = normalised(&String::from_utf8_lossy(body));
+        let parsed = sdp_types::Session::parse(text.as_bytes()).map_err(|e| Unusable::Unreadable(e.to_string()))?;
+        let is_audio = |m: &&Media| m.media == "audio" && is_plain_rtp(&m.proto);
+        let usable = |m: &&Media| is_audio(m) && m.port != 0;
+        // Port 0 is a refusal, and still an answer (RFC 3264 section 6).
+        let audio = parsed.medias.iter().find(usable).or_else(|| parsed.medias.iter().find(is_audio));
+        let audio = audio.ok_or(Unusable::NoAudio)?;
+        let audio_line = parsed.medias.iter().position(|m| std::ptr::eq(m, audio)).unwrap_or(0);
+        Ok(Self {
+            lines: parsed.medias.iter().map(|m| (m.media.clone(), m.proto.clone(), m.fmt.clone())).collect(),
+            audio_line,
+            audio: Audio::of(audio, &parsed),
+        })
+    }
+
+    /// The offer we make when nobody has made one: both G.711 laws and telephone events.
+    pub fn own_offer() -> Self {
+        let attributes = [("rtpmap", "0 PCMU/8000"), ("rtpmap", "8 PCMA/8000"), ("rtpmap", "101 telephone-event/8000")];
+        let attributes = attributes.into_iter().chain([("fmtp", "101 0-15"), ("ptime", "20")]);
+        Self {
+            lines: vec![("audio".into(), "RTP/AVP".into(), "0 8 101".into())],
+            audio_line: 0,
+            audio: Audio {
+                rtp: None,
+                rtcp: None,
+                formats: ["0", "8", "101"].map(str::to_owned).to_vec(),
+                attributes: attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+                direction: Direction::SendRecv,
+            },
+        }
+    }
+}
+
+impl Audio {
+    fn of(media: &Media, session: &sdp_types::Session) -> Self {
+        let attributes = || media.attributes.iter().chain(&session.attributes);
+        let direction = attributes().find_map(|a| {
+            Direction::NAMES.iter().find(|(name, _)| a.attribute == *name).map(|(_, direction)| *direction)
+        });
+        let ip = media.connections.first().or(session.connection.as_ref()).and_then(address);
+        let rtp = ip.filter(|ip| !ip.is_unspecified() && media.port != 0).map(|ip| SocketAddr::new(ip, media.port));
+        let rtcp = attributes().find(|a| a.attribute == "rtcp").and_then(|a| rtcp(a, rtp));
+        Self {
+            rtp,
+            rtcp: rtcp.or(rtp.map(|rtp| SocketAddr::new(rtp.ip(), rtp.port().saturating_add(1)))),
+            formats: media.fmt.split_whitespace().map(str::to_owned).collect(),
+            attributes: media.attributes.iter().filter_map(kept).collect(),
+            direction: direction.unwrap_or(Direction::SendRecv),
+        }
+    }
+
+    /// The encoding name of a payload type in lower case; static types need no rtpmap.
+    pub fn encoding(&self, format: &str) -> String {
+        let maps = self.attributes.iter().filter(|(name, _)| name == "rtpmap");
+        let mapped = maps.filter_map(|(_, value)| value.split_once(' ')).find(|(number, _)| *number == format);
+        match (mapped, format) {
+            (Some((_, encoding)), _) => encoding.trim().to_ascii_lowercase(),
+            (None, "0") => "pcmu/8000".to_owned(),
+            (None, "8") => "pcma/8000".to_owned(),
+            (None, "9") => "g722/8000".to_owned(),
+            (None, "18") => "g729/8000".to_owned(),
+            (None, other) => format!("static/{other}"),
+        }
+    }
+
+    /// The G.711 law spoken, when the first format is one.
+    pub fn g711(&self) -> Option<G711> {
+        match self.formats.first().map(String::as_str) {
+            Some("0") => Some(G711::Mu),
+            Some("8") => Some(G711::A),
+            _ => None,
+        }
+    }
+
+    /// Whether its owner neither sends nor listens to more than silence.
+    pub fn is_held(&self) -> bool {
+        self.rtp.is_none() || self.direction != Direction::SendRecv
+    }
+}
+
+fn is_plain_rtp(protocol: &str) -> bool {
+    protocol.eq_ignore_ascii_case("RTP/AVP") || protocol.eq_ignore_ascii_case("RTP/AVPF")
+}
+
+fn address(connection: &Connection) -> Option<IpAddr> {
+    connection.connection_address.split('/').next()?.trim().parse().ok()
+}
+
+/// `a=rtcp:port [IN IP4 address]` (RFC 3605).
+fn rtcp(attribute: &Attribute, rtp: Option<SocketAddr>) -> Option<SocketAddr> {
+    let mut words = attribute.value.as_deref()?.split_whitespace();
+    let port = words.next()?.parse().ok().filter(|&port| port != 0)?;
+    let ip = words.nth(2).and_then(|text| text.parse().ok()).or(rtp.map(|rtp| rtp.ip()))?;
+    rtp.map(|_| SocketAddr::new(ip, port))
+}
+
+fn kept(attribute: &Attribute) -> Option<(String, String)> {
+    let value = attribute.value.as_ref()?;
+    let travels = ["rtpmap", "fmtp", "ptime", "maxptime"].contains(&attribute.attribute.as_str());
+    let clean = !value.chars().any(char::is_control);
+    (travels && clean).then(|| (attribute.attribute.clone(), value.trim().to_owned()))
+}
+
+/// Mends what the parser is strict about and a relay does not need: the origin line, doubled blanks in m-lines.
+fn normalised(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 64);
+    for line in text.lines().map(str::trim_end).filter(|line| !line.is_empty()) {
+        match line.as_bytes() {
+            [b'o', b'=', ..] => out.push_str("o=- 0 0 IN IP4 0.0.0.0"),
+            [b'm', b'=', ..] => out.push_str(&line.split_whitespace().collect::<Vec<_>>().join(" ")),
+            _ => out.push_str(line),
+        }
+        out.push_str("\r\n");
+    }
+    out
+}
