@@ -1,5 +1,6 @@
 //! Switchback.
 
+pub mod asapp;
 pub mod b2bua;
 pub mod call;
 pub mod clock;
