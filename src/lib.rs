@@ -4,4 +4,5 @@ pub mod asapp;
 pub mod b2bua;
 pub mod call;
 pub mod clock;
+pub mod demo;
 pub mod leg;

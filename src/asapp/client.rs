@@ -416,3 +416,25 @@ fn pinned(path: PathBuf) -> Result<Vec<Certificate>, SettingsError> {
         Err(reason) => Err(SettingsError::PinnedCa { path, reason }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    #[test]
+    fn a_body_goes_to_the_connection_or_is_given_up_and_never_both() {
+        let poll = |body: &mut Once| Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()));
+        let body = || Once { bytes: Bytes::from_static(b"{}"), claim: Claim::default() };
+
+        let mut sent = body();
+        assert!(matches!(poll(&mut sent), Poll::Ready(Some(Ok(_)))));
+        assert!(!sent.claim.take(), "too late to give it up");
+        assert!(matches!(poll(&mut sent), Poll::Ready(None)));
+
+        let mut given_up = body();
+        assert!(given_up.claim.take());
+        assert!(matches!(poll(&mut given_up), Poll::Ready(Some(Err(GivenUp)))));
+    }
+}
