@@ -1,0 +1,3 @@
+//! The other parties of a call, each usable alone.
+
+pub mod asapp;
