@@ -3,4 +3,5 @@
 pub mod b2bua;
 pub mod call;
 pub mod clock;
+pub mod demo;
 pub mod leg;

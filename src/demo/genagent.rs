@@ -1,0 +1,206 @@
+//! A mock of GenerativeAgent behind its carrier: it takes calls, speaks, listens, and hangs up by its script.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::endpoint::Complaint;
+use super::party::{Call, CallEvent, Party};
+use super::rtp::{Line, Recording};
+use super::sdp;
+use super::tap::Tap;
+use super::voice::Voice;
+
+/// How many ended calls are kept to be looked at.
+const KEPT: usize = 64;
+
+/// What GenerativeAgent does with every call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Script {
+    /// Answers, talks, and hangs up because a human is needed: `transferType` `AGENT`.
+    Agent,
+    /// Answers, talks, and hangs up because the task is done: `transferType` `SYSTEM`.
+    System,
+    /// Answers and talks until the customer hangs up.
+    WaitForCustomer,
+    /// Refuses with this status.
+    Busy(u16),
+    /// Rings and never answers.
+    RingForever,
+    /// Says nothing at all, not even 100.
+    NoAnswerAtAll,
+}
+
+/// How the mock behaves.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where it listens for SIP; its RTP uses the same IP address. IPv4.
+    pub bind: SocketAddr,
+    /// From the INVITE to the answer.
+    pub ring: Duration,
+    /// From the answer to its BYE.
+    pub talk: Duration,
+    /// What it does.
+    pub script: Script,
+    /// Rings with 183 and speaks before the answer, instead of 180.
+    pub early_media: bool,
+    /// Sees every datagram.
+    pub tap: Tap,
+}
+
+/// What the mock ASAPP API has to know of a call. A call that the customer ends completes without an output context.
+#[derive(Debug, Clone, PartialEq)]
+pub enum News {
+    /// The number was dialled and answered.
+    Received {
+        /// The number, as dialled.
+        number: String,
+    },
+    /// GenerativeAgent is done with the call.
+    Completed {
+        /// The number, as dialled.
+        number: String,
+        /// ASAPP's `outputContext`.
+        output: Value,
+    },
+}
+
+/// Who is told the news.
+#[derive(Clone)]
+pub enum Hooks {
+    /// Nobody.
+    Nobody,
+    /// A closure of this process.
+    Closure(Arc<dyn Fn(News) + Send + Sync>),
+    /// The mock API under this URL, by `POST {url}/mock/received` and `POST {url}/mock/completed`.
+    Http(String),
+}
+
+impl Hooks {
+    async fn tell(&self, news: News) {
+        match self {
+            Self::Nobody => {}
+            Self::Closure(closure) => closure(news),
+            Self::Http(url) => {
+                if let Err(error) = post(url, news).await {
+                    tracing::warn!(%error, "the mock API was not told");
+                }
+            }
+        }
+    }
+}
+
+async fn post(url: &str, news: News) -> reqwest::Result<()> {
+    let (path, body) = match news {
+        News::Received { number } => ("received", json!({ "number": number })),
+        News::Completed { number, output } => ("completed", json!({ "number": number, "outputContext": output })),
+    };
+    // Plain HTTP on loopback; the builder still asks for a provider, which a second installation leaves as it is.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(2)).build()?;
+    client.post(format!("{}/mock/{path}", url.trim_end_matches('/'))).json(&body).send().await?.error_for_status()?;
+    Ok(())
+}
+
+/// What GenerativeAgent leaves behind when it gives a call back with this `transferType`.
+pub fn output_context(transfer_type: &str) -> Value {
+    json!({
+        "transferType": transfer_type,
+        "currentTaskName": "OrderStatus",
+        "transferVariables": { "orderNumber": "48213", "intent": "where_is_my_order" },
+        "referenceVariables": { "sentiment": "neutral" },
+    })
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// We sent the BYE.
+    HungUp,
+    /// The far side sent the BYE.
+    Released,
+    /// The far side cancelled before the answer.
+    Cancelled,
+    /// We refused, with this status.
+    Refused(u16),
+    /// The far side stopped answering.
+    Lost,
+}
+
+/// One ended call.
+#[derive(Debug, Clone)]
+pub struct AgentCall {
+    /// The number dialled.
+    pub number: String,
+    /// SIP's Call-ID.
+    pub call_id: String,
+    /// The headers of the INVITE.
+    pub invite_headers: Vec<(String, String)>,
+    /// The headers of the BYE received, if one was.
+    pub bye_headers: Vec<(String, String)>,
+    /// How it ended.
+    pub ending: Ending,
+    /// What GenerativeAgent heard.
+    pub heard: Recording,
+}
+
+/// The running mock; dropping it ends everything at once.
+pub struct MockGenAgent {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    serving: AbortHandle,
+}
+
+struct Shared {
+    settings: Settings,
+    hooks: Hooks,
+    ended: Mutex<VecDeque<AgentCall>>,
+    complaints: Mutex<Vec<Complaint>>,
+}
+
+impl MockGenAgent {
+    /// Binds its address and serves calls until dropped.
+    pub async fn start(settings: Settings, hooks: Hooks) -> io::Result<Self> {
+        let party = Party::start(settings.bind, settings.tap.clone()).await?;
+        let address = party.address();
+        let shared = Arc::new(Shared { settings, hooks, ended: Mutex::default(), complaints: Mutex::default() });
+        let serving = tokio::spawn(serve(party, Arc::clone(&shared))).abort_handle();
+        Ok(Self { address, shared, serving })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The calls that ended, oldest first; the last 64 are kept.
+    pub fn calls(&self) -> Vec<AgentCall> {
+        self.shared.ended.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    /// What rsip could not accept, as far as calls have ended since.
+    pub fn complaints(&self) -> Vec<Complaint> {
+        self.shared.complaints.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for MockGenAgent {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+async fn serve(mut party: Party, shared: Arc<Shared>) {
+    let mut calls = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(call) = party.accept() => _ = calls.spawn(take(call, Arc::clone(&shared))),
+            Some(_) = calls.join_next() => {}
+        }
+    }
+}
