@@ -54,10 +54,27 @@ impl fmt::Display for Complaint {
     }
 }
 
+/// The complaints of one party, shared with whoever wants to look while it runs.
+#[derive(Debug, Clone, Default)]
+pub struct Complaints(Arc<Mutex<Vec<Complaint>>>);
+
+impl Complaints {
+    /// Those so far.
+    pub fn list(&self) -> Vec<Complaint> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn push(&self, complaint: Complaint) {
+        tracing::error!(%complaint, "rsip cannot read what we were sent");
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(complaint);
+    }
+}
+
 /// The socket and everything known about what passed it.
 pub(super) struct Endpoint {
     socket: UdpSocket,
     pub(super) address: SocketAddr,
+    pub(super) complaints: Complaints,
     tap: Tap,
     incoming: UnboundedSender<Call>,
     state: Mutex<State>,
@@ -72,7 +89,6 @@ struct State {
     ringing: HashMap<String, (Heard, CallKey)>,
     repeats: HashMap<String, AbortHandle>,
     again: Again,
-    complaints: Vec<Complaint>,
 }
 
 struct Known {
@@ -117,21 +133,11 @@ impl Again {
 
 impl Endpoint {
     pub(super) fn new(socket: UdpSocket, address: SocketAddr, tap: Tap, incoming: UnboundedSender<Call>) -> Self {
-        Self { socket, address, tap, incoming, state: Mutex::default() }
+        Self { socket, address, complaints: Complaints::default(), tap, incoming, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn complaints(&self) -> Vec<Complaint> {
-        self.state().complaints.clone()
-    }
-
-    fn complain(&self, source: SocketAddr, error: String, bytes: Vec<u8>) {
-        let complaint = Complaint { source, error, bytes };
-        tracing::error!(%complaint, "rsip cannot read what we were sent");
-        self.state().complaints.push(complaint);
     }
 
     /// Stops every retransmission.
@@ -206,8 +212,10 @@ impl Endpoint {
 
     /// The next request in the call's dialog; false without a dialog.
     pub(super) fn in_dialog(self: &Arc<Self>, call: &CallKey, method: Method, extra: Vec<Header>, body: &str) -> bool {
-        let next = self.state().calls.get_mut(call).and_then(|known| known.dialog.as_mut());
-        let Some((request, to)) = next.map(|dialog| dialog.request(method, extra, body)) else { return false };
+        let mut state = self.state();
+        let Some(dialog) = state.calls.get_mut(call).and_then(|known| known.dialog.as_mut()) else { return false };
+        let (request, to) = dialog.request(method, extra, body);
+        drop(state);
         self.request(call, request, to);
         true
     }
@@ -262,7 +270,7 @@ impl Endpoint {
             None => self.requested(heard),
         });
         if let Err(error) = heard {
-            self.complain(source, error, bytes.to_vec());
+            self.complaints.push(Complaint { source, error, bytes: bytes.to_vec() });
         }
     }
 
@@ -273,8 +281,7 @@ impl Endpoint {
     }
 
     fn requested(self: &Arc<Self>, heard: Heard) -> Result<(), String> {
-        let call =
-            CallKey { call_id: heard.call_id.clone(), tag: heard.to_tag.clone().unwrap_or_else(message::token) };
+        let call = CallKey { call_id: heard.call_id.clone(), tag: heard.to_tag.clone().unwrap_or_else(message::token) };
         if heard.method == Method::Ack {
             self.hush(&answer_key(&heard.call_id, heard.cseq));
             self.tell(&call, CallEvent::Confirmed(Box::new(heard)));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::endpoint::Complaint;
+use super::endpoint::{Complaint, Complaints};
 use super::party::{Call, CallEvent, Party};
 use super::rtp::{Line, Recording};
 use super::sdp;
@@ -18,6 +18,8 @@ use super::voice::Voice;
 
 /// How many ended calls are kept to be looked at.
 const KEPT: usize = 64;
+/// After this long nobody repeats an INVITE any more (64·T1).
+const PATIENCE: Duration = Duration::from_secs(32);
 
 /// What GenerativeAgent does with every call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,6 +155,7 @@ pub struct AgentCall {
 pub struct MockGenAgent {
     address: SocketAddr,
     shared: Arc<Shared>,
+    complaints: Complaints,
     serving: AbortHandle,
 }
 
@@ -160,7 +163,6 @@ struct Shared {
     settings: Settings,
     hooks: Hooks,
     ended: Mutex<VecDeque<AgentCall>>,
-    complaints: Mutex<Vec<Complaint>>,
 }
 
 impl MockGenAgent {
@@ -168,9 +170,10 @@ impl MockGenAgent {
     pub async fn start(settings: Settings, hooks: Hooks) -> io::Result<Self> {
         let party = Party::start(settings.bind, settings.tap.clone()).await?;
         let address = party.address();
-        let shared = Arc::new(Shared { settings, hooks, ended: Mutex::default(), complaints: Mutex::default() });
+        let complaints = party.complaints();
+        let shared = Arc::new(Shared { settings, hooks, ended: Mutex::default() });
         let serving = tokio::spawn(serve(party, Arc::clone(&shared))).abort_handle();
-        Ok(Self { address, shared, serving })
+        Ok(Self { address, shared, complaints, serving })
     }
 
     /// Where it listens.
@@ -183,9 +186,9 @@ impl MockGenAgent {
         self.shared.ended.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
-    /// What rsip could not accept, as far as calls have ended since.
+    /// What rsip could not accept.
     pub fn complaints(&self) -> Vec<Complaint> {
-        self.shared.complaints.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.complaints.list()
     }
 }
 
@@ -199,8 +202,160 @@ async fn serve(mut party: Party, shared: Arc<Shared>) {
     let mut calls = JoinSet::new();
     loop {
         tokio::select! {
-            Some(call) = party.accept() => _ = calls.spawn(take(call, Arc::clone(&shared))),
+            Some(call) = party.accept() => drop(calls.spawn(take(call, Arc::clone(&shared)))),
             Some(_) = calls.join_next() => {}
+            else => return,
+        }
+    }
+}
+
+async fn take(call: Call, shared: Arc<Shared>) {
+    let Some(invite) = call.invite().cloned() else { return };
+    let settings = &shared.settings;
+    let line = match Line::open(settings.bind.ip(), settings.tap.clone()).await {
+        Ok(line) => line,
+        Err(error) => {
+            tracing::warn!(%error, "no port for a call");
+            call.respond(503, "");
+            return;
+        }
+    };
+    let number = invite.dialled().unwrap_or_default().to_owned();
+    let mut visit = Visit { call, line, number: number.clone(), shared: Arc::clone(&shared), bye_headers: Vec::new() };
+    let ending = visit.run().await;
+    visit.line.close();
+    let call = AgentCall {
+        number,
+        call_id: invite.call_id.clone(),
+        invite_headers: invite.headers(),
+        bye_headers: visit.bye_headers,
+        ending,
+        heard: visit.line.recording(),
+    };
+    let mut ended = shared.ended.lock().unwrap_or_else(PoisonError::into_inner);
+    ended.push_back(call);
+    if ended.len() > KEPT {
+        ended.pop_front();
+    }
+}
+
+/// One call, from its INVITE to its end.
+struct Visit {
+    call: Call,
+    line: Line,
+    number: String,
+    shared: Arc<Shared>,
+    bye_headers: Vec<(String, String)>,
+}
+
+impl Visit {
+    async fn run(&mut self) -> Ending {
+        let shared = Arc::clone(&self.shared);
+        match shared.settings.script {
+            Script::NoAnswerAtAll => {
+                tokio::time::sleep(PATIENCE).await;
+                Ending::Lost
+            }
+            Script::Busy(status) => {
+                self.call.respond(100, "");
+                self.call.respond(status, "");
+                self.until(|event| matches!(event, CallEvent::Confirmed(_))).await;
+                Ending::Refused(status)
+            }
+            Script::RingForever => {
+                self.ring();
+                self.until(|event| matches!(event, CallEvent::Cancelled)).await;
+                Ending::Cancelled
+            }
+            Script::Agent | Script::System | Script::WaitForCustomer => {
+                self.ring();
+                if !self.answer().await {
+                    return Ending::Cancelled;
+                }
+                self.hook(News::Received { number: self.number.clone() }).await;
+                self.talk().await
+            }
+        }
+    }
+
+    fn ring(&self) {
+        self.call.respond(100, "");
+        if self.shared.settings.early_media {
+            self.call.respond(183, &sdp::describe(self.line.address()));
+            self.speak_to(self.call.invite().map_or(&[], |invite| invite.body()));
+        } else {
+            self.call.respond(180, "");
+        }
+    }
+
+    /// Rings for the time set, then answers; false if the call was cancelled before.
+    async fn answer(&mut self) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(self.shared.settings.ring) => {}
+            event = self.call.next() => if matches!(event, CallEvent::Cancelled) { return false },
+        }
+        let answered = self.call.respond(200, &sdp::describe(self.line.address()));
+        self.speak_to(self.call.invite().map_or(&[], |invite| invite.body()));
+        answered
+    }
+
+    async fn talk(&mut self) -> Ending {
+        let transfer_type = match self.shared.settings.script {
+            Script::Agent => Some("AGENT"),
+            Script::System => Some("SYSTEM"),
+            _ => None,
+        };
+        let talk = tokio::time::sleep(self.shared.settings.talk);
+        tokio::pin!(talk);
+        loop {
+            tokio::select! {
+                () = &mut talk, if transfer_type.is_some() => break,
+                event = self.call.next() => match event {
+                    CallEvent::HungUp(bye) => {
+                        self.bye_headers = bye.headers();
+                        self.hook(News::Completed { number: self.number.clone(), output: Value::Null }).await;
+                        return Ending::Released;
+                    }
+                    // An offer that was missing in the INVITE is answered in the ACK.
+                    CallEvent::Confirmed(ack) => self.speak_to(ack.body()),
+                    CallEvent::Reoffered(offer) => {
+                        self.call.answer_offer(&offer, &sdp::describe(self.line.address()));
+                        self.speak_to(offer.body());
+                    }
+                    // Our 200 found no ACK (RFC 3261 section 13.3.1.4).
+                    CallEvent::Unanswered => {
+                        self.call.hang_up(&[]);
+                        return Ending::Lost;
+                    }
+                    _ => {}
+                },
+            }
+        }
+        self.call.hang_up(&[]);
+        let output = transfer_type.map_or(Value::Null, output_context);
+        self.hook(News::Completed { number: self.number.clone(), output }).await;
+        self.until(|event| matches!(event, CallEvent::Finished(..))).await
+    }
+
+    fn speak_to(&self, sdp: &[u8]) {
+        if let Some(target) = sdp::audio_address(sdp) {
+            self.line.speak(target, Voice::GenAgent);
+        }
+    }
+
+    async fn hook(&self, news: News) {
+        self.shared.hooks.tell(news).await;
+    }
+
+    /// Waits for this event, or for the far side to fall silent.
+    async fn until(&mut self, wanted: impl Fn(&CallEvent) -> bool) -> Ending {
+        loop {
+            match self.call.next().await {
+                event if wanted(&event) => return Ending::HungUp,
+                CallEvent::HungUp(bye) => self.bye_headers = bye.headers(),
+                CallEvent::Unanswered => return Ending::Lost,
+                _ => {}
+            }
         }
     }
 }

@@ -219,29 +219,30 @@ mod tests {
             drawn(62_002, Customer, Switchback, "a label that is far too long for its gap"),
             drawn(62_003, Switchback, Asapp, "a label that is too long for one gap, but not for two"),
         ];
-        let expected = "\
-  customer (IVR)            switchback                  GenerativeAgent                        ASAPP
+        let expected = r#"
+  customer (IVR)                  switchback                  GenerativeAgent                  ASAPP
          │                             │                             │                             │
   0.000  │──────── INVITE sdp ────────▶│                             │                             │
   0.001  │◀─────────── 100 ────────────│                             │                             │
   0.004  │                             │─── POST call-transfers ─────┼────────────────────────────▶│
-  0.120  │                             │◀────────────────────────────┼────── 200 +1•••0199 ────────│
+  0.120  │                             │◀────────────────────────────┼─────── 200 +1•••0199 ───────│
   0.121  │                             │──────── INVITE sdp ────────▶│                             │
   1.204  │                             │◀───────── 200 sdp ──────────│                             │
- 61.250  │                             │                             │ \"Let me look that up\"       │
+ 61.250  │                             │                             │ "Let me look that up"       │
  62.000  │                             │                             │             COMPLETED AGENT │
  62.001  │◀ BYE Reason: Q.850;cause=16 │                             │                             │
  62.002  │ a label that is far too l… ▶│                             │                             │
- 62.003  │                             │─ a label that is too long for one gap, but not for two ──▶│";
-        let actual = lines.join("\n");
-        assert_eq!(actual, expected, "\n{actual}\n");
+ 62.003  │                             │─ a label that is too long for one gap, but not for two ──▶│"#;
+        let actual = format!("\n{}", lines.join("\n"));
+        assert_eq!(actual, expected, "{actual}\n");
         assert!(lines.iter().all(|line| line.chars().count() <= WIDTH));
     }
 
     #[test]
     fn colour_changes_no_character() {
         let step = Step { at: Duration::ZERO, from: Customer, to: Switchback, label: "BYE".to_owned() };
-        let stripped = ["\x1b[2m", "\x1b[33m", "\x1b[0m"].iter().fold(coloured(&step), |text, code| text.replace(code, ""));
+        let stripped =
+            ["\x1b[2m", "\x1b[33m", "\x1b[0m"].iter().fold(coloured(&step), |text, code| text.replace(code, ""));
         assert_eq!(stripped, line(&step));
     }
 

@@ -7,7 +7,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use rsip::common::uri::{OtherParam, Param, Scheme, UriWithParams, UriWithParamsList};
+use rsip::common::uri::param::OtherParam;
+use rsip::common::uri::{Param, Scheme, UriWithParams, UriWithParamsList};
 use rsip::prelude::*;
 use rsip::typed;
 use rsip::{Header, Headers, Method, Request, Response, SipMessage, StatusCode, Transport, Uri, Version};

@@ -21,3 +21,6 @@ pub mod sdp;
 pub mod tap;
 pub mod voice;
 pub mod wav;
+
+#[cfg(test)]
+mod loopback;

@@ -10,7 +10,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::AbortHandle;
 
-use super::endpoint::{CallKey, Complaint, Endpoint};
+use super::endpoint::{CallKey, Complaints, Endpoint};
 use super::message::{self, Dialog, Heard, Invitation};
 use super::tap::Tap;
 
@@ -57,9 +57,9 @@ impl Party {
         Call { endpoint: Arc::clone(&self.endpoint), key, invite: None, events }
     }
 
-    /// What rsip could not accept so far.
-    pub fn complaints(&self) -> Vec<Complaint> {
-        self.endpoint.complaints()
+    /// What rsip could not accept, now and later.
+    pub fn complaints(&self) -> Complaints {
+        self.endpoint.complaints.clone()
     }
 
     /// Keeps the socket open for a while, so that whoever repeats a message is answered again.

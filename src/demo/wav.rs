@@ -24,8 +24,7 @@ impl Track<'_> {
 
 /// Writes both tracks as 16-bit stereo at 8 kHz; where a track has nothing to say, it is silent.
 pub fn write_stereo(out: impl Write + Seek, left: Track, right: Track) -> Result<(), hound::Error> {
-    let spec =
-        WavSpec { channels: 2, sample_rate: RATE as u32, bits_per_sample: 16, sample_format: SampleFormat::Int };
+    let spec = WavSpec { channels: 2, sample_rate: RATE as u32, bits_per_sample: 16, sample_format: SampleFormat::Int };
     let mut writer = WavWriter::new(out, spec)?;
     let length = [left, right].map(|track| track.delay() + track.samples.len()).into_iter().max().unwrap_or(0);
     for at in 0..length {
