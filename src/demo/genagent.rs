@@ -359,3 +359,31 @@ impl Visit {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::post;
+    use axum::{Json, Router};
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_mock_api_is_told_over_http() {
+        let (received, mut news) = unbounded_channel::<(&str, Value)>();
+        let completed = received.clone();
+        let router = Router::new()
+            .route("/mock/received", post(async move |Json(body)| drop(received.send(("received", body)))))
+            .route("/mock/completed", post(async move |Json(body)| drop(completed.send(("completed", body)))));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let hooks = Hooks::Http(format!("http://{}/", listener.local_addr().unwrap()));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+
+        let number = "+19995550199".to_owned();
+        hooks.tell(News::Received { number: number.clone() }).await;
+        hooks.tell(News::Completed { number, output: output_context("SYSTEM") }).await;
+        assert_eq!(news.recv().await.unwrap(), ("received", json!({ "number": "+19995550199" })));
+        let (path, body) = news.recv().await.unwrap();
+        assert_eq!((path, &body["outputContext"]["transferType"]), ("completed", &json!("SYSTEM")));
+    }
+}

@@ -189,3 +189,162 @@ impl Drop for Call {
 fn others(headers: &[(String, String)]) -> Vec<Header> {
     headers.iter().map(|(name, value)| Header::Other(name.clone(), value.clone())).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A far side without a stack: every octet is ours.
+    struct Peer(UdpSocket);
+
+    impl Peer {
+        async fn bind() -> Self {
+            Self(UdpSocket::bind("127.0.0.1:0").await.unwrap())
+        }
+
+        fn address(&self) -> SocketAddr {
+            self.0.local_addr().unwrap()
+        }
+
+        async fn send(&self, to: SocketAddr, message: &str) {
+            self.0.send_to(message.as_bytes(), to).await.unwrap();
+        }
+
+        /// The next message, or an empty text when nothing comes within `millis`.
+        async fn within(&self, millis: u64) -> String {
+            let mut buffer = vec![0; 4096];
+            let received = tokio::time::timeout(Duration::from_millis(millis), self.0.recv(&mut buffer)).await;
+            String::from_utf8(buffer[..received.map_or(0, Result::unwrap)].to_vec()).unwrap()
+        }
+
+        async fn next(&self) -> String {
+            let message = self.within(2000).await;
+            assert!(!message.is_empty(), "nothing came");
+            message
+        }
+    }
+
+    fn value<'a>(message: &'a str, name: &str) -> Vec<&'a str> {
+        message.lines().filter_map(|line| line.split_once(": ")).filter(|(is, _)| *is == name).map(|(_, v)| v).collect()
+    }
+
+    fn request(method: &str, peer: SocketAddr, branch: &str, to_tag: &str) -> String {
+        format!(
+            "{method} sip:+1555@127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/UDP {peer};branch={branch};rport\r\nMax-Forwards: 70\r\n\
+             From: \"A, B\" <sip:a@127.0.0.1>;tag=far\r\nTo: <sip:+1555@127.0.0.1>{to_tag}\r\nCall-ID: one\r\n\
+             CSeq: 7 {method}\r\nContact: <sip:{peer}>\r\nContent-Length: 0\r\n\r\n"
+        )
+    }
+
+    /// A response to a request of the party, by its own Via, From, To and CSeq.
+    fn response(to: &str, status: &str, more: &str) -> String {
+        let kept = |name| value(to, name)[0].to_owned();
+        let (via, from, to, call_id, cseq) = (kept("Via"), kept("From"), kept("To"), kept("Call-ID"), kept("CSeq"));
+        format!(
+            "SIP/2.0 {status}\r\nVia: {via}\r\nFrom: {from}\r\nTo: {to};tag=far\r\nCall-ID: {call_id}\r\nCSeq: {cseq}\r\n\
+             {more}Content-Length: 0\r\n\r\n"
+        )
+    }
+
+    async fn party() -> Party {
+        Party::start("127.0.0.1:0".parse().unwrap(), Tap::default()).await.unwrap()
+    }
+
+    fn invitation(peer: &Peer) -> Invitation {
+        let (user, caller) = ("+1555".to_owned(), "+1666".to_owned());
+        Invitation { target: peer.address(), user, caller, headers: Vec::new(), sdp: String::new() }
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_repeated_until_its_ack() {
+        let (mut party, peer) = (party().await, Peer::bind().await);
+        let invite = request("INVITE", peer.address(), "z9hG4bK1", "");
+        peer.send(party.address(), &invite).await;
+        let mut call = party.accept().await.unwrap();
+        call.respond(180, "");
+        let ringing = peer.next().await;
+        peer.send(party.address(), &invite).await;
+        assert_eq!(peer.next().await, ringing, "a repeated INVITE hears the same again");
+        assert!(call.respond(200, ""));
+        let answer = peer.next().await;
+        assert_eq!(peer.next().await, answer, "after T1");
+        let to = value(&answer, "To")[0];
+        let tag = &to[to.find(";tag=").unwrap()..];
+        peer.send(party.address(), &request("ACK", peer.address(), "z9hG4bK2", tag)).await;
+        assert!(matches!(call.next().await, CallEvent::Confirmed(_)));
+        assert_eq!(peer.within(1200).await, "", "silent after the ACK");
+        assert!(!call.respond(486, ""), "one final response");
+
+        peer.send(party.address(), &request("BYE", peer.address(), "z9hG4bK3", tag)).await;
+        assert!(peer.next().await.starts_with("SIP/2.0 200 OK\r\n"));
+        assert!(matches!(call.next().await, CallEvent::HungUp(_)));
+        peer.send(party.address(), &request("BYE", peer.address(), "z9hG4bK4", ";tag=stranger")).await;
+        assert!(peer.next().await.starts_with("SIP/2.0 481 "));
+        assert!(party.complaints().list().is_empty());
+    }
+
+    #[tokio::test]
+    async fn requests_follow_the_recorded_route_and_a_repeated_answer_is_acknowledged_again() {
+        let (party, peer, proxy) = (party().await, Peer::bind().await, Peer::bind().await);
+        let mut call = party.call(&invitation(&peer));
+        let invite = peer.next().await;
+        let route = format!("<sip:127.0.0.1:{};lr>", proxy.address().port());
+        let more = format!(
+            "Record-Route: <sip:192.0.2.1;lr>\r\nRecord-Route: {route}\r\nContact: <sip:far@192.0.2.9:5099>\r\n"
+        );
+        let answer = response(&invite, "200 OK", &more);
+        peer.send(party.address(), &answer).await;
+        assert!(matches!(call.next().await, CallEvent::Answered(_)));
+        let ack = proxy.next().await;
+        assert!(ack.starts_with("ACK sip:far@192.0.2.9:5099 SIP/2.0\r\n"), "{ack}");
+        assert_eq!(value(&ack, "Route"), [format!("{route},<sip:192.0.2.1;lr>")]);
+        assert_eq!((value(&ack, "CSeq"), value(&ack, "Max-Forwards")), (vec!["1 ACK"], vec!["70"]));
+        peer.send(party.address(), &answer).await;
+        assert_eq!(proxy.next().await, ack);
+
+        call.hang_up(&[("Reason".to_owned(), "Q.850;cause=16".to_owned())]);
+        let bye = proxy.next().await;
+        assert_eq!((value(&bye, "CSeq"), value(&bye, "Reason")), (vec!["2 BYE"], vec!["Q.850;cause=16"]));
+        assert_eq!(proxy.next().await, bye, "repeated after T1");
+    }
+
+    #[tokio::test]
+    async fn a_cancel_waits_for_a_provisional_response() {
+        let (party, peer) = (party().await, Peer::bind().await);
+        let mut call = party.call(&invitation(&peer));
+        call.cancel();
+        let invite = peer.next().await;
+        peer.send(party.address(), &response(&invite, "100 Trying", "")).await;
+        let cancel = peer.next().await;
+        assert!(cancel.starts_with("CANCEL "), "{cancel}");
+        assert_eq!(value(&cancel, "Via"), value(&invite, "Via"));
+        peer.send(party.address(), &response(&cancel, "200 OK", "")).await;
+        peer.send(party.address(), &response(&invite, "487 Request Terminated", "")).await;
+        let ack = peer.next().await;
+        assert!(ack.starts_with("ACK ") && value(&ack, "To")[0].ends_with(";tag=far"), "{ack}");
+        assert_eq!(value(&ack, "Via"), value(&invite, "Via"));
+        assert!(matches!(call.next().await, CallEvent::Progressed(_)));
+        assert!(matches!(call.next().await, CallEvent::Finished(Method::Cancel, 200)));
+        assert!(matches!(call.next().await, CallEvent::Refused(_)));
+    }
+
+    #[tokio::test]
+    async fn what_rsip_cannot_read_is_a_complaint() {
+        let (party, peer) = (party().await, Peer::bind().await);
+        let options = request("OPTIONS", peer.address(), "z9hG4bK1", "");
+        peer.send(party.address(), &options.replace("CSeq: 7 OPTIONS", "CSeq: 7 INVITE")).await;
+        peer.send(party.address(), &options.replace("Content-Length: 0", "Content-Length: 5")).await;
+        peer.send(party.address(), &options.replace("Via: SIP", "v: SIP")).await;
+        peer.send(party.address(), "\r\n\r\n").await;
+        peer.send(party.address(), &options).await;
+        assert!(peer.next().await.starts_with("SIP/2.0 200 OK\r\n"));
+        let complaints = party.complaints().list();
+        let errors: Vec<_> = complaints.iter().map(|complaint| complaint.error.split(':').next().unwrap()).collect();
+        assert_eq!(errors, ["CSeq", "Content-Length", "Via"], "{complaints:?}");
+    }
+
+    #[tokio::test]
+    async fn another_family_than_ipv4_is_refused() {
+        assert!(Party::start("[::1]:0".parse().unwrap(), Tap::default()).await.is_err());
+    }
+}
