@@ -5,7 +5,6 @@
 //! heard the first time, be it a response, or the ACK of a response.
 
 use std::collections::{HashMap, VecDeque};
-use std::fmt;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,6 +15,7 @@ use rsip::{Header, Method, Request};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::AbortHandle;
 
+use super::complaint::{Complaint, Complaints};
 use super::message::{self, Dialog, Heard};
 use super::party::{Call, CallEvent};
 use super::tap::{Tap, Traffic};
@@ -34,40 +34,6 @@ pub struct CallKey {
     pub call_id: String,
     /// Our tag.
     pub tag: String,
-}
-
-/// A datagram that rsip, our second opinion, could not accept.
-#[derive(Debug, Clone)]
-pub struct Complaint {
-    /// Who sent it.
-    pub source: SocketAddr,
-    /// What is wrong with it, in one line.
-    pub error: String,
-    /// The datagram.
-    pub bytes: Vec<u8>,
-}
-
-impl fmt::Display for Complaint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let start = String::from_utf8_lossy(&self.bytes);
-        write!(f, "from {}: {} in \"{}\"", self.source, self.error, start.lines().next().unwrap_or_default())
-    }
-}
-
-/// The complaints of one party, shared with whoever wants to look while it runs.
-#[derive(Debug, Clone, Default)]
-pub struct Complaints(Arc<Mutex<Vec<Complaint>>>);
-
-impl Complaints {
-    /// Those so far.
-    pub fn list(&self) -> Vec<Complaint> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn push(&self, complaint: Complaint) {
-        tracing::error!(%complaint, "rsip cannot read what we were sent");
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(complaint);
-    }
 }
 
 /// The socket and everything known about what passed it.
@@ -152,7 +118,9 @@ impl Endpoint {
     }
 
     pub(super) fn close(&self, call: &CallKey) {
-        self.state().calls.remove(call);
+        let mut state = self.state();
+        state.calls.remove(call);
+        state.ringing.retain(|_, (_, ringing)| ringing != call);
     }
 
     fn tell(&self, call: &CallKey, event: CallEvent) {
@@ -173,9 +141,8 @@ impl Endpoint {
 
     /// Sends now and again until [`Self::hush`], or until nobody answered for 64·T1.
     fn repeat(self: &Arc<Self>, until: String, bytes: Vec<u8>, to: SocketAddr, longest: Duration, call: CallKey) {
-        self.send(&bytes, to);
         let endpoint = Arc::clone(self);
-        let key = until.clone();
+        let (key, first) = (until.clone(), bytes.clone());
         let task = tokio::spawn(async move {
             let (mut waited, mut wait) = (Duration::ZERO, T1);
             while waited < GIVE_UP {
@@ -191,7 +158,9 @@ impl Endpoint {
             endpoint.state().sent.remove(&key);
             endpoint.tell(&call, CallEvent::Unanswered);
         });
+        // Known before it is sent, else a fast answer would find nothing to hush.
         self.state().repeats.insert(until, task.abort_handle());
+        self.send(&first, to);
     }
 
     fn hush(&self, key: &str) {

@@ -3,13 +3,13 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::endpoint::{Complaint, Complaints};
+use super::complaint::{Complaint, Complaints};
 use super::party::{Call, CallEvent, Party};
 use super::rtp::{Line, Recording};
 use super::sdp;
@@ -41,7 +41,8 @@ pub enum Script {
 /// How the mock behaves.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where it listens for SIP; its RTP uses the same IP address. IPv4.
+    /// Where it listens for SIP; its RTP uses the same IP address, which goes into the SDP and must be a concrete one.
+    /// IPv4.
     pub bind: SocketAddr,
     /// From the INVITE to the answer.
     pub ring: Duration,
@@ -79,17 +80,30 @@ pub enum Hooks {
     Nobody,
     /// A closure of this process.
     Closure(Arc<dyn Fn(News) + Send + Sync>),
-    /// The mock API under this URL, by `POST {url}/mock/received` and `POST {url}/mock/completed`.
-    Http(String),
+    /// The mock API, by `POST {url}/mock/received` and `POST {url}/mock/completed`; see [`Hooks::http`].
+    Http {
+        /// Without a slash at its end.
+        url: String,
+        /// Shared by all calls.
+        client: reqwest::Client,
+    },
 }
 
 impl Hooks {
+    /// Tells the mock API under this URL.
+    pub fn http(url: &str) -> reqwest::Result<Self> {
+        // The client asks for a TLS provider even for plain HTTP; an earlier choice of the process stays.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(2)).build()?;
+        Ok(Self::Http { url: url.trim_end_matches('/').to_owned(), client })
+    }
+
     async fn tell(&self, news: News) {
         match self {
             Self::Nobody => {}
             Self::Closure(closure) => closure(news),
-            Self::Http(url) => {
-                if let Err(error) = post(url, news).await {
+            Self::Http { url, client } => {
+                if let Err(error) = post(client, url, news).await {
                     tracing::warn!(%error, "the mock API was not told");
                 }
             }
@@ -97,15 +111,12 @@ impl Hooks {
     }
 }
 
-async fn post(url: &str, news: News) -> reqwest::Result<()> {
+async fn post(client: &reqwest::Client, url: &str, news: News) -> reqwest::Result<()> {
     let (path, body) = match news {
         News::Received { number } => ("received", json!({ "number": number })),
         News::Completed { number, output } => ("completed", json!({ "number": number, "outputContext": output })),
     };
-    // Plain HTTP on loopback; the builder still asks for a provider, which a second installation leaves as it is.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = reqwest::Client::builder().timeout(Duration::from_secs(2)).build()?;
-    client.post(format!("{}/mock/{path}", url.trim_end_matches('/'))).json(&body).send().await?.error_for_status()?;
+    client.post(format!("{url}/mock/{path}")).json(&body).send().await?.error_for_status()?;
     Ok(())
 }
 
@@ -160,7 +171,7 @@ pub struct MockGenAgent {
 }
 
 struct Shared {
-    settings: Settings,
+    settings: Mutex<Settings>,
     hooks: Hooks,
     ended: Mutex<VecDeque<AgentCall>>,
 }
@@ -171,7 +182,7 @@ impl MockGenAgent {
         let party = Party::start(settings.bind, settings.tap.clone()).await?;
         let address = party.address();
         let complaints = party.complaints();
-        let shared = Arc::new(Shared { settings, hooks, ended: Mutex::default() });
+        let shared = Arc::new(Shared { settings: Mutex::new(settings), hooks, ended: Mutex::default() });
         let serving = tokio::spawn(serve(party, Arc::clone(&shared))).abort_handle();
         Ok(Self { address, shared, complaints, serving })
     }
@@ -181,9 +192,14 @@ impl MockGenAgent {
         self.address
     }
 
+    /// Changes how calls that come from now on are met.
+    pub fn behave(&self, change: impl FnOnce(&mut Settings)) {
+        change(&mut locked(&self.shared.settings));
+    }
+
     /// The calls that ended, oldest first; the last 64 are kept.
     pub fn calls(&self) -> Vec<AgentCall> {
-        self.shared.ended.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        locked(&self.shared.ended).iter().cloned().collect()
     }
 
     /// What rsip could not accept.
@@ -196,6 +212,10 @@ impl Drop for MockGenAgent {
     fn drop(&mut self) {
         self.serving.abort();
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn serve(mut party: Party, shared: Arc<Shared>) {
@@ -211,7 +231,7 @@ async fn serve(mut party: Party, shared: Arc<Shared>) {
 
 async fn take(call: Call, shared: Arc<Shared>) {
     let Some(invite) = call.invite().cloned() else { return };
-    let settings = &shared.settings;
+    let settings = locked(&shared.settings).clone();
     let line = match Line::open(settings.bind.ip(), settings.tap.clone()).await {
         Ok(line) => line,
         Err(error) => {
@@ -221,7 +241,9 @@ async fn take(call: Call, shared: Arc<Shared>) {
         }
     };
     let number = invite.dialled().unwrap_or_default().to_owned();
-    let mut visit = Visit { call, line, number: number.clone(), shared: Arc::clone(&shared), bye_headers: Vec::new() };
+    let sdp = sdp::describe(line.address());
+    let hooks = shared.hooks.clone();
+    let mut visit = Visit { settings, hooks, call, line, sdp, number: number.clone(), bye_headers: Vec::new() };
     let ending = visit.run().await;
     visit.line.close();
     let call = AgentCall {
@@ -232,7 +254,7 @@ async fn take(call: Call, shared: Arc<Shared>) {
         ending,
         heard: visit.line.recording(),
     };
-    let mut ended = shared.ended.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut ended = locked(&shared.ended);
     ended.push_back(call);
     if ended.len() > KEPT {
         ended.pop_front();
@@ -241,17 +263,18 @@ async fn take(call: Call, shared: Arc<Shared>) {
 
 /// One call, from its INVITE to its end.
 struct Visit {
+    settings: Settings,
+    hooks: Hooks,
     call: Call,
     line: Line,
+    sdp: String,
     number: String,
-    shared: Arc<Shared>,
     bye_headers: Vec<(String, String)>,
 }
 
 impl Visit {
     async fn run(&mut self) -> Ending {
-        let shared = Arc::clone(&self.shared);
-        match shared.settings.script {
+        match self.settings.script {
             Script::NoAnswerAtAll => {
                 tokio::time::sleep(PATIENCE).await;
                 Ending::Lost
@@ -280,8 +303,8 @@ impl Visit {
 
     fn ring(&self) {
         self.call.respond(100, "");
-        if self.shared.settings.early_media {
-            self.call.respond(183, &sdp::describe(self.line.address()));
+        if self.settings.early_media {
+            self.call.respond(183, &self.sdp);
             self.speak_to(self.call.invite().map_or(&[], |invite| invite.body()));
         } else {
             self.call.respond(180, "");
@@ -291,21 +314,21 @@ impl Visit {
     /// Rings for the time set, then answers; false if the call was cancelled before.
     async fn answer(&mut self) -> bool {
         tokio::select! {
-            () = tokio::time::sleep(self.shared.settings.ring) => {}
+            () = tokio::time::sleep(self.settings.ring) => {}
             event = self.call.next() => if matches!(event, CallEvent::Cancelled) { return false },
         }
-        let answered = self.call.respond(200, &sdp::describe(self.line.address()));
+        let answered = self.call.respond(200, &self.sdp);
         self.speak_to(self.call.invite().map_or(&[], |invite| invite.body()));
         answered
     }
 
     async fn talk(&mut self) -> Ending {
-        let transfer_type = match self.shared.settings.script {
+        let transfer_type = match self.settings.script {
             Script::Agent => Some("AGENT"),
             Script::System => Some("SYSTEM"),
             _ => None,
         };
-        let talk = tokio::time::sleep(self.shared.settings.talk);
+        let talk = tokio::time::sleep(self.settings.talk);
         tokio::pin!(talk);
         loop {
             tokio::select! {
@@ -319,7 +342,7 @@ impl Visit {
                     // An offer that was missing in the INVITE is answered in the ACK.
                     CallEvent::Confirmed(ack) => self.speak_to(ack.body()),
                     CallEvent::Reoffered(offer) => {
-                        self.call.answer_offer(&offer, &sdp::describe(self.line.address()));
+                        self.call.answer_offer(&offer, &self.sdp);
                         self.speak_to(offer.body());
                     }
                     // Our 200 found no ACK (RFC 3261 section 13.3.1.4).
@@ -344,7 +367,7 @@ impl Visit {
     }
 
     async fn hook(&self, news: News) {
-        self.shared.hooks.tell(news).await;
+        self.hooks.tell(news).await;
     }
 
     /// Waits for this event, or for the far side to fall silent.
@@ -376,7 +399,7 @@ mod tests {
             .route("/mock/received", post(async move |Json(body)| drop(received.send(("received", body)))))
             .route("/mock/completed", post(async move |Json(body)| drop(completed.send(("completed", body)))));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let hooks = Hooks::Http(format!("http://{}/", listener.local_addr().unwrap()));
+        let hooks = Hooks::http(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
         tokio::spawn(async move { axum::serve(listener, router).await });
 
         let number = "+19995550199".to_owned();

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::endpoint::Complaint;
+use super::complaint::Complaint;
 use super::message::{Heard, Invitation};
 use super::party::{Call, CallEvent, Party};
 use super::rtp::{Line, Recording};
@@ -19,7 +19,8 @@ const LINGER: Duration = Duration::from_secs(5);
 /// One call to place.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where the IVR sends SIP from; port 0 for one of its own. Its RTP uses the same IP address. IPv4.
+    /// Where the IVR sends SIP from; port 0 for one of its own. Its RTP uses the same IP address, which goes into the
+    /// SDP and must be a concrete one. IPv4.
     pub bind: SocketAddr,
     /// Switchback.
     pub target: SocketAddr,
@@ -102,12 +103,13 @@ impl MockIvr {
     pub async fn call(settings: Settings) -> io::Result<CallReport> {
         let party = Party::start(settings.bind, settings.tap.clone()).await?;
         let line = Line::open(settings.bind.ip(), settings.tap.clone()).await?;
+        let sdp = sdp::describe(line.address());
         let call = party.call(&Invitation {
             target: settings.target,
             user: settings.user.clone(),
             caller: settings.caller.clone(),
             headers: settings.headers.clone(),
-            sdp: sdp::describe(line.address()),
+            sdp: sdp.clone(),
         });
         let report = CallReport {
             call_id: call.call_id().to_owned(),
@@ -123,7 +125,7 @@ impl MockIvr {
             heard: Recording::default(),
             complaints: Vec::new(),
         };
-        let mut visit = Visit { settings: &settings, call, line, report };
+        let mut visit = Visit { settings: &settings, call, line, sdp, report };
         visit.report.ended_by = match visit.setup().await {
             Some(ended_by) => ended_by,
             None => visit.talk().await,
@@ -145,6 +147,7 @@ struct Visit<'a> {
     settings: &'a Settings,
     call: Call,
     line: Line,
+    sdp: String,
     report: CallReport,
 }
 
@@ -210,7 +213,7 @@ impl Visit<'_> {
                     return EndedBy::Switchback;
                 }
                 CallEvent::Reoffered(offer) => {
-                    self.call.answer_offer(&offer, &sdp::describe(self.line.address()));
+                    self.call.answer_offer(&offer, &self.sdp);
                     self.speak_to(offer.body());
                 }
                 CallEvent::Referred(refer) => {

@@ -50,6 +50,7 @@ impl Heard {
             return Err(format!("CSeq: {} in a {} request", cseq.method, request.method));
         }
         check_length(&message)?;
+        check_typed(&message)?;
         Ok(Self {
             source,
             branch,
@@ -117,6 +118,22 @@ fn check_length(message: &SipMessage) -> Result<(), String> {
         None if message.body().is_empty() => Ok(()),
         None => Err("Content-Length: missing before a body".to_owned()),
     }
+}
+
+/// Reads, only to have them read, the other headers that we write and rsip knows the grammar of.
+fn check_typed(message: &SipMessage) -> Result<(), String> {
+    for header in message.headers().iter() {
+        let (name, read) = match header {
+            Header::Allow(value) => ("Allow", value.typed().map(drop)),
+            Header::Contact(value) => ("Contact", value.typed().map(drop)),
+            Header::ContentType(value) => ("Content-Type", value.typed().map(drop)),
+            Header::RecordRoute(value) => ("Record-Route", value.typed().map(drop)),
+            Header::Route(value) => ("Route", value.typed().map(drop)),
+            _ => continue,
+        };
+        read.map_err(|error| complaint(name, &error))?;
+    }
+    Ok(())
 }
 
 /// The remote and the local end of a call, from which every later request in it is made (RFC 3261 section 12).

@@ -3,12 +3,13 @@
 //! - [`ivr`]: the customer's side, which calls Switchback and gets the call back;
 //! - [`genagent`]: the far side, which answers as the carrier and GenerativeAgent would;
 //! - [`party`]: the SIP endpoint both are made of. It speaks through rsip, which shares no line with our own wire
-//!   reader: whatever rsip cannot read of what Switchback sent is reported as a [`Complaint`](endpoint::Complaint);
+//!   reader: whatever rsip cannot read of what Switchback sent is reported as a [`Complaint`](complaint::Complaint);
 //! - [`rtp`] and [`voice`]: what they say and what they hear;
 //! - [`ladder`], [`wav`] and [`pcap`]: what a person looks at afterwards. They know neither tokio nor each other.
 //!
 //! The parties speak IPv4 only, because rsip 0.4 can neither read nor write an IPv6 host.
 
+pub mod complaint;
 pub mod endpoint;
 pub mod genagent;
 pub mod ivr;

@@ -10,7 +10,8 @@ use tokio::net::UdpSocket;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::AbortHandle;
 
-use super::endpoint::{CallKey, Complaints, Endpoint};
+use super::complaint::Complaints;
+use super::endpoint::{CallKey, Endpoint};
 use super::message::{self, Dialog, Heard, Invitation};
 use super::tap::Tap;
 
