@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::genagent::{Ending, Hooks, MockGenAgent, News, Script, Settings};
+use super::genagent::{Ending, MockGenAgent, Script, Settings};
+use super::hooks::{Hooks, News};
 use super::ivr::{self, CallReport, EndedBy, MockIvr};
 use super::tap::{Seen, Tap, Traffic};
 use super::voice::{Voice, speaks};
@@ -78,7 +79,7 @@ async fn both_voices_arrive_and_the_agent_hangs_up() {
         assert!(speaks(&heard.samples));
         assert!(voice.times_heard(&heard.samples) >= 1, "{voice:?} was not heard");
         assert_eq!((heard.stats.lost, heard.stats.out_of_order, heard.stats.ssrc_changes), (0, 0, 0));
-        assert!((200..=230).contains(&heard.stats.packets), "{:?}", heard.stats);
+        assert!((180..=230).contains(&heard.stats.packets), "{:?}", heard.stats);
     }
 
     let labels: Vec<_> = seen.lock().unwrap().iter().filter(|seen| seen.traffic == Traffic::Sip).map(label).collect();
@@ -125,7 +126,7 @@ async fn a_silent_agent_gets_the_invite_again() {
     let tap = Tap::new(move |datagram| wire.lock().unwrap().push(datagram));
     let agent = MockGenAgent::start(agent(Script::NoAnswerAtAll), Hooks::Nobody).await.unwrap();
     let report = MockIvr::call(ivr::Settings { tap, ..customer(&agent) });
-    assert!(tokio::time::timeout(Duration::from_millis(1700), report).await.is_err());
+    assert!(tokio::time::timeout(Duration::from_millis(2500), report).await.is_err());
     let labels: Vec<_> = seen.lock().unwrap().iter().map(label).collect();
     assert_eq!(labels, ["INVITE sdp"; 3], "at 0, 0.5 and 1.5 s");
 }

@@ -12,6 +12,7 @@
 pub mod complaint;
 pub mod endpoint;
 pub mod genagent;
+pub mod hooks;
 pub mod ivr;
 pub mod ladder;
 pub mod message;

@@ -310,6 +310,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_refer_is_accepted_and_its_success_notified() {
+        let (party, peer) = (party().await, Peer::bind().await);
+        let mut call = party.call(&invitation(&peer));
+        let invite = peer.next().await;
+        let contact = format!("Contact: <sip:{}>\r\n", peer.address());
+        peer.send(party.address(), &response(&invite, "200 OK", &contact)).await;
+        assert!(peer.next().await.starts_with("ACK "));
+        let from = value(&invite, "From")[0];
+        let refer = request("REFER", peer.address(), "z9hG4bK1", &from[from.find(";tag=").unwrap()..])
+            .replace("Call-ID: one", &format!("Call-ID: {}", call.call_id()))
+            .replace("Content-Length", "Refer-To: <sip:queue@192.0.2.1?X-GA-transfer=AGENT>\r\nContent-Length");
+        peer.send(party.address(), &refer).await;
+        assert!(peer.next().await.starts_with("SIP/2.0 202 Accepted\r\n"));
+        assert!(matches!(call.next().await, CallEvent::Answered(_)));
+        let CallEvent::Referred(referred) = call.next().await else { panic!("no REFER") };
+        let to = "<sip:queue@192.0.2.1?X-GA-transfer=AGENT>".to_owned();
+        assert!(referred.headers().contains(&("Refer-To".to_owned(), to)));
+        assert!(call.notify("SIP/2.0 200 OK", true));
+        let notify = peer.next().await;
+        assert_eq!(value(&notify, "Subscription-State"), ["terminated;reason=noresource"]);
+        assert!(notify.ends_with("Content-Length: 16\r\n\r\nSIP/2.0 200 OK\r\n"), "{notify}");
+    }
+
+    #[tokio::test]
     async fn a_cancel_waits_for_a_provisional_response() {
         let (party, peer) = (party().await, Peer::bind().await);
         let mut call = party.call(&invitation(&peer));
