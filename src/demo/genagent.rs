@@ -170,7 +170,8 @@ async fn take(call: Call, shared: Arc<Shared>) {
     let number = invite.dialled().unwrap_or_default().to_owned();
     let sdp = sdp::describe(line.address());
     let hooks = shared.hooks.clone();
-    let mut visit = Visit { settings, hooks, call, line, sdp, number: number.clone(), bye_headers: Vec::new() };
+    let mut visit =
+        Visit { settings, hooks, call, line, sdp, number: number.clone(), transfer: None, bye_headers: Vec::new() };
     let ending = visit.run().await;
     visit.line.close();
     let call = AgentCall {
@@ -196,6 +197,7 @@ struct Visit {
     line: Line,
     sdp: String,
     number: String,
+    transfer: Option<String>,
     bye_headers: Vec<(String, String)>,
 }
 
@@ -222,7 +224,7 @@ impl Visit {
                 if !self.answer().await {
                     return Ending::Cancelled;
                 }
-                self.hook(News::Received { number: self.number.clone() }).await;
+                self.transfer = self.hooks.tell(News::Received { number: self.number.clone() }).await;
                 self.talk().await
             }
         }
@@ -263,7 +265,7 @@ impl Visit {
                 event = self.call.next() => match event {
                     CallEvent::HungUp(bye) => {
                         self.bye_headers = bye.headers();
-                        self.hook(News::Completed { number: self.number.clone(), output: Value::Null }).await;
+                        self.complete(None).await;
                         return Ending::Released;
                     }
                     // An offer that was missing in the INVITE is answered in the ACK.
@@ -282,8 +284,7 @@ impl Visit {
             }
         }
         self.call.hang_up(&[]);
-        let output = transfer_type.map_or(Value::Null, output_context);
-        self.hook(News::Completed { number: self.number.clone(), output }).await;
+        self.complete(transfer_type.map(output_context)).await;
         self.until(|event| matches!(event, CallEvent::Finished(..))).await
     }
 
@@ -293,8 +294,9 @@ impl Visit {
         }
     }
 
-    async fn hook(&self, news: News) {
-        self.hooks.tell(news).await;
+    async fn complete(&self, output: Option<Value>) {
+        let (number, transfer) = (self.number.clone(), self.transfer.clone());
+        self.hooks.tell(News::Completed { number, transfer, output }).await;
     }
 
     /// Waits for this event, or for the far side to fall silent.

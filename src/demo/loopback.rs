@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::genagent::{Ending, MockGenAgent, Script, Settings};
-use super::hooks::{Hooks, News};
+use super::hooks::{Hooks, News, output_context};
 use super::ivr::{self, CallReport, EndedBy, MockIvr};
 use super::tap::{Seen, Tap, Traffic};
 use super::voice::{Voice, speaks};
@@ -60,7 +60,10 @@ async fn call(agent: &MockGenAgent, settings: ivr::Settings) -> CallReport {
 async fn both_voices_arrive_and_the_agent_hangs_up() {
     let news = Arc::new(Mutex::new(Vec::new()));
     let told = Arc::clone(&news);
-    let hooks = Hooks::Closure(Arc::new(move |item| told.lock().unwrap().push(item)));
+    let hooks = Hooks::Closure(Arc::new(move |item| {
+        told.lock().unwrap().push(item);
+        Some("transfer".to_owned())
+    }));
     let seen = Arc::new(Mutex::new(Vec::<Seen>::new()));
     let wire = Arc::clone(&seen);
     let agent = MockGenAgent::start(agent(Script::Agent), hooks).await.unwrap();
@@ -86,7 +89,12 @@ async fn both_voices_arrive_and_the_agent_hangs_up() {
     assert_eq!(labels, ["INVITE sdp", "100", "180", "200 sdp", "ACK", "BYE", "200 BYE"]);
     let news = news.lock().unwrap();
     assert_eq!(news[0], News::Received { number: NUMBER.to_owned() });
-    assert!(matches!(&news[1], News::Completed { output, .. } if output["transferType"] == "AGENT"));
+    let completed = News::Completed {
+        number: NUMBER.to_owned(),
+        transfer: Some("transfer".to_owned()),
+        output: Some(output_context("AGENT")),
+    };
+    assert_eq!(news[1], completed);
 }
 
 fn label(seen: &Seen) -> String {
