@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Settings of the supervised transfer.
 #[derive(Debug, Clone)]
 pub struct CallSettings {
@@ -38,7 +40,8 @@ pub struct CallSettings {
 }
 
 /// What the customer hears before the answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Ringing {
     /// 180 without a session description: the caller makes the tone.
     Local,
@@ -56,7 +59,8 @@ pub enum Fallback {
 }
 
 /// Names and limits of what is read from the first request.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct IntakeSettings {
     /// Header with the external conversation id.
     pub conversation_header: String,
@@ -73,7 +77,8 @@ pub struct IntakeSettings {
 }
 
 /// Names, allow-list and budgets of what is sent back.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct ContextSettings {
     /// Names of transferVariables that may be sent; `*` allows all.
     pub transfer_variables: Vec<String>,
