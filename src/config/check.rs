@@ -144,6 +144,9 @@ fn addresses(config: &Config, problems: &mut Vec<String>) {
             problems.push(format!("{key} is {address}: write the address peers reach us at"));
         }
     }
+    if sip.product.is_empty() || sip.product.chars().any(|c| !c.is_ascii_graphic() && c != ' ') {
+        problems.push("sip.product is not a header value: write plain letters, \"switchback/1\"".to_owned());
+    }
     if config.sip_address().port() == 0 {
         problems.push("sip.listen has port 0: write a port, such as 5060".to_owned());
     }
@@ -341,11 +344,22 @@ fn headers(config: &Config, problems: &mut Vec<String>) {
             problems.push(format!("{key} = \"{name}\" belongs to SIP itself: write a name of your own, \"X-…\""));
         }
     }
-    for (key, prefix) in prefixes {
+    for (key, prefix) in &prefixes {
         let prefix = prefix.to_ascii_lowercase();
         if RESERVED.iter().any(|reserved| reserved.starts_with(&prefix)) {
             problems.push(format!(
                 "{key} = \"{prefix}\" could spell a header of SIP itself: write a longer one, \"X-GA-tv-\""
+            ));
+        }
+    }
+    let built = [(&prefixes[..1], &read[..]), (&prefixes[1..], &sent[..])];
+    for ((key, prefix), (fixed, name)) in
+        built.iter().flat_map(|(prefixes, names)| prefixes.iter().flat_map(move |p| names.iter().map(move |n| (p, n))))
+    {
+        let starts = name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+        if starts && !prefix.is_empty() {
+            problems.push(format!(
+                "{key} = \"{prefix}\" lets a variable pass for {fixed} = \"{name}\": write a longer prefix"
             ));
         }
     }

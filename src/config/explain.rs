@@ -57,14 +57,14 @@ fn story(config: &Config, to: &mut String) -> std::fmt::Result {
 }
 
 fn table(config: &Config, to: &mut String) -> std::fmt::Result {
-    writeln!(to, "\nWhen it ends\n  {:<17} {:<44} redirected entry", "outcome", "supervised entry")?;
+    writeln!(to, "\nWhen it ends\n  {:<17} {:<32} redirected entry", "outcome", "supervised entry")?;
     for outcome in Outcome::ALL {
         let [supervised, redirected] = [Entry::Supervised, Entry::Redirected].map(|entry| done(config, outcome, entry));
-        writeln!(to, "  {:<17} {supervised:<44} {redirected}", outcome.as_str())?;
+        writeln!(to, "  {:<17} {supervised:<32} {redirected}", outcome.as_str())?;
     }
     to.write_str(
-        "\nsupervised: the IVR called us and waits for our BYE. redirected: the call was sent on to us, and a BYE hangs up on\n\
-         the customer; this version hands back by BYE in both cases.\n",
+        "\nSupervised: the IVR called us and goes on after our BYE. Redirected: the call was sent on to us.\n\
+         (!) Nobody is behind us: this BYE hangs up on the customer. This version hands back by BYE in both cases.\n",
     )
 }
 
@@ -77,20 +77,20 @@ enum Entry {
 
 /// What is done for this outcome; keep it in step with the call's hand-back.
 fn done(config: &Config, outcome: Outcome, entry: Entry) -> String {
-    let bye = |context: &str| match entry {
-        Entry::Supervised => format!("bye: BYE to the IVR with {context}"),
-        Entry::Redirected => format!("bye with {context}: ends the customer's call"),
+    let bye = |carrying: &str| match entry {
+        Entry::Supervised => format!("bye, with {carrying}"),
+        Entry::Redirected => format!("bye, with {carrying} (!)"),
     };
     match outcome {
-        Outcome::Agent | Outcome::System | Outcome::Unspecified => bye("context"),
-        Outcome::Unconfirmed | Outcome::ContextMissing | Outcome::GenagentLost => bye("outcome and reference only"),
-        Outcome::Misdirected | Outcome::MaxDuration | Outcome::Operator => bye("outcome and reference only"),
+        Outcome::Agent | Outcome::System | Outcome::Unspecified => bye("verdict and context"),
+        Outcome::Unconfirmed | Outcome::ContextMissing | Outcome::GenagentLost => bye("verdict and reference"),
+        Outcome::Misdirected | Outcome::MaxDuration | Outcome::Operator => bye("verdict and reference"),
         Outcome::NotConnected => match (&config.fallback.redirect, config.fallback.status) {
             (Some(target), _) => format!("302 to {target}"),
             (None, status) => format!("refused with {}", status.unwrap_or(480)),
         },
-        Outcome::CustomerHungUp => "BYE to GenerativeAgent, nothing to hand back".to_owned(),
-        Outcome::Drained => "BYE to both legs with a Reason".to_owned(),
+        Outcome::CustomerHungUp => "nothing to hand back".to_owned(),
+        Outcome::Drained => "both legs ended with a Reason".to_owned(),
         Outcome::RecoveredLost => "a record only".to_owned(),
     }
 }

@@ -165,6 +165,8 @@ fn what_cannot_work_is_refused_with_its_fix() {
         ("context.transfer_header = 'f'", "belongs to SIP"),
         ("context.transfer_prefix = 'Con'", "a longer one"),
         ("context.outcome_header = 'x-ga-transfer'", "a name of its own"),
+        ("context.transfer_prefix = 'x-ga-t'", "lets a variable pass for context.transfer_header"),
+        ("sip.product = \"a\\r\\nb\"", "plain letters"),
         ("fallback.status = 200", "400 to 699"),
         ("fallback.status = 480\nfallback.redirect = 'sip:a@b'", "keep one"),
         ("fallback.redirect = 'sip:a@b>'", "not a SIP URI"),
