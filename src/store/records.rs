@@ -360,12 +360,13 @@ mod tests {
         std::os::unix::fs::symlink("/dev/full", &link).unwrap();
         let (records, writer) = start(Target::File(link.clone()), CAPACITY).unwrap();
         (1..=3).for_each(|call| records.write(record(call)));
-        while records.status().failures == 0 {
+        while !records.status().failing {
             std::thread::yield_now();
         }
-        assert!(records.status().failing);
-        std::fs::remove_file(&link).unwrap();
-        std::os::unix::fs::symlink(&real, &link).unwrap();
+        // Replaced in one step: the writer may try again at any moment.
+        let next = folder.path().join("next");
+        std::os::unix::fs::symlink(&real, &next).unwrap();
+        std::fs::rename(&next, &link).unwrap();
         assert!(records.reopen());
         let status = writer.finish();
         assert_eq!((status.written, status.lost, status.failing), (3, 0, false));
