@@ -187,7 +187,6 @@ fn pure_folders_touch_nothing_of_the_world() {
         "rand::rng",
         "rand::random",
         "from_os_rng",
-        "from_rng",
         "OsRng",
         "SysRng",
         "ThreadRng",
