@@ -66,8 +66,8 @@ impl Breaker {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "any instant will do")]
 mod tests {
+    #![expect(clippy::disallowed_methods, reason = "any instant will do")]
     use super::*;
     use std::time::Duration;
 

@@ -3,12 +3,16 @@
 //! The driver feeds [`Input`]s and drains [`Output`]s. Adapters know these types and nothing else of the core.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
 
+pub use crate::call::asapp::{ApiFailure, CreateTransfer, FailureClass, OutputContext, Transfer, TransferStatus};
+pub use crate::call::context::PublishedContext;
+pub use crate::call::event::Sound;
 use crate::call::record::CallRecord;
+pub use crate::call::record::Epoch;
 use crate::call::{CallRef, ConversationId, TransferId};
 use crate::leg::MediaCounters;
 
@@ -87,19 +91,6 @@ pub enum ApiOperation {
     Fetch,
 }
 
-/// The body of a create request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CreateTransfer {
-    /// `externalConversationId`.
-    pub conversation: ConversationId,
-    /// `phoneNumber.country`, ISO 3166 alpha-2.
-    pub country: String,
-    /// `inputContext.taskName`.
-    pub task: Option<String>,
-    /// `inputContext.inputVariables`, in the order given.
-    pub variables: Vec<(String, String)>,
-}
-
 /// The answer to one [`ApiRequest`].
 #[derive(Debug, Clone)]
 pub struct ApiReply {
@@ -111,156 +102,6 @@ pub struct ApiReply {
     pub created: bool,
     /// What came of it.
     pub answer: Result<Transfer, ApiFailure>,
-}
-
-/// ASAPP's call transfer as an answer showed it. Every text in it is untrusted.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Transfer {
-    /// `status`; absent in some create answers.
-    pub status: Option<TransferStatus>,
-    /// `phoneNumber.transferNumber`, as given.
-    pub number: Option<String>,
-    /// `phoneNumber.country`, as given.
-    pub country: Option<String>,
-    /// `phoneNumber.expiresAt` (or `expireAt`), milliseconds since the Unix epoch.
-    pub expires_at: Option<i64>,
-    /// The answer's `Date` header, milliseconds since the Unix epoch; without one, our wall clock at its arrival.
-    pub dated: i64,
-    /// `outputContext`.
-    pub output: Option<OutputContext>,
-}
-
-/// `status`, compared without case.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TransferStatus {
-    /// Created; waiting for our call.
-    Active,
-    /// GenerativeAgent is on the call.
-    Ongoing,
-    /// Finished.
-    Completed,
-    /// Nobody called in time.
-    Expired,
-    /// A word we do not know, kept as it came.
-    Other(String),
-}
-
-impl TransferStatus {
-    /// Reads a status without regard to case; never fails.
-    pub fn read(text: &str) -> Self {
-        match text.to_ascii_lowercase().as_str() {
-            "active" => Self::Active,
-            "ongoing" => Self::Ongoing,
-            "completed" => Self::Completed,
-            "expired" => Self::Expired,
-            _ => Self::Other(text.to_owned()),
-        }
-    }
-
-    /// The word in ASAPP's spelling.
-    pub fn as_str(&self) -> &str {
-        match self {
-            Self::Active => "ACTIVE",
-            Self::Ongoing => "ONGOING",
-            Self::Completed => "COMPLETED",
-            Self::Expired => "EXPIRED",
-            Self::Other(text) => text,
-        }
-    }
-}
-
-/// `outputContext`: what GenerativeAgent leaves behind. Values that are not strings arrive as their JSON text.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct OutputContext {
-    /// `transferType`, as it came.
-    pub transfer_type: Option<String>,
-    /// `currentTaskName`.
-    pub task: Option<String>,
-    /// `transferVariables`, in the order given.
-    pub transfer_variables: Vec<(String, String)>,
-    /// `referenceVariables`, in the order given.
-    pub reference_variables: Vec<(String, String)>,
-}
-
-/// Why an exchange with ASAPP brought nothing usable.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ApiFailure {
-    /// The class the call decides by.
-    pub class: FailureClass,
-    /// The HTTP status, where one was read.
-    pub status: Option<u16>,
-    /// `error.requestId` of the error body, for ASAPP's support.
-    pub request_id: Option<String>,
-    /// One printable line for the log and the record; at most 200 characters, no secret in it.
-    pub detail: String,
-    /// `Retry-After`, where given in seconds.
-    pub retry_after: Option<Duration>,
-}
-
-/// Classes of API failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FailureClass {
-    /// 400, 413, 422 and every 4xx without a class of its own: do not repeat.
-    Refused,
-    /// 401, 403: our credentials.
-    Unauthorized,
-    /// 404.
-    NotFound,
-    /// 409: the entity is already there.
-    Conflict,
-    /// 429.
-    Throttled,
-    /// 5xx.
-    ServerError,
-    /// Sent, and then no answer in time or a broken connection: it may have taken effect.
-    Ambiguous,
-    /// Never sent: name, connection or TLS trouble.
-    Unreachable,
-    /// Not asked: our own circuit breaker is open.
-    Withheld,
-    /// A 2xx whose body is unreadable, too large, or not what was asked for.
-    Malformed,
-}
-
-impl FailureClass {
-    /// The word used in metrics and records.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Refused => "refused",
-            Self::Unauthorized => "unauthorized",
-            Self::NotFound => "not_found",
-            Self::Conflict => "conflict",
-            Self::Throttled => "throttled",
-            Self::ServerError => "server_error",
-            Self::Ambiguous => "ambiguous",
-            Self::Unreachable => "unreachable",
-            Self::Withheld => "withheld",
-            Self::Malformed => "malformed",
-        }
-    }
-
-    /// Whether the API is to be taken for down.
-    pub fn is_trouble(self) -> bool {
-        matches!(self, Self::ServerError | Self::Ambiguous | Self::Unreachable)
-    }
-}
-
-/// What a context reference answers (`GET /v1/context/{ref}`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct PublishedContext {
-    /// The reference: 32 hexadecimal digits, unguessable.
-    pub reference: String,
-    /// The call.
-    pub call: CallRef,
-    /// SIP's Call-ID of the customer leg.
-    pub customer_call_id: String,
-    /// The conversation.
-    pub conversation: ConversationId,
-    /// The call's verdict as one word, or `in_progress`.
-    pub outcome: String,
-    /// The complete outputContext, once known.
-    pub output: Option<OutputContext>,
 }
 
 // --- media -----------------------------------------------------------------------------------------------------
@@ -308,15 +149,6 @@ pub enum MediaCommand {
     },
     /// The leg is over: stop, report `Closed`, forget the far side, drain until quiet, report `Quiet`.
     Close(PortPair),
-}
-
-/// A sound of our own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-pub enum Sound {
-    /// Ringback tone.
-    Ringback,
-    /// Comfort noise: quiet, but clearly not a dead line.
-    ComfortNoise,
 }
 
 /// The two G.711 laws (RFC 3551).
@@ -369,23 +201,4 @@ pub struct LiveCall {
     pub customer_call_id: String,
     /// Seconds since the INVITE.
     pub age_seconds: u64,
-}
-
-/// An instant on both clocks, so that monotonic times can be written down as wall time.
-#[derive(Debug, Clone, Copy)]
-pub struct Epoch {
-    /// The monotonic clock.
-    pub instant: Instant,
-    /// The wall clock at the same moment, milliseconds since the Unix epoch.
-    pub unix_ms: i64,
-}
-
-impl Epoch {
-    /// Wall time of a monotonic instant, milliseconds since the Unix epoch.
-    pub fn unix_ms(&self, at: Instant) -> i64 {
-        match at.checked_duration_since(self.instant) {
-            Some(later) => self.unix_ms + later.as_millis() as i64,
-            None => self.unix_ms - (self.instant - at).as_millis() as i64,
-        }
-    }
 }

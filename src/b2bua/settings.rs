@@ -3,6 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::call::settings::CallSettings;
 
 /// Settings of one core.
@@ -78,7 +80,8 @@ impl Network {
 }
 
 /// What an unlisted source hears.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Unlisted {
     /// Nothing.
     Drop,

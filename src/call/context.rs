@@ -1,8 +1,28 @@
 //! The context on its way back: header lines within the budgets; what does not fit stays behind the reference.
 
+use serde::Serialize;
+
+use super::asapp::OutputContext;
 use super::settings::ContextSettings;
 use super::verdict::Outcome;
-use crate::b2bua::io::OutputContext;
+use super::{CallRef, ConversationId};
+
+/// What a context reference answers (`GET /v1/context/{ref}`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PublishedContext {
+    /// The reference: 32 hexadecimal digits, unguessable.
+    pub reference: String,
+    /// The call.
+    pub call: CallRef,
+    /// SIP's Call-ID of the customer leg.
+    pub customer_call_id: String,
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// The call's verdict as one word, or `in_progress`.
+    pub outcome: String,
+    /// The complete outputContext, once known.
+    pub output: Option<OutputContext>,
+}
 
 /// Header lines for one message, and what did not fit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

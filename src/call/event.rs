@@ -2,11 +2,13 @@
 
 use std::time::Instant;
 
+use serde::Serialize;
+
 use super::TransferId;
-use super::context::Carry;
+use super::asapp::{ApiFailure, Transfer};
+use super::context::{Carry, PublishedContext};
 use super::record::CallRecord;
 use super::ticket::DialTicket;
-use crate::b2bua::io::{ApiFailure, PublishedContext, Sound, Transfer};
 use crate::leg::{LegCommand, LegEvent, LegRole};
 
 /// Something happened to a call.
@@ -61,6 +63,15 @@ impl CallTimer {
         Self::CollectLimit,
         Self::ReleaseLimit,
     ];
+}
+
+/// A sound of our own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+pub enum Sound {
+    /// Ringback tone.
+    Ringback,
+    /// Comfort noise: quiet, but clearly not a dead line.
+    ComfortNoise,
 }
 
 /// What a call wants done, in order.

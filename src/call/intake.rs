@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn headers_come_before_user_to_user_before_the_table() {
         let mut settings = IntakeSettings::default();
-        let variables = vec![("plan".to_owned(), "table".to_owned()), ("site".to_owned(), "north".to_owned())];
+        let variables = [("plan", "table"), ("site", "north")].map(|(n, v)| (n.to_owned(), v.to_owned())).into();
         settings.dialled.insert("7000".into(), DialledEntry { task: Some("Billing".into()), variables });
         let read = Intake::read(
             &invitation(&[

@@ -1,5 +1,6 @@
 //! The supervised transfer: it knows the product and no SIP.
 
+pub mod asapp;
 pub mod context;
 pub mod event;
 pub mod intake;

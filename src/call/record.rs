@@ -1,10 +1,31 @@
 //! The record: one line per call, whatever happens.
 
+use std::time::Instant;
+
 use serde::Serialize;
 
 use super::verdict::Verdict;
 use super::{CallRef, ConversationId, TransferId};
 use crate::leg::MediaCounters;
+
+/// An instant on both clocks, so that monotonic times can be written down as wall time.
+#[derive(Debug, Clone, Copy)]
+pub struct Epoch {
+    /// The monotonic clock.
+    pub instant: Instant,
+    /// The wall clock at the same moment, milliseconds since the Unix epoch.
+    pub unix_ms: i64,
+}
+
+impl Epoch {
+    /// Wall time of a monotonic instant, milliseconds since the Unix epoch.
+    pub fn unix_ms(&self, at: Instant) -> i64 {
+        match at.checked_duration_since(self.instant) {
+            Some(later) => self.unix_ms + later.as_millis() as i64,
+            None => self.unix_ms - (self.instant - at).as_millis() as i64,
+        }
+    }
+}
 
 /// Everything that is remembered of a call. Times are milliseconds since the Unix epoch; numbers and addresses of
 /// people are masked to their last four characters; no variable value appears.

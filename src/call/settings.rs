@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Settings of the supervised transfer.
 #[derive(Debug, Clone)]
 pub struct CallSettings {
@@ -39,7 +41,8 @@ pub struct CallSettings {
 }
 
 /// What the customer hears before the answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Ringing {
     /// 180 without a session description: the caller makes the tone.
     Local,
@@ -57,7 +60,8 @@ pub enum Fallback {
 }
 
 /// Names and limits of what is read from the first request.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct IntakeSettings {
     /// Header with the external conversation id.
     pub conversation_header: String,
@@ -76,16 +80,18 @@ pub struct IntakeSettings {
 }
 
 /// One row of the table on the dialled user.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct DialledEntry {
     /// The entry task, where the request names none.
     pub task: Option<String>,
     /// Input variables, where the request does not name them.
-    pub variables: Vec<(String, String)>,
+    pub variables: BTreeMap<String, String>,
 }
 
 /// Names, allow-list and budgets of what is sent back.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct ContextSettings {
     /// Names of transferVariables that may be sent; `*` allows all.
     pub transfer_variables: Vec<String>,

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::context::Carry;
-use super::event::{CallAction, CallEvent};
+use super::asapp::OutputContext;
+use super::context::{Carry, PublishedContext};
+use super::event::{CallAction, CallEvent, Sound};
 use super::intake::Intake;
-use super::record::{AttemptRecord, CallRecord, HandBackRecord, masked};
+use super::record::{AttemptRecord, CallRecord, Epoch, HandBackRecord, masked};
 use super::settings::{CallSettings, Ringing};
 use super::ticket::DialTicket;
 use super::verdict::{Evidence, Outcome, Verdict};
 use super::{CallRef, TransferId, step};
-use crate::b2bua::io::{Epoch, OutputContext, PublishedContext, Sound};
 use crate::leg::{Cause, Invitation, LegCommand, LegEvent, LegRole, MediaCounters};
 
 /// Where a call stands. Reading down `step.rs` is living through it:

@@ -5,12 +5,12 @@
 use std::time::{Duration, Instant};
 
 use super::TransferId;
-use super::event::{CallAction, CallEvent, CallTimer};
+use super::asapp::{ApiFailure, FailureClass, Transfer, TransferStatus};
+use super::event::{CallAction, CallEvent, CallTimer, Sound};
 use super::settings::Fallback;
 use super::state::{Asking, Bridged, CallState, Collecting, Dialing, Facts, LegStage, Releasing, Requesting};
 use super::ticket::DialTicket;
 use super::verdict::{EndedBy, NotConnected, Outcome, Phase, Verdict};
-use crate::b2bua::io::{ApiFailure, FailureClass, Sound, Transfer, TransferStatus};
 use crate::leg::{Cause, LegCommand, LegEvent, LegRole, LostCause, Side};
 
 type Actions = Vec<CallAction>;

@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::asapp::{Transfer, TransferStatus};
 use super::settings::CallSettings;
-use crate::b2bua::io::{Transfer, TransferStatus};
 
 /// Permission to dial one number once.
 #[derive(Debug, PartialEq, Eq)]

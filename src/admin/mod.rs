@@ -1,0 +1,76 @@
+//! The HTTP side door: health, metrics, live calls, contexts. It decides nothing; it asks.
+//!
+//! It runs on a listener of its own, and every connection has a deadline, so that a slow or silent client costs one of
+//! [`MAX_CONNECTIONS`] places for at most [`CONNECTION_LIFE`].
+
+mod listener;
+mod metrics;
+mod routes;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::b2bua::counters::Counters;
+use crate::b2bua::io::{LiveCall, PublishedContext};
+use crate::call::CallRef;
+
+/// Connections at once; more wait in the kernel's queue.
+pub const MAX_CONNECTIONS: usize = 64;
+/// A connection is over after this time, whatever it is doing.
+pub const CONNECTION_LIFE: Duration = Duration::from_secs(30);
+/// How long the core may take to answer.
+pub const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What the core is asked. Dropping the sender of the answer is an answer too: 503.
+#[derive(Debug)]
+pub enum AdminQuery {
+    /// The counters as they are now.
+    Snapshot(oneshot::Sender<Counters>),
+    /// Every live call.
+    Calls(oneshot::Sender<Vec<LiveCall>>),
+    /// End this call; true when it exists.
+    HangUp(CallRef, oneshot::Sender<bool>),
+}
+
+/// What is known outside the core at the moment of asking.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Call records written.
+    pub records_written: u64,
+    /// Call records lost.
+    pub records_lost: u64,
+    /// Whether writing call records fails now.
+    pub records_failing: bool,
+    /// Log lines dropped.
+    pub log_lines_dropped: u64,
+}
+
+/// Looks a context up by its reference.
+pub type FindContext = Arc<dyn Fn(&str) -> Option<Arc<PublishedContext>> + Send + Sync>;
+/// Looks around.
+pub type LookAround = Arc<dyn Fn() -> Surroundings + Send + Sync>;
+
+/// Whom the side door asks.
+#[derive(Clone)]
+pub struct Sources {
+    /// The core, through its loop.
+    pub core: mpsc::Sender<AdminQuery>,
+    /// The context store.
+    pub context: FindContext,
+    /// Everything else.
+    pub surroundings: LookAround,
+    /// The bearer token asked for on everything but health, readiness and metrics.
+    pub token: Option<SecretString>,
+}
+
+/// Serves on this listener until the task is dropped.
+pub async fn serve(listener: TcpListener, sources: Sources) -> io::Result<()> {
+    axum::serve(listener::Guarded::new(listener, MAX_CONNECTIONS, CONNECTION_LIFE), routes::router(sources)).await
+}

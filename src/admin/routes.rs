@@ -1,0 +1,139 @@
+//! The routes, in the order of how often they are asked.
+
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get};
+use axum::{Json, Router};
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::{AdminQuery, PATIENCE, Sources, metrics};
+use crate::call::CallRef;
+
+pub(super) fn router(sources: Sources) -> Router {
+    let open = Router::new()
+        .route("/healthz", get(health))
+        .route("/readyz", get(readiness))
+        .route("/metrics", get(metrics_text));
+    let guarded = Router::new()
+        .route("/v1/context/{reference}", get(context))
+        .route("/v1/calls", get(calls))
+        .route("/v1/calls/{call}", delete(hang_up))
+        .route_layer(from_fn_with_state(sources.clone(), ask_for_token));
+    open.merge(guarded)
+        .fallback(async || refusal(StatusCode::NOT_FOUND, "there is nothing here"))
+        .method_not_allowed_fallback(async || {
+            refusal(StatusCode::METHOD_NOT_ALLOWED, "this method has no meaning here")
+        })
+        .layer(DefaultBodyLimit::max(1024))
+        .with_state(sources)
+}
+
+/// The process is alive; nobody else is asked.
+async fn health() -> Json<Value> {
+    Json(json!({ "status": "alive" }))
+}
+
+/// Whether new calls should come here. Trouble that every node shares (ASAPP down, no room for records) is shown, but
+/// does not take this one out: calls still get their fallback.
+async fn readiness(State(sources): State<Sources>) -> Response {
+    let around = (sources.surroundings)();
+    match ask(&sources, AdminQuery::Snapshot).await {
+        Err(refused) => refused,
+        Ok(counters) => {
+            let (status, reason) = match counters.draining {
+                0 => (StatusCode::OK, "ready"),
+                _ => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+            };
+            let body = json!({
+                "status": reason,
+                "active_calls": counters.active_calls,
+                "asapp": if counters.breaker_open == 0 { "ok" } else { "breaker open" },
+                "records": if around.records_failing { "failing" } else { "ok" },
+            });
+            (status, Json(body)).into_response()
+        }
+    }
+}
+
+async fn metrics_text(State(sources): State<Sources>) -> Response {
+    let around = (sources.surroundings)();
+    match ask(&sources, AdminQuery::Snapshot).await {
+        Ok(counters) => {
+            ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::render(counters, around)).into_response()
+        }
+        Err(refused) => refused,
+    }
+}
+
+async fn context(State(sources): State<Sources>, Path(reference): Path<String>) -> Response {
+    if call_ref(&reference).is_none() {
+        return refusal(StatusCode::BAD_REQUEST, "a context reference is 32 hexadecimal digits");
+    }
+    match (sources.context)(&reference.to_ascii_lowercase()) {
+        Some(context) => ([(header::CACHE_CONTROL, "no-store")], Json(&*context)).into_response(),
+        None => refusal(StatusCode::NOT_FOUND, "no such context: contexts are kept for one hour"),
+    }
+}
+
+async fn calls(State(sources): State<Sources>) -> Response {
+    match ask(&sources, AdminQuery::Calls).await {
+        Ok(calls) => Json(calls).into_response(),
+        Err(refused) => refused,
+    }
+}
+
+async fn hang_up(State(sources): State<Sources>, Path(call): Path<String>) -> Response {
+    let Some(call) = call_ref(&call) else {
+        return refusal(StatusCode::BAD_REQUEST, "a call is 32 hexadecimal digits");
+    };
+    match ask(&sources, |answer| AdminQuery::HangUp(call, answer)).await {
+        Ok(true) => (StatusCode::ACCEPTED, Json(json!({ "status": "ending" }))).into_response(),
+        Ok(false) => refusal(StatusCode::NOT_FOUND, "no such call"),
+        Err(refused) => refused,
+    }
+}
+
+/// Asks the core; a core that is busy, silent or gone is 503.
+async fn ask<T>(sources: &Sources, query: impl FnOnce(oneshot::Sender<T>) -> AdminQuery) -> Result<T, Response> {
+    let (answer, wait) = oneshot::channel();
+    let exchange = async {
+        sources.core.send(query(answer)).await.ok()?;
+        wait.await.ok()
+    };
+    match timeout(PATIENCE, exchange).await {
+        Ok(Some(answer)) => Ok(answer),
+        Ok(None) => Err(refusal(StatusCode::SERVICE_UNAVAILABLE, "the core is gone")),
+        Err(_) => Err(refusal(StatusCode::SERVICE_UNAVAILABLE, "the core does not answer")),
+    }
+}
+
+async fn ask_for_token(State(sources): State<Sources>, request: Request, next: Next) -> Response {
+    let Some(token) = &sources.token else { return next.run(request).await };
+    let given =
+        request.headers().get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    if given.is_some_and(|given| same(given, token.expose_secret().as_bytes())) {
+        return next.run(request).await;
+    }
+    let mut response = refusal(StatusCode::UNAUTHORIZED, "a bearer token is needed: see admin.token");
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+    response
+}
+
+/// Compares without telling by its time where two tokens differ.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |different, (a, b)| different | (a ^ b)) == 0
+}
+
+fn call_ref(text: &str) -> Option<CallRef> {
+    let is_id = text.len() == 32 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+    is_id.then(|| u128::from_str_radix(text, 16).ok().map(CallRef)).flatten()
+}
+
+fn refusal(status: StatusCode, reason: &str) -> Response {
+    (status, Json(json!({ "error": reason }))).into_response()
+}

@@ -1,0 +1,213 @@
+//! Over a real loopback connection, against a core of a few lines.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::call::ConversationId;
+use crate::call::verdict::Outcome;
+
+const REFERENCE: &str = "0123456789abcdef0123456789abcdef";
+
+/// How the scripted core behaves.
+#[derive(Clone, Copy, PartialEq)]
+enum Core {
+    Ready,
+    Draining,
+    Silent,
+    Gone,
+}
+
+struct Door {
+    address: SocketAddr,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+async fn door(core: Core, token: Option<&str>) -> Door {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (to_core, queries) = mpsc::channel(4);
+    let sources = Sources {
+        core: to_core,
+        context: Arc::new(|reference| (reference == REFERENCE).then(|| Arc::new(a_context()))),
+        surroundings: Arc::new(|| Surroundings { records_written: 7, ..Surroundings::default() }),
+        token: token.map(SecretString::from),
+    };
+    let served = tokio::spawn(async move { serve(listener, sources).await.unwrap() });
+    let answering = tokio::spawn(answer(core, queries));
+    Door { address, tasks: [served, answering] }
+}
+
+async fn answer(core: Core, mut queries: mpsc::Receiver<AdminQuery>) {
+    if core == Core::Gone {
+        return;
+    }
+    let mut ignored = Vec::new();
+    while let Some(query) = queries.recv().await {
+        match query {
+            query if core == Core::Silent => ignored.push(query),
+            AdminQuery::Snapshot(to) => drop(to.send(counters(core))),
+            AdminQuery::Calls(to) => drop(to.send(vec![a_call()])),
+            AdminQuery::HangUp(call, to) => drop(to.send(call == CallRef(0xab))),
+        }
+    }
+}
+
+fn counters(core: Core) -> Counters {
+    let mut counters = Counters { active_calls: 3, draining: u64::from(core == Core::Draining), ..Counters::default() };
+    counters.outcomes.insert(Outcome::Agent, 2);
+    counters.api.insert(("create", "ok"), 5);
+    counters.setup.observe(Duration::from_millis(300));
+    counters.setup.observe(Duration::from_secs(60));
+    counters
+}
+
+fn a_call() -> LiveCall {
+    LiveCall {
+        call: CallRef(0xab),
+        state: "bridged",
+        conversation: ConversationId("c-1".to_owned()),
+        customer_call_id: "a@b".to_owned(),
+        age_seconds: 12,
+    }
+}
+
+fn a_context() -> PublishedContext {
+    PublishedContext {
+        reference: REFERENCE.to_owned(),
+        call: CallRef(0xab),
+        customer_call_id: "a@b".to_owned(),
+        conversation: ConversationId("c-1".to_owned()),
+        outcome: "agent".to_owned(),
+        output: None,
+    }
+}
+
+/// One request on a connection of its own: the status and the body.
+async fn ask(door: &Door, request: &str) -> (u16, String) {
+    ask_with(door, request, "").await
+}
+
+async fn ask_with(door: &Door, request: &str, headers: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(door.address).await.unwrap();
+    let head = format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+#[tokio::test]
+async fn health_asks_nobody_and_readiness_asks_the_core() {
+    for (core, status, reason) in
+        [(Core::Ready, 200, "ready"), (Core::Draining, 503, "draining"), (Core::Gone, 503, "the core is gone")]
+    {
+        let door = door(core, None).await;
+        assert_eq!(ask(&door, "GET /healthz").await.0, 200);
+        let (got, body) = ask(&door, "GET /readyz").await;
+        assert_eq!(got, status);
+        assert!(body.contains(reason), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_silent_core_is_503_after_a_second() {
+    let door = door(Core::Silent, None).await;
+    let (status, body) = ask(&door, "GET /v1/calls").await;
+    assert_eq!((status, body.as_str()), (503, r#"{"error":"the core does not answer"}"#));
+}
+
+#[tokio::test]
+async fn metrics_are_complete_and_in_seconds() {
+    let door = door(Core::Ready, None).await;
+    let (status, page) = ask(&door, "GET /metrics").await;
+    assert_eq!(status, 200);
+    for line in [
+        "switchback_active_calls 3",
+        "switchback_calls_ended_total{outcome=\"agent\"} 2",
+        "switchback_calls_ended_total{outcome=\"misdirected\"} 0",
+        "switchback_api_exchanges_total{operation=\"create\",result=\"ok\"} 5",
+        "switchback_port_pairs{state=\"lent\"} 0",
+        "switchback_records_written_total 7",
+        "switchback_setup_seconds_count 2",
+        "switchback_setup_seconds_sum 60.3",
+        "switchback_setup_seconds_bucket{le=\"0.25\"} 0",
+        "switchback_setup_seconds_bucket{le=\"0.5\"} 1",
+        "switchback_setup_seconds_bucket{le=\"+Inf\"} 2",
+        concat!("switchback_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+        "# EOF",
+    ] {
+        assert!(page.lines().any(|found| found == line), "{line} is missing:\n{page}");
+    }
+}
+
+#[tokio::test]
+async fn a_context_is_found_by_its_reference_only() {
+    let door = door(Core::Ready, None).await;
+    let (status, body) = ask(&door, &format!("GET /v1/context/{REFERENCE}")).await;
+    assert_eq!(status, 200);
+    let context: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((context["outcome"].as_str(), context["conversation"].as_str()), (Some("agent"), Some("c-1")));
+    let unknown = "f".repeat(32);
+    assert_eq!(ask(&door, &format!("GET /v1/context/{unknown}")).await.0, 404);
+    for wrong in ["abc", "+123456789abcdef0123456789abcdef", "0123456789abcdef0123456789abcdeg", "..%2f..%2fetc"] {
+        let (status, body) = ask(&door, &format!("GET /v1/context/{wrong}")).await;
+        assert_eq!(status, 400, "{wrong}");
+        assert!(body.starts_with("{\"error\":"), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn calls_are_listed_and_hung_up() {
+    let door = door(Core::Ready, None).await;
+    let (_, body) = ask(&door, "GET /v1/calls").await;
+    assert!(body.starts_with("[{\"call\":\"000000000000000000000000000000ab\",\"state\":\"bridged\""), "{body}");
+    assert_eq!(ask(&door, &format!("DELETE /v1/calls/{:032x}", 0xab)).await.0, 202);
+    assert_eq!(ask(&door, &format!("DELETE /v1/calls/{:032x}", 1)).await.0, 404);
+    assert_eq!(ask(&door, "DELETE /v1/calls/ab").await.0, 400);
+    assert_eq!(ask(&door, "POST /v1/calls").await.0, 405);
+    assert_eq!(ask(&door, "GET /v2").await.0, 404);
+}
+
+#[tokio::test]
+async fn a_token_guards_everything_about_calls() {
+    let door = door(Core::Ready, Some("right")).await;
+    for request in ["GET /v1/calls", "DELETE /v1/calls/ab", "GET /v1/context/ab"] {
+        assert_eq!(ask(&door, request).await.0, 401, "{request}");
+        assert_eq!(ask_with(&door, request, "Authorization: Bearer wrong\r\n").await.0, 401, "{request}");
+        assert_ne!(ask_with(&door, request, "Authorization: Bearer right\r\n").await.0, 401, "{request}");
+    }
+    for request in ["GET /healthz", "GET /readyz", "GET /metrics"] {
+        assert_eq!(ask(&door, request).await.0, 200, "{request}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_says_nothing_is_cut_off_and_makes_room() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let guarded = listener::Guarded::new(listener, 1, Duration::from_millis(50));
+    let router = axum::Router::new().route("/", axum::routing::get(async || "hello"));
+    let served = tokio::spawn(async move { axum::serve(guarded, router).await.unwrap() });
+    let mut silent = TcpStream::connect(address).await.unwrap();
+    silent.write_all(b"GET / HT").await.unwrap();
+    let mut next = TcpStream::connect(address).await.unwrap();
+    next.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    next.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.ends_with("hello"), "{answer}");
+    let mut rest = Vec::new();
+    // Closed or reset: either way it is over.
+    let _ = silent.read_to_end(&mut rest).await;
+    served.abort();
+}

@@ -1,0 +1,378 @@
+//! What cannot work, and what probably is not meant. Every sentence names the key and the fix.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+
+use super::words::span;
+use super::{Config, Destination};
+
+/// Reasons to refuse this configuration; empty when it can be used.
+pub(super) fn problems(config: &Config) -> Vec<String> {
+    let mut problems = Vec::new();
+    durations(config, &mut problems);
+    numbers(config, &mut problems);
+    addresses(config, &mut problems);
+    trunk(config, &mut problems);
+    asapp(config, &mut problems);
+    fallback(config, &mut problems);
+    headers(config, &mut problems);
+    problems
+}
+
+/// Oddities to mention at start.
+pub(super) fn warnings(config: &Config) -> Vec<String> {
+    let Config { sip, media, trunk, asapp, call, .. } = config;
+    let mut warnings = Vec::new();
+    if sip.access.is_empty() {
+        warnings.push("nobody can call us: name your IVR in sip.access".to_owned());
+    }
+    if sip.access.iter().any(|network| network.prefix == 0) {
+        warnings.push("everybody can call us: sip.access holds a network of prefix length 0".to_owned());
+    }
+    if trunk.caller_id == "anonymous" {
+        warnings.push("trunk.caller_id is \"anonymous\": many carriers refuse that; write your own number".to_owned());
+    }
+    let room = media.ports.pairs() / 2;
+    if room < sip.max_calls {
+        let most = sip.max_calls;
+        warnings.push(format!("media.ports has room for {room} calls, sip.max_calls allows {most}: the rest get 503"));
+    }
+    if asapp.base_url.starts_with("http://") {
+        warnings
+            .push("asapp.base_url is not encrypted: credentials and what customers say travel in the open".to_owned());
+    }
+    if asapp.timeout > call.number_budget {
+        warnings.push("asapp.timeout is longer than call.number_budget: the budget ends the exchange first".to_owned());
+    }
+    if call.release_limit < sip.t1 * 64 {
+        warnings
+            .push("call.release_limit is below 64 × sip.t1: a lost BYE ends a record before its last word".to_owned());
+    }
+    if config.records.path == Destination::Nowhere {
+        warnings.push("records.path is \"none\": no call leaves a record".to_owned());
+    }
+    warnings
+}
+
+fn durations(config: &Config, problems: &mut Vec<String>) {
+    let Config { sip, media, asapp, call, .. } = config;
+    let (ms, s, h) = (Duration::from_millis, Duration::from_secs, |hours: u64| Duration::from_secs(hours * 3600));
+    let limits = [
+        ("sip.t1", sip.t1, ms(10), s(10)),
+        ("sip.t2", sip.t2, sip.t1, s(60)),
+        ("sip.t4", sip.t4, sip.t1, s(60)),
+        ("sip.retry_after", sip.retry_after, s(1), h(1)),
+        ("media.timeout", media.timeout, s(1), h(1)),
+        ("media.quarantine", media.quarantine, ms(100), s(600)),
+        ("asapp.connect_timeout", asapp.connect_timeout, ms(50), s(60)),
+        ("asapp.timeout", asapp.timeout, ms(50), s(60)),
+        ("asapp.breaker_open_for", asapp.breaker_open_for, ms(100), h(1)),
+        ("call.number_budget", call.number_budget, ms(100), s(120)),
+        ("call.expiry_margin", call.expiry_margin, Duration::ZERO, h(1)),
+        ("call.default_lifetime", call.default_lifetime, s(1), h(1)),
+        ("call.ring_limit", call.ring_limit, s(1), s(600)),
+        ("call.collect_limit", call.collect_limit, Duration::ZERO, s(60)),
+        ("call.max_duration", call.max_duration, s(1), h(24)),
+        ("call.release_limit", call.release_limit, s(1), s(600)),
+    ];
+    for (key, value, least, most) in limits {
+        if !(least..=most).contains(&value) {
+            let [value, least, most] = [value, least, most].map(span::format);
+            problems.push(format!("{key} = \"{value}\" is out of range: write \"{least}\" to \"{most}\""));
+        }
+    }
+    if call.expiry_margin >= call.default_lifetime {
+        let [margin, lifetime] = [call.expiry_margin, call.default_lifetime].map(span::format);
+        problems.push(format!(
+            "call.expiry_margin = \"{margin}\" leaves nothing of call.default_lifetime = \"{lifetime}\": \
+             no number could ever be dialled; write a smaller margin, such as \"5s\""
+        ));
+    }
+}
+
+fn numbers(config: &Config, problems: &mut Vec<String>) {
+    let Config { sip, media, call, intake, context, .. } = config;
+    let limits = [
+        ("sip.max_calls", sip.max_calls, 1, 1_000_000),
+        ("sip.max_calls_per_second", sip.max_calls_per_second as usize, 1, 100_000),
+        ("media.workers", media.workers.into(), 1, 64),
+        ("media.dscp", media.dscp.into(), 0, 63),
+        ("call.max_attempts", call.max_attempts.into(), 1, 10),
+        ("intake.max_variables", intake.max_variables, 0, 256),
+        ("intake.max_value", intake.max_value, 1, 16_384),
+        ("context.max_variables", context.max_variables, 0, 64),
+        ("context.max_value", context.max_value, 1, 4096),
+        ("context.max_total", context.max_total, 1, 8192),
+    ];
+    for (key, value, least, most) in limits {
+        if !(least..=most).contains(&value) {
+            problems.push(format!("{key} = {value} is out of range: write {least} to {most}"));
+        }
+    }
+    let ports = media.ports;
+    if ports.first % 2 == 1 || ports.last % 2 == 0 {
+        let (first, last) = (ports.first.saturating_add(1) & !1, ports.last.saturating_sub(1) | 1);
+        problems.push(format!(
+            "media.ports = \"{}-{}\" splits a pair: RTP is even and RTCP is the odd port above it; write \"{first}-{last}\"",
+            ports.first, ports.last
+        ));
+    } else if ports.first < 1024 || ports.pairs() < 2 {
+        problems.push(format!(
+            "media.ports = \"{}-{}\" is too small: a call takes four ports above 1023; write \"20000-29999\"",
+            ports.first, ports.last
+        ));
+    } else if (ports.first..=ports.last).contains(&sip.listen.port()) {
+        problems.push(format!("media.ports contains the SIP port {}: move one of them", sip.listen.port()));
+    }
+}
+
+fn addresses(config: &Config, problems: &mut Vec<String>) {
+    let Config { sip, media, admin, .. } = config;
+    let advertised = sip.advertise.map(|advertised| advertised.address);
+    for (listen, key, address, told) in [
+        ("sip.listen", "sip.advertise", sip.listen.ip(), advertised),
+        ("media.address", "media.advertise", media.address, media.advertise),
+    ] {
+        if told.is_none() && address.is_unspecified() {
+            problems.push(format!(
+                "{listen} is {address}, which no peer can answer to: write {key} = \"the address peers reach us at\""
+            ));
+        }
+        if told.is_some_and(|told: IpAddr| told.is_unspecified()) {
+            problems.push(format!("{key} is {address}: write the address peers reach us at"));
+        }
+    }
+    if sip.product.is_empty() || sip.product.chars().any(|c| !c.is_ascii_graphic() && c != ' ') {
+        problems.push("sip.product is not a header value: write plain letters, \"switchback/1\"".to_owned());
+    }
+    if config.sip_address().port() == 0 {
+        problems.push("sip.listen has port 0: write a port, such as 5060".to_owned());
+    }
+    if !admin.listen.ip().is_loopback() && admin.token.expose_secret().is_empty() {
+        problems.push(format!(
+            "admin.listen = \"{}\" is open to the network and asks for no token: write admin.token_file, or listen on 127.0.0.1",
+            admin.listen
+        ));
+    }
+}
+
+fn trunk(config: &Config, problems: &mut Vec<String>) {
+    let trunk = &config.trunk;
+    let is_host = |host: &str| {
+        !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':'))
+    };
+    if trunk.address.is_empty() {
+        problems
+            .push("trunk.address is missing: write \"host:5060\" of the trunk that reaches GenerativeAgent".to_owned());
+    } else {
+        let port = trunk.address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        let bare_v6 = trunk.address.parse::<std::net::Ipv6Addr>().is_ok();
+        if !is_host(trunk.host()) || bare_v6 || port.is_none_or(|port| port == 0) {
+            problems.push(format!(
+                "trunk.address = \"{}\" is not a host and a port: write \"sbc.example.com:5060\" or \"[2001:db8::1]:5060\"",
+                trunk.address
+            ));
+        }
+    }
+    if let Some(domain) = &trunk.domain
+        && !is_host(domain)
+    {
+        problems.push(format!("trunk.domain = \"{domain}\" is not a host name: write \"carrier.example.com\""));
+    }
+    let is_user = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '_' | '.');
+    if trunk.caller_id.is_empty() || !trunk.caller_id.chars().all(is_user) {
+        problems.push(format!("trunk.caller_id = \"{}\" is not a number: write \"+15550100\"", trunk.caller_id));
+    }
+    if trunk.name.is_empty() {
+        problems.push("trunk.name is empty: leave it out, or name the trunk".to_owned());
+    }
+}
+
+fn asapp(config: &Config, problems: &mut Vec<String>) {
+    let asapp = &config.asapp;
+    for (key, secret, file) in [
+        ("asapp.api_id", &asapp.api_id, &asapp.api_id_file),
+        ("asapp.api_secret", &asapp.api_secret, &asapp.api_secret_file),
+    ] {
+        // A file that could not be read has been reported already.
+        if file.is_none() && secret.expose_secret().is_empty() {
+            problems
+                .push(format!("{key} is missing: write {key}_file = \"/run/secrets/…\", or set it in the environment"));
+        }
+        if secret.expose_secret().chars().any(|c| !c.is_ascii_graphic()) {
+            problems.push(format!("{key} holds a character that no HTTP header may carry: copy it again"));
+        }
+    }
+    let url = &asapp.base_url;
+    let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    if host.is_none_or(|host| host.is_empty() || host.contains(['@', '?', '#']) || host.contains(char::is_whitespace)) {
+        problems.push(format!("asapp.base_url = \"{url}\" is not a base URL: write \"https://api.asapp.com\""));
+    } else if url.starts_with("http://") && !asapp.allow_http {
+        problems.push(format!(
+            "asapp.base_url = \"{url}\" is not encrypted: write https://, or allow_http = true for a mock on your desk"
+        ));
+    }
+    let country = &asapp.country;
+    if country.len() != 2 || !country.chars().all(|c| c.is_ascii_uppercase()) {
+        problems.push(format!("asapp.country = \"{country}\" is not a country: write two capital letters, \"US\""));
+    }
+    if asapp.number_prefixes.is_empty() {
+        problems.push("asapp.number_prefixes is empty: no number could be dialled; write [\"+1\"]".to_owned());
+    }
+    let is_prefix = |text: &str| {
+        text.strip_prefix('+').is_some_and(|digits| !digits.is_empty() && digits.chars().all(|c| c.is_ascii_digit()))
+    };
+    for prefix in asapp.number_prefixes.iter().filter(|prefix| !is_prefix(prefix)) {
+        problems.push(format!("asapp.number_prefixes holds \"{prefix}\": write a plus sign and digits, \"+1\""));
+    }
+}
+
+fn fallback(config: &Config, problems: &mut Vec<String>) {
+    let fallback = &config.fallback;
+    if fallback.status.is_some() && fallback.redirect.is_some() {
+        problems.push("fallback.status and fallback.redirect are both given: keep one of them".to_owned());
+    }
+    if let Some(status) = fallback.status
+        && !(400..700).contains(&status)
+    {
+        problems
+            .push(format!("fallback.status = {status} is not a refusal: write 400 to 699; 480 lets most IVRs go on"));
+    }
+    if let Some(uri) = &fallback.redirect {
+        let rest = uri.strip_prefix("sip:").or_else(|| uri.strip_prefix("sips:"));
+        let clean = |rest: &str| {
+            !rest.is_empty() && rest.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '<' | '>' | '"'))
+        };
+        if !rest.is_some_and(clean) {
+            problems
+                .push(format!("fallback.redirect = \"{uri}\" is not a SIP URI: write \"sip:queue@pbx.example.com\""));
+        }
+    }
+}
+
+/// Headers that a dialog, its routing or its body live by; ours may not take their place.
+const RESERVED: &[&str] = &[
+    "accept",
+    "allow",
+    "allow-events",
+    "authorization",
+    "call-id",
+    "contact",
+    "content-disposition",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "cseq",
+    "event",
+    "expires",
+    "from",
+    "max-forwards",
+    "min-expires",
+    "min-se",
+    "p-asserted-identity",
+    "path",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-require",
+    "rack",
+    "reason",
+    "record-route",
+    "refer-to",
+    "referred-by",
+    "replaces",
+    "require",
+    "retry-after",
+    "route",
+    "rseq",
+    "server",
+    "service-route",
+    "session-expires",
+    "subscription-state",
+    "supported",
+    "to",
+    "unsupported",
+    "user-agent",
+    "via",
+    "www-authenticate",
+    // compact forms
+    "b",
+    "c",
+    "e",
+    "f",
+    "i",
+    "k",
+    "l",
+    "m",
+    "o",
+    "r",
+    "s",
+    "t",
+    "u",
+    "v",
+    "x",
+];
+
+fn headers(config: &Config, problems: &mut Vec<String>) {
+    let (intake, context) = (&config.intake, &config.context);
+    let read = [
+        ("intake.conversation_header", &intake.conversation_header),
+        ("intake.task_header", &intake.task_header),
+        ("intake.customer_header", &intake.customer_header),
+    ];
+    let sent = [
+        ("context.transfer_header", &context.transfer_header),
+        ("context.conversation_header", &context.conversation_header),
+        ("context.reference_header", &context.reference_header),
+        ("context.outcome_header", &context.outcome_header),
+    ];
+    let prefixes = [
+        ("intake.variable_prefix", &intake.variable_prefix),
+        ("context.transfer_prefix", &context.transfer_prefix),
+        ("context.reference_prefix", &context.reference_prefix),
+    ];
+    for (key, name) in read.iter().chain(&sent).chain(&prefixes) {
+        if name.is_empty() || !name.chars().all(is_token) {
+            problems.push(format!(
+                "{key} = \"{name}\" is not a header name: write letters, digits and dashes, \"X-GA-task\""
+            ));
+        }
+    }
+    for (key, name) in read.iter().chain(&sent) {
+        if RESERVED.contains(&name.to_ascii_lowercase().as_str()) {
+            problems.push(format!("{key} = \"{name}\" belongs to SIP itself: write a name of your own, \"X-…\""));
+        }
+    }
+    for (key, prefix) in &prefixes {
+        let prefix = prefix.to_ascii_lowercase();
+        if RESERVED.iter().any(|reserved| reserved.starts_with(&prefix)) {
+            problems.push(format!(
+                "{key} = \"{prefix}\" could spell a header of SIP itself: write a longer one, \"X-GA-tv-\""
+            ));
+        }
+    }
+    let built = [(&prefixes[..1], &read[..]), (&prefixes[1..], &sent[..])];
+    for ((key, prefix), (fixed, name)) in
+        built.iter().flat_map(|(prefixes, names)| prefixes.iter().flat_map(move |p| names.iter().map(move |n| (p, n))))
+    {
+        let starts = name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+        if starts && !prefix.is_empty() {
+            problems.push(format!(
+                "{key} = \"{prefix}\" lets a variable pass for {fixed} = \"{name}\": write a longer prefix"
+            ));
+        }
+    }
+    for group in [&read[..], &sent[..]] {
+        for (at, (key, name)) in group.iter().enumerate() {
+            if let Some((other, _)) = group[..at].iter().find(|(_, earlier)| earlier.eq_ignore_ascii_case(name)) {
+                problems.push(format!("{key} and {other} are both \"{name}\": give each a name of its own"));
+            }
+        }
+    }
+}
+
+/// A character of RFC 3261's `token`.
+fn is_token(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "-.!%*_+`'~".contains(c)
+}

@@ -1,0 +1,143 @@
+//! Contexts by reference, for whoever fetches them within an hour (`GET /v1/context/{reference}`).
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::b2bua::io::PublishedContext;
+
+/// How long a context is kept after its last update.
+pub const LIFETIME: Duration = Duration::from_secs(3600);
+/// How many are kept; the one updated longest ago goes first.
+pub const CAPACITY: usize = 100_000;
+
+/// A bounded map of contexts, shared by the core's loop and the admin adapter.
+#[derive(Debug)]
+pub struct Contexts {
+    shelf: Mutex<Shelf>,
+    capacity: usize,
+}
+
+#[derive(Debug, Default)]
+struct Shelf {
+    by_reference: HashMap<String, Kept>,
+    /// References by the order of their last update.
+    by_age: BTreeMap<u64, String>,
+    updates: u64,
+}
+
+#[derive(Debug)]
+struct Kept {
+    context: Arc<PublishedContext>,
+    updated: Instant,
+    age: u64,
+}
+
+impl Default for Contexts {
+    fn default() -> Self {
+        Self::new(CAPACITY)
+    }
+}
+
+impl Contexts {
+    /// An empty store for at most this many contexts.
+    pub fn new(capacity: usize) -> Self {
+        Self { shelf: Mutex::default(), capacity }
+    }
+
+    /// Keeps a context, in place of an earlier one with the same reference.
+    pub fn put(&self, now: Instant, context: PublishedContext) {
+        let mut shelf = self.shelf();
+        shelf.updates += 1;
+        let (age, reference) = (shelf.updates, context.reference.clone());
+        let kept = Kept { context: Arc::new(context), updated: now, age };
+        if let Some(earlier) = shelf.by_reference.insert(reference.clone(), kept) {
+            shelf.by_age.remove(&earlier.age);
+        }
+        shelf.by_age.insert(age, reference);
+        shelf.forget(now, self.capacity);
+    }
+
+    /// The context behind a reference, while it lives.
+    pub fn fetch(&self, now: Instant, reference: &str) -> Option<Arc<PublishedContext>> {
+        let mut shelf = self.shelf();
+        shelf.forget(now, self.capacity);
+        shelf.by_reference.get(reference).map(|kept| Arc::clone(&kept.context))
+    }
+
+    /// How many are kept.
+    pub fn len(&self) -> usize {
+        self.shelf().by_reference.len()
+    }
+
+    /// Whether none is kept.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A thread that died while it held the lock left a usable map behind: every change is complete or harmless.
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shelf {
+    /// Drops what is too old or too much. The oldest comes first, so this stops early.
+    fn forget(&mut self, now: Instant, capacity: usize) {
+        while let Some(oldest) = self.by_age.first_entry() {
+            let updated = self.by_reference.get(oldest.get()).map(|kept| kept.updated);
+            let expired = updated.is_none_or(|updated| now.saturating_duration_since(updated) >= LIFETIME);
+            if !expired && self.by_reference.len() <= capacity {
+                return;
+            }
+            self.by_reference.remove(&oldest.remove());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::{CallRef, ConversationId};
+
+    fn context(reference: &str, outcome: &str) -> PublishedContext {
+        PublishedContext {
+            reference: reference.to_owned(),
+            call: CallRef(1),
+            customer_call_id: "a@b".to_owned(),
+            conversation: ConversationId("c".to_owned()),
+            outcome: outcome.to_owned(),
+            output: None,
+        }
+    }
+
+    #[test]
+    fn a_context_lives_an_hour_from_its_last_update() {
+        let (contexts, start) = (Contexts::default(), crate::clock::now());
+        contexts.put(start, context("a", "in_progress"));
+        contexts.put(start + LIFETIME / 2, context("a", "agent"));
+        assert_eq!(contexts.fetch(start + LIFETIME, "a").unwrap().outcome, "agent");
+        assert!(contexts.fetch(start + LIFETIME / 2 + LIFETIME, "a").is_none());
+        assert!(contexts.is_empty());
+        assert!(contexts.shelf().by_age.is_empty());
+    }
+
+    #[test]
+    fn the_one_updated_longest_ago_makes_room() {
+        let (contexts, now) = (Contexts::new(2), crate::clock::now());
+        for reference in ["a", "b", "a", "c"] {
+            contexts.put(now, context(reference, "agent"));
+        }
+        assert!(contexts.fetch(now, "b").is_none());
+        assert!(contexts.fetch(now, "a").is_some() && contexts.fetch(now, "c").is_some());
+    }
+
+    #[test]
+    fn updates_of_one_context_take_no_room() {
+        let (contexts, now) = (Contexts::new(10), crate::clock::now());
+        for _ in 0..1000 {
+            contexts.put(now, context("a", "agent"));
+        }
+        assert_eq!((contexts.len(), contexts.shelf().by_age.len()), (1, 1));
+    }
+}
