@@ -4,3 +4,4 @@ pub mod b2bua;
 pub mod call;
 pub mod clock;
 pub mod leg;
+pub mod media;
