@@ -149,8 +149,10 @@ impl Latch {
 impl Open {
     fn hear(&mut self, source: SocketAddr, mark: Mark, now: Instant, window: Duration) -> Heard {
         let Some(distance) = distance(source.ip(), self.announced.ip()) else { return Heard::Foreign };
-        if self.incumbent == Some(source) {
-            self.incumbent = None;
+        if self.learned.is_some_and(|present| present.source == source) {
+            return Heard::Learned;
+        }
+        if self.incumbent.take_if(|incumbent| *incumbent == source).is_some() {
             return self.learn(source, distance, now);
         }
         if !self.may_learn(distance, now, window) {

@@ -14,9 +14,6 @@ use super::tones::{self, FRAME};
 use crate::b2bua::io::{Law, MediaEvent, PortPair, Sound};
 use crate::leg::MediaCounters;
 
-/// A closed pair is called quiet after this long even though somebody goes on sending to it.
-pub const QUARANTINE_LIMIT: Duration = Duration::from_secs(30);
-
 /// A socket of the table: RTP of row `n` is `2n`, its RTCP `2n + 1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot(pub usize);
@@ -134,21 +131,31 @@ struct Row {
     counters: MediaCounters,
 }
 
+/// The times the table goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// How long after a source was learned a nearer one may replace it.
+    pub learn_window: Duration,
+    /// A closed pair is quiet when nothing has arrived for this long,
+    pub quarantine: Duration,
+    /// and after this long even though somebody goes on sending to it.
+    pub quarantine_limit: Duration,
+}
+
 /// The rows of one worker.
 #[derive(Debug)]
 pub struct Table {
     rows: Vec<Row>,
-    learn_window: Duration,
-    quarantine: Duration,
+    terms: Terms,
     /// What the packets since the last look changed.
     pub notices: Vec<Notice>,
 }
 
 impl Table {
     /// One idle row for each pair, in this order.
-    pub fn new(pairs: &[PortPair], learn_window: Duration, quarantine: Duration) -> Self {
+    pub fn new(pairs: &[PortPair], terms: Terms) -> Self {
         let rows = pairs.iter().map(|&pair| Row::new(pair)).collect();
-        Self { rows, learn_window, quarantine, notices: Vec::new() }
+        Self { rows, terms, notices: Vec::new() }
     }
 
     /// Judges one packet, edits it in place, and says where it goes. `now` may be as old as the batch it came in.
@@ -187,7 +194,7 @@ impl Table {
         let heard = match RtpReader::new(packet) {
             Ok(rtp) if !is_rtcp(packet) => {
                 let mark = Mark { ssrc: rtp.ssrc(), sequence: rtp.sequence_number().into() };
-                row.latch.hear(source, mark, now, self.learn_window, &row.stale)
+                row.latch.hear(source, mark, now, self.terms.learn_window, &row.stale)
             }
             _ => Heard::Foreign,
         };
@@ -244,7 +251,7 @@ impl Table {
         let idle = row.life == Life::Idle;
         if idle {
             row.life = Life::Lent;
-            if let Some(since) = now.checked_sub(self.quarantine) {
+            if let Some(since) = now.checked_sub(self.terms.quarantine) {
                 row.stale.forget_before(since);
             }
         }
@@ -337,14 +344,14 @@ impl Table {
 
     /// The coarse look at one row: silence, sound again, quiet.
     pub fn look(&mut self, index: usize, now: Instant) -> Option<MediaEvent> {
-        let quarantine = self.quarantine;
+        let Terms { quarantine, quarantine_limit, .. } = self.terms;
         let row = &mut self.rows[index];
         match row.life {
             Life::Idle => None,
             Life::Lent => row.look(now),
             Life::Draining { closed, heard } => {
                 let quiet = now >= heard + quarantine;
-                let over = quiet || now >= closed + QUARANTINE_LIMIT;
+                let over = quiet || now >= closed + quarantine_limit;
                 over.then(|| {
                     row.life = Life::Idle;
                     MediaEvent::Quiet(row.pair)

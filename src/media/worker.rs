@@ -78,7 +78,7 @@ impl Worker {
             events,
             guard: Guard::new(settings),
             sockets,
-            table: Table::new(pairs, settings.learn_window, settings.quarantine),
+            table: Table::new(pairs, settings.terms),
             rows: pairs.iter().enumerate().map(|(row, pair)| (pair.port, row)).collect(),
             busy: Vec::new(),
             sounding: Vec::new(),
