@@ -7,9 +7,12 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
-use rustix::event::{Timespec, epoll};
+use rustix::event::epoll;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::guard::Guard;
@@ -25,14 +28,15 @@ use crate::clock::now;
 const BATCH: usize = 256;
 /// The largest UDP payload there is.
 const LARGEST: usize = 65_535;
-/// Our sounds are sent 50 times a second.
-const FRAME_TIME: Duration = Duration::from_millis(20);
-/// Frames sent late one after the other before the rest is left out.
-const CATCH_UP: u32 = 5;
+/// While a pair is in use a timer ticks: one frame of our own sounds each time.
+const TICK: Duration = Duration::from_millis(20);
+/// Frames sent late one after the other; older ones are left out.
+const CATCH_UP: u64 = 5;
 /// How often silence, sound again and quiet are looked for.
-const LOOK: Duration = Duration::from_millis(50);
-/// Epoll's name for the eventfd; all others are slots.
+const LOOK: Duration = Duration::from_millis(80);
+/// Epoll's names for the eventfd and the timer; all others are slots.
 const WAKE: u64 = u64::MAX;
+const TIMER: u64 = u64::MAX - 1;
 
 /// One thread's ports and everything known about them.
 pub struct Worker {
@@ -50,7 +54,9 @@ pub struct Worker {
     busy: Vec<usize>,
     /// Rows that hear a sound of ours.
     sounding: Vec<usize>,
-    next_frame: Instant,
+    timer: OwnedFd,
+    /// When the timer should tick next: a grid that does not drift.
+    next_tick: Instant,
     next_look: Instant,
     buffer: Box<[u8]>,
     now: Instant,
@@ -70,6 +76,8 @@ impl Worker {
         for (slot, socket) in sockets.iter().enumerate() {
             epoll::add(&epoll, socket, epoll::EventData::new_u64(slot as u64), epoll::EventFlags::IN)?;
         }
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), epoll::EventFlags::IN)?;
         let started = now();
         Ok(Self {
             epoll,
@@ -82,7 +90,8 @@ impl Worker {
             rows: pairs.iter().enumerate().map(|(row, pair)| (pair.port, row)).collect(),
             busy: Vec::new(),
             sounding: Vec::new(),
-            next_frame: started,
+            timer,
+            next_tick: started,
             next_look: started,
             buffer: vec![0; LARGEST].into_boxed_slice(),
             now: started,
@@ -94,8 +103,7 @@ impl Worker {
         let mut woken = Vec::with_capacity(BATCH);
         loop {
             woken.clear();
-            let timeout = self.timeout();
-            match epoll::wait(&self.epoll, spare_capacity(&mut woken), timeout.as_ref()) {
+            match epoll::wait(&self.epoll, spare_capacity(&mut woken), None) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return tracing::error!(%error, "a relay thread lost its epoll and ends"),
             }
@@ -104,20 +112,11 @@ impl Worker {
                 match event.data.u64() {
                     WAKE if !self.obey() => return,
                     WAKE => {}
+                    TIMER => self.tick(),
                     slot => self.receive(Slot(slot as usize)),
                 }
             }
-            self.tick();
         }
-    }
-
-    /// Until the next frame or look is due; without bound when nothing is in use.
-    fn timeout(&self) -> Option<Timespec> {
-        let frame = (!self.sounding.is_empty()).then_some(self.next_frame);
-        let look = (!self.busy.is_empty()).then_some(self.next_look);
-        let due = frame.into_iter().chain(look).min()?;
-        let wait = due.saturating_duration_since(now());
-        Some(Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() })
     }
 
     // --- packets -----------------------------------------------------------------------------------------------
@@ -178,7 +177,9 @@ impl Worker {
             MediaCommand::Play { pair, sound, law } => {
                 if let Some(row) = self.lent(pair) {
                     self.table.play(row, sound, law);
-                    self.sound_from_now(row);
+                    if !self.sounding.contains(&row) {
+                        self.sounding.push(row);
+                    }
                 }
             }
             MediaCommand::Watch { pair, limit } => {
@@ -204,6 +205,9 @@ impl Worker {
             return None;
         };
         if self.table.lend(row, self.now) {
+            if self.busy.is_empty() {
+                self.set_timer(TICK);
+            }
             self.busy.push(row);
             [Slot::rtp(row), Slot::rtcp(row)].iter().for_each(|slot| self.sockets[slot.0].drain());
         }
@@ -221,34 +225,29 @@ impl Worker {
 
     // --- time --------------------------------------------------------------------------------------------------
 
-    fn sound_from_now(&mut self, row: usize) {
-        if self.sounding.is_empty() {
-            self.next_frame = self.now;
+    /// Starts the timer, or stops it with zero.
+    fn set_timer(&mut self, interval: Duration) {
+        let interval = Timespec { tv_sec: 0, tv_nsec: interval.subsec_nanos().into() };
+        let setting = Itimerspec { it_interval: interval, it_value: interval };
+        if let Err(error) = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &setting) {
+            tracing::error!(%error, "a relay thread has no timer: no sounds, no watch, no quiet");
         }
-        if !self.sounding.contains(&row) {
-            self.sounding.push(row);
-        }
+        self.next_tick = now() + TICK;
     }
 
+    /// All frames that are due. After a long stall the oldest are left out, and the timestamps of the next ones say so.
     fn tick(&mut self) {
-        if !self.sounding.is_empty() && self.now >= self.next_frame {
-            self.send_frames();
+        let mut count = [0; 8];
+        let due = rustix::io::read(&self.timer, &mut count).map_or(0, |_| u64::from_ne_bytes(count));
+        for late in (0..due).rev() {
+            if late < CATCH_UP {
+                self.send_frame();
+            }
+            self.next_tick += TICK;
         }
-        if !self.busy.is_empty() && self.now >= self.next_look {
+        if self.now >= self.next_look {
             self.next_look = self.now + LOOK;
             self.look();
-        }
-    }
-
-    /// All frames that are due, on a grid that does not drift. After a long stall the missed ones are left out, and
-    /// the timestamps of the next ones say so.
-    fn send_frames(&mut self) {
-        if self.now > self.next_frame + FRAME_TIME * CATCH_UP {
-            self.next_frame = self.now;
-        }
-        while self.next_frame <= self.now {
-            self.send_frame();
-            self.next_frame += FRAME_TIME;
         }
     }
 
@@ -257,7 +256,7 @@ impl Worker {
         self.sounding.retain(|&row| self.table.is_sounding(row));
         for &row in &self.sounding {
             let slot = Slot::rtp(row);
-            if let Some(target) = self.table.sound(row, &mut packet, self.next_frame)
+            if let Some(target) = self.table.sound(row, &mut packet, self.next_tick)
                 && self.sockets[slot.0].send(&packet, target)
             {
                 self.table.sent(slot, packet.len());
@@ -272,5 +271,8 @@ impl Worker {
             }
         }
         self.busy.retain(|&row| !self.table.is_idle(row));
+        if self.busy.is_empty() {
+            self.set_timer(Duration::ZERO);
+        }
     }
 }
