@@ -484,6 +484,8 @@ mod tests {
         let (stage, a, b) = Stage::call(20_400);
         let moved = Party::at(HOME, a.pair);
         stage.expect(a.pair, &moved);
+        (100..120).for_each(|sequence| drop(a.sends(sequence)));
+        b.hears_nothing();
         moved.reaches(&b);
         assert_eq!(moved.hears_after(b.sends(1)), Ok(()));
         stage.expect(a.pair, &moved);

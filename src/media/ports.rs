@@ -158,3 +158,62 @@ impl From<Errno> for MediaError {
         Self::System(io::Error::from(error))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(first_port: u16) -> (Socket, SocketAddr) {
+        let settings = MediaSettings { first_port, last_port: first_port + 1, ..MediaSettings::default() };
+        let (port, [rtp, _rtcp]) = open_all(&settings).unwrap().remove(0);
+        (rtp, SocketAddr::new(settings.address, port))
+    }
+
+    /// A party, and what it sent: loopback delivers before `send_to` returns.
+    fn party(to: SocketAddr, packet: &[u8]) -> UdpSocket {
+        let party = UdpSocket::bind("127.0.0.1:0").unwrap();
+        party.send_to(packet, to).unwrap();
+        party
+    }
+
+    #[test]
+    fn m12_draining_discards_what_is_queued() {
+        let (socket, address) = open(21_500);
+        (0..100).for_each(|_| drop(party(address, b"stale")));
+        socket.drain();
+        assert_eq!(socket.receive(&mut [0; 16]), None);
+        party(address, b"fresh");
+        assert_eq!(socket.receive(&mut [0; 16]).map(|(length, _)| length), Some(5));
+    }
+
+    #[test]
+    fn a_connected_socket_hears_one_and_a_disconnected_one_everybody() {
+        let (mut socket, address) = open(21_510);
+        let far = party(address, b"before");
+        socket.drain();
+        socket.connect(far.local_addr().unwrap());
+        party(address, b"stranger");
+        assert_eq!(socket.receive(&mut [0; 16]), None);
+        far.send_to(b"far", address).unwrap();
+        assert_eq!(socket.receive(&mut [0; 16]), Some((3, far.local_addr().unwrap())));
+        socket.disconnect();
+        let other = party(address, b"stranger");
+        assert_eq!(socket.receive(&mut [0; 16]), Some((8, other.local_addr().unwrap())));
+    }
+
+    #[test]
+    fn m13_a_refusal_is_read_once_and_costs_no_later_packet() {
+        let (mut socket, address) = open(21_520);
+        let far = party(address, b"hello");
+        let gone = far.local_addr().unwrap();
+        socket.drain();
+        socket.connect(gone);
+        drop(far);
+        assert!(socket.send(b"one", gone));
+        assert!(socket.send(b"two", gone), "the refusal of the first is not the second's");
+        assert_eq!(socket.receive(&mut [0; 16]), None);
+        let back = UdpSocket::bind(gone).unwrap();
+        assert!(socket.send(b"three", gone));
+        assert_eq!(back.recv(&mut [0; 16]).unwrap(), 5);
+    }
+}

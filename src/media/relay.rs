@@ -423,3 +423,139 @@ impl Row {
         changed.then_some(if silent { MediaEvent::Silent(self.pair) } else { MediaEvent::Resumed(self.pair) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TERMS: Terms = Terms {
+        learn_window: Duration::from_secs(2),
+        quarantine: Duration::from_secs(2),
+        quarantine_limit: Duration::from_secs(30),
+    };
+
+    /// Two rows and a clock of 20 ms a packet.
+    struct Scene {
+        table: Table,
+        now: Instant,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let pairs = [10_000, 10_002].map(|port| PortPair { worker: 0, port });
+            Self { table: Table::new(&pairs, TERMS), now: crate::clock::now() }
+        }
+
+        /// Row 0 for this far side, row 1 for `192.0.2.2:5000`, bridged.
+        fn call(far: &str) -> Self {
+            let mut scene = Self::new();
+            scene.expect(0, far);
+            scene.expect(1, "192.0.2.2:5000");
+            scene.table.bridge(0, 1);
+            scene
+        }
+
+        fn expect(&mut self, row: usize, far: &str) {
+            self.table.lend(row, self.now);
+            let far = address(far);
+            let rtcp = SocketAddr::new(far.ip(), far.port() + 1);
+            self.table.expect(row, Some(far), Some(rtcp), self.now);
+        }
+
+        fn packet(&mut self, row: usize, source: &str, sequence: u16) -> Step {
+            self.now += Duration::from_millis(20);
+            let mut packet = [0; 172];
+            packet[0] = 0x80;
+            packet[2..4].copy_from_slice(&sequence.to_be_bytes());
+            self.table.step(Slot::rtp(row), address(source), &mut packet, self.now)
+        }
+
+        /// True when any packet of a stream gets through.
+        fn passes(&mut self, row: usize, source: &str) -> bool {
+            (0..50).any(|sequence| self.packet(row, source, sequence) != Step::Drop)
+        }
+
+        fn report(&mut self, row: usize, source: &str) -> Step {
+            self.table.step(Slot::rtcp(row), address(source), &mut [0x80, 201, 0, 1, 0, 0, 0, 7], self.now)
+        }
+    }
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_packet_goes_to_the_other_far_side() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        assert_eq!(scene.packet(0, "192.0.2.1:4000", 1), Step::Forward(Slot(2), address("192.0.2.2:5000")));
+        assert_eq!(scene.packet(1, "192.0.2.2:5000", 1), Step::Forward(Slot(0), address("192.0.2.1:4000")));
+        assert_eq!(scene.report(0, "192.0.2.1:4001"), Step::Forward(Slot(3), address("192.0.2.2:5001")));
+        assert_eq!(scene.table.notices.len(), 4, "both started and settled");
+    }
+
+    #[test]
+    fn m3_the_old_source_is_not_learned_again_before_the_new_one_speaks() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        assert!(scene.passes(0, "192.0.2.1:4000"));
+        scene.expect(0, "192.0.2.1:4002");
+        assert!(!scene.passes(0, "192.0.2.1:4000"));
+        assert!(scene.passes(0, "192.0.2.1:4002"));
+    }
+
+    #[test]
+    fn rtcp_is_learned_from_the_rtp_host_only() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        assert_eq!(scene.report(0, "192.0.2.1:9999"), Step::Drop, "nobody is known yet");
+        assert!(scene.passes(0, "192.0.2.1:4000"));
+        assert_eq!(scene.report(0, "192.0.2.9:4001"), Step::Drop);
+        assert_ne!(scene.report(0, "192.0.2.1:9999"), Step::Drop);
+        assert_eq!(scene.report(0, "192.0.2.1:9998"), Step::Drop, "one is known");
+        assert_ne!(scene.report(0, "192.0.2.1:4001"), Step::Drop, "the announced one always");
+    }
+
+    #[test]
+    fn m12_whoever_sent_to_the_closed_pair_is_not_learned_in_its_next_life() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        scene.table.close(0, scene.now);
+        let mut quiet = None;
+        for sequence in 0..1500 {
+            assert_eq!(scene.packet(0, "192.0.2.7:6000", sequence), Step::Drop);
+            quiet = quiet.or(scene.table.look(0, scene.now));
+        }
+        assert_eq!(quiet, Some(MediaEvent::Quiet(PortPair { worker: 0, port: 10_000 })), "the limit");
+        scene.expect(0, "192.0.2.7:7000");
+        scene.expect(1, "192.0.2.2:5000");
+        scene.table.bridge(0, 1);
+        assert!(!scene.passes(0, "192.0.2.7:6000"));
+        assert!(scene.passes(0, "192.0.2.7:7002"), "the host itself is not banned");
+    }
+
+    #[test]
+    fn a_pair_is_quiet_after_silence_only() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        scene.table.close(0, scene.now);
+        for sequence in 0..200 {
+            scene.packet(0, "192.0.2.1:4000", sequence);
+            assert_eq!(scene.table.look(0, scene.now), None);
+        }
+        scene.now += TERMS.quarantine;
+        assert!(matches!(scene.table.look(0, scene.now), Some(MediaEvent::Quiet(_))));
+        scene.expect(0, "192.0.2.1:4008");
+        scene.expect(1, "192.0.2.2:5000");
+        scene.table.bridge(0, 1);
+        assert!(scene.passes(0, "192.0.2.1:4000"), "fell silent, so it may call again");
+    }
+
+    #[test]
+    fn play_parts_both_and_bridge_ends_play() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        scene.table.play(0, Sound::ComfortNoise, Law::A);
+        assert!(!scene.passes(0, "192.0.2.1:4000") && !scene.passes(1, "192.0.2.2:5000"));
+        let mut packet = [0; HEADER + FRAME];
+        let target = scene.table.sound(0, &mut packet, scene.now);
+        assert_eq!((target, packet[1]), (Some(address("192.0.2.1:4000")), 0x88), "PCMA with the marker");
+        scene.table.bridge(0, 1);
+        assert!(!scene.table.is_sounding(0));
+        assert!(scene.passes(0, "192.0.2.1:4000"));
+    }
+}
