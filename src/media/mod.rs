@@ -4,7 +4,7 @@
 //! that no packet takes a lock. From the top:
 //!
 //! - [`Media`]: the threads, and the way commands reach them; events come back on a channel.
-//! - [`worker`]: one thread, its epoll and its tick.
+//! - [`worker`]: one thread, its epoll and its timer.
 //! - [`relay`]: the table of what happens to a packet. Pure.
 //! - [`latch`]: whom a port listens to. Pure.
 //! - [`stream`]: one continuous stream from many sources. Pure.

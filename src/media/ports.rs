@@ -118,7 +118,8 @@ impl Socket {
         }
     }
 
-    /// Lets the kernel filter and route for us. Stays unconnected when the kernel has no way there.
+    /// Lets the kernel filter and route for us: strangers get an ICMP refusal and we do not even count them. Packets
+    /// queued before are still to be checked. Stays unconnected when the kernel has no way there.
     pub fn connect(&mut self, peer: SocketAddr) {
         self.peer = connect(&self.fd, &peer).is_ok().then_some(peer);
     }

@@ -1,4 +1,4 @@
-//! What the relay does with a packet, as plain data: one [`Row`] a port pair, and [`Table::step`], which is pure.
+//! What the relay does with a packet, as plain data: one row a port pair, and [`Table::step`], which is pure.
 //!
 //! A packet's fate follows from its slot's row alone: the source it must come from, the row it goes to, the constants
 //! added to its header, the counters. Nothing here reads a clock, locks, allocates per packet or touches a socket.
