@@ -54,7 +54,7 @@ pub struct App {
 impl App {
     /// Binds everything and starts. Errors name what could not be had.
     pub async fn start(config: &Config, witness: Option<Box<dyn Witness>>) -> Result<Self> {
-        let trunk = resolve(config.trunk.host()).await?;
+        let trunk = resolve(&config.trunk.address).await?;
         let udp = Udp::bind(config.sip.listen)
             .with_context(|| format!("cannot listen for SIP on {} (sip.listen)", config.sip.listen))?;
         let listener = TcpListener::bind(config.admin.listen)
@@ -114,7 +114,11 @@ impl App {
     }
 }
 
+/// The first address of `host:port`, or of `host` at 5060.
 async fn resolve(host: &str) -> Result<SocketAddr> {
+    let with_port =
+        host.parse::<SocketAddr>().is_ok() || host.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok());
+    let host = &if with_port { host.to_owned() } else { format!("{host}:5060") };
     let found = lookup_host(host).await.with_context(|| format!("cannot resolve {host} (trunk.address)"))?.next();
     match found {
         Some(address) => Ok(address),

@@ -13,5 +13,6 @@ pub mod leg;
 pub mod media;
 pub mod sdp;
 pub mod sip;
+pub mod stage;
 pub mod store;
 pub mod telemetry;

@@ -1,6 +1,8 @@
 //! The `switchback` binary: commands, and nothing else.
 
-use std::path::PathBuf;
+mod mock;
+
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -8,6 +10,7 @@ use clap::{Parser, Subcommand};
 use switchback::app::App;
 use switchback::b2bua::io::OperatorCommand;
 use switchback::config::{Config, LogFormat};
+use switchback::stage::{self, Scenario};
 use switchback::telemetry;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -27,6 +30,18 @@ enum Command {
         #[arg(short, long, env = "SWITCHBACK_CONFIG")]
         config: Option<PathBuf>,
     },
+    /// Plays one call on loopback: needs no key, no root, no network.
+    Demo {
+        /// The story.
+        #[arg(long, default_value = "agent", value_parser = clap::builder::PossibleValuesParser::new(Scenario::ALL.map(|(name, _)| name)))]
+        scenario: String,
+        /// The folder for the recording, the capture, the ladder and the record.
+        #[arg(long, default_value = "demo-out")]
+        out: PathBuf,
+    },
+    /// Plays one party alone, so that a team can test one side at a time.
+    #[command(subcommand)]
+    Mock(mock::Mock),
     /// Reads the configuration and explains what would happen to calls.
     Check {
         /// The configuration file; `SWITCHBACK__SECTION__KEY` variables come on top.
@@ -39,6 +54,8 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run { config } => run(config),
         Command::Check { config } => check(config),
+        Command::Demo { scenario, out } => demo(&scenario, &out),
+        Command::Mock(party) => mock::play(party),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -47,6 +64,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn demo(scenario: &str, out: &Path) -> Result<()> {
+    let named = Scenario::ALL.into_iter().find(|(name, _)| *name == scenario);
+    let Some((_, scenario)) = named else { anyhow::bail!("no scenario {scenario}") };
+    runtime()?.block_on(stage::play(scenario, out))
 }
 
 fn check(path: Option<PathBuf>) -> Result<()> {

@@ -50,10 +50,15 @@ impl Carry {
         reference: &str,
         settings: &ContextSettings,
     ) -> Self {
-        let mut carry = Self::reference(reference, settings);
-        carry.lines.push(("Reason".to_owned(), format!("switchback;text=\"{outcome}\"")));
-        carry.lines.push((settings.outcome_header.clone(), outcome.to_string()));
-        carry.lines.push((settings.conversation_header.clone(), encoded(conversation)));
+        let mut carry = Self {
+            lines: vec![
+                ("Reason".to_owned(), format!("switchback;text=\"{outcome}\"")),
+                (settings.outcome_header.clone(), outcome.to_string()),
+                (settings.reference_header.clone(), reference.to_owned()),
+                (settings.conversation_header.clone(), encoded(conversation)),
+            ],
+            ..Self::default()
+        };
         let Some(output) = output else { return carry };
         if let Some(transfer_type) = &output.transfer_type {
             let word: String = encoded(transfer_type).chars().take(settings.max_value).collect();
