@@ -75,9 +75,14 @@ impl B2bua {
         }
     }
 
+    /// Whether this peer is heard at all.
     fn is_listed(&self, peer: SocketAddr) -> bool {
-        let ip = peer.ip();
-        self.settings.trunk.address.ip() == ip || self.settings.access.iter().any(|network| network.contains(ip))
+        self.settings.trunk.address.ip() == peer.ip() || self.may_call(peer)
+    }
+
+    /// Whether this peer may begin something; a trunk is only there to be called.
+    fn may_call(&self, peer: SocketAddr) -> bool {
+        self.settings.access.iter().any(|network| network.contains(peer.ip()))
     }
 
     fn unlisted(&mut self, now: Instant, origin: Origin, message: &Message) {
@@ -133,9 +138,10 @@ impl B2bua {
             Arrival::Merged => self.answer_once(now, origin, &message, 482),
             Arrival::New if message.is(&Method::Cancel) => self.cancel(now, origin, &message, key),
             Arrival::New if message.to_tag().is_some() => self.open_in_dialog(now, origin, &message, key),
-            Arrival::New if message.method().is_some_and(Method::creates_dialog) => {
-                self.invited(now, origin, &message, key);
-            }
+            Arrival::New if message.method().is_some_and(Method::creates_dialog) => match self.may_call(origin.peer) {
+                true => self.invited(now, origin, &message, key),
+                false => self.answer_once(now, origin, &message, 403),
+            },
             Arrival::New => self.outside_dialog(now, origin, &message, key),
         }
     }

@@ -53,6 +53,7 @@ const BATCH: usize = 64;
 /// Runs the core until it has closed.
 pub async fn drive(mut core: B2bua, udp: Udp, mut arrivals: Arrivals, hands: &mut (impl Hands + Send)) {
     let mut batch = Vec::with_capacity(BATCH);
+    let mut buffer = vec![0; udp::LONGEST];
     loop {
         if drain(&mut core, &udp, hands) {
             return;
@@ -65,7 +66,7 @@ pub async fn drive(mut core: B2bua, udp: Udp, mut arrivals: Arrivals, hands: &mu
             }
         };
         let input = tokio::select! {
-            () = udp.receive(&mut batch, BATCH) => None,
+            () = udp.receive(&mut buffer, &mut batch, BATCH) => None,
             () = timer => Some(Input::TimeReached),
             Some(reply) = arrivals.api.recv() => Some(Input::Asapp(reply)),
             Some(event) = arrivals.media.recv() => Some(Input::Media(event)),

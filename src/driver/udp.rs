@@ -10,6 +10,9 @@ use tokio::net::UdpSocket;
 /// Octets the kernel may hold for us while another input is handled.
 const BUFFER: usize = 4 << 20;
 
+/// The longest datagram.
+pub const LONGEST: usize = 65_535;
+
 /// A bound socket.
 #[derive(Debug)]
 pub struct Udp {
@@ -38,14 +41,13 @@ impl Udp {
         self.address
     }
 
-    /// Waits for datagrams and appends up to `most` of them. Errors of single datagrams (ICMP) are no news.
-    pub async fn receive(&self, into: &mut Vec<(SocketAddr, Bytes)>, most: usize) {
+    /// Waits for datagrams and appends up to `most` of them, read through `buffer`. Errors of single datagrams (ICMP) are no news.
+    pub async fn receive(&self, buffer: &mut [u8], into: &mut Vec<(SocketAddr, Bytes)>, most: usize) {
         if self.reader.readable().await.is_err() {
             return;
         }
-        let mut buffer = [0; 65_535];
         for _ in 0..most {
-            match self.reader.try_recv_from(&mut buffer) {
+            match self.reader.try_recv_from(buffer) {
                 Ok((length, peer)) => into.push((peer, Bytes::copy_from_slice(&buffer[..length]))),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => {}
