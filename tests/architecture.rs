@@ -292,7 +292,7 @@ fn one_crate_has_one_door() {
         ("sdp_types", &["sdp", "demo"]),
         ("axum", &["admin", "demo"]),
         ("prometheus_client", &["admin"]),
-        ("clap", &["main"]),
+        ("clap", &["main", "mock"]),
         ("anyhow", &["main", "app", "demo"]),
         ("rustix", &["driver", "media"]),
         ("socket2", &["driver", "media"]),

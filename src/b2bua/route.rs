@@ -88,7 +88,7 @@ impl B2bua {
     fn unlisted(&mut self, now: Instant, origin: Origin, message: &Message) {
         self.counters.unlisted += 1;
         let answerable = message.method().is_some_and(|method| *method != Method::Ack);
-        if answerable && validate::request(message, &[]).is_ok() && self.admitted.refusal(now) {
+        if answerable && validate::request(message, &leg::EXTENSIONS).is_ok() && self.admitted.refusal(now) {
             let refusal = Writer::response(message, 403, None).finish();
             self.transmit(origin, refusal);
         }
@@ -119,7 +119,7 @@ impl B2bua {
     fn request(&mut self, now: Instant, origin: Origin, message: Message) {
         let method = message.method().and_then(Method::known).unwrap_or("other");
         *self.counters.requests_received.entry(method).or_default() += 1;
-        if let Err(rejection) = validate::request(&message, &[]) {
+        if let Err(rejection) = validate::request(&message, &leg::EXTENSIONS) {
             return self.reject(now, origin, &message, &rejection);
         }
         let Some(key) = ServerKey::of_request(&message) else { return };

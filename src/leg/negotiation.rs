@@ -46,12 +46,12 @@ impl Negotiation {
         }
         match invite.content_type().as_str() {
             "application/sdp" => {
-                let session = Session::read(invite.body()).map_err(|_| Refusal(488))?;
+                let session = Session::read(invite.body()).map_err(|_| Refusal::new(488))?;
                 self.remote = Some(session.audio.clone());
                 self.offer = Some(session);
                 Ok(())
             }
-            _ => Err(Refusal(415)),
+            _ => Err(Refusal::new(415)),
         }
     }
 
@@ -88,6 +88,11 @@ impl Negotiation {
         };
         self.other = Some(other);
         Some(described)
+    }
+
+    /// What we said last, to be said again unchanged in a refresh.
+    pub fn last(&self) -> &str {
+        self.anchor.last()
     }
 
     /// A new offer inside the dialog, answered with what is agreed already. `None`: 488, and nothing has changed.

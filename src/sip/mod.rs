@@ -10,6 +10,7 @@
 //! - [`transaction`] is RFC 3261 section 17 with RFC 6026.
 
 pub mod dialog;
+pub mod digest;
 pub mod ids;
 pub mod message;
 pub mod transaction;
