@@ -105,7 +105,9 @@ pub struct Engine {
     /// Until then the driver does not come round to the core.
     pub stalled_until: Instant,
     pub margin: Duration,
-    open_questions: BTreeSet<u64>,
+    /// Whether what arrives in the same instant as a timer fires comes before it.
+    pub arrivals_first: bool,
+    open_questions: BTreeMap<u64, (Instant, u64)>,
     order: u64,
     carrier: SocketAddr,
 }
@@ -159,7 +161,8 @@ impl Engine {
             closed: false,
             stalled_until: start,
             margin,
-            open_questions: BTreeSet::new(),
+            arrivals_first: false,
+            open_questions: BTreeMap::new(),
             order: 0,
             carrier,
         }
@@ -196,7 +199,11 @@ impl Engine {
         let asked = &self.asked[question as usize];
         let (call, transfer) = (asked.call, asked.transfer.clone());
         let created = matches!(asked.operation, ApiOperation::Create(_));
+        let late = latency > asked.timeout;
         self.launch(latency, Flight::Reply(question, ApiReply { call, transfer, created, answer }));
+        if let (Some(limit), true) = (self.open_questions.get(&question), late) {
+            self.queue.remove(limit); // The adapter itself is late.
+        }
     }
 
     pub fn operator(&mut self, command: OperatorCommand) {
@@ -220,7 +227,8 @@ impl Engine {
                 return None;
             };
             self.now = self.now.max(at);
-            if timer == Some(at) {
+            let timer_now = timer == Some(at) && !(self.arrivals_first && flight == Some(at));
+            if timer_now {
                 self.feed(Input::TimeReached);
                 assert!(self.core.next_timeout().is_none_or(|next| next > self.now), "a timer that is due stays");
             } else if let Some((_, flight)) = self.queue.pop_first() {
@@ -238,7 +246,7 @@ impl Engine {
             }
             Flight::ToParty(peer, bytes) => self.events.push_back(Event::Sip(peer, bytes)),
             Flight::Reply(question, reply) => {
-                if self.open_questions.remove(&question) {
+                if self.open_questions.remove(&question).is_some() {
                     self.ladder.replied(self.now - self.start, &reply);
                     if let Ok(Transfer { number: Some(number), expires_at, dated, .. }) = &reply.answer {
                         let life = expires_at.map_or(secs(60), |at| ms((at - dated).max(0).unsigned_abs()));
@@ -270,9 +278,9 @@ impl Engine {
             Output::Asapp(request) => {
                 self.ladder.asked(at, &request);
                 let question = self.asked.len() as u64;
-                self.open_questions.insert(question);
                 self.asked.push(request.clone());
                 self.reply(question, request.timeout, Err(failure(FailureClass::Ambiguous)));
+                self.open_questions.insert(question, (self.now + request.timeout, self.order));
                 self.events.push_back(Event::Asked(question, request));
             }
             Output::Media(command) => self.obey(at, &command),

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::engine::{CORE, address};
+use crate::engine::CORE;
 use crate::text::{self, Sip};
 use crate::world::Shared;
 
@@ -326,7 +326,8 @@ impl Line {
         invite
     }
 
-    pub fn core() -> SocketAddr {
-        address(CORE)
+    /// From of our requests, our tag included.
+    pub fn local(&self) -> &str {
+        &self.local
     }
 }
