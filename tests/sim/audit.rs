@@ -48,7 +48,7 @@ impl Audit {
                 if sip.is("BYE") {
                     self.ended(&sip);
                 }
-                if !sip.is("ACK") && !self.ignored.contains(sip.branch()) {
+                if !sip.is("ACK") && !sip.branch().is_empty() && !self.ignored.contains(sip.branch()) {
                     let key = (sip.branch().to_owned(), sip.method().to_owned());
                     self.owed_answers.entry(key).or_insert_with(|| sip.start.clone());
                 }
@@ -125,6 +125,9 @@ impl Audit {
         let valid = if ours.method().is_some() { validate::request(&ours, &[]) } else { validate::response(&ours) };
         if let Err(rejection) = valid {
             self.breach(format!("we would refuse ourselves: {}", rejection.why));
+        }
+        if ours.cseq().is_some_and(|cseq| cseq.method.known().is_none()) {
+            return; // rsip reads no method that it does not know.
         }
         let theirs = match Heard::read(octets, to) {
             Ok(theirs) => theirs,

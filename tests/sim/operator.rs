@@ -59,7 +59,10 @@ fn x2_stop_twice() {
 fn x_a_person_pulls_a_call() {
     let w = World::new();
     let (mut customer, mut genagent) = talk(&w);
-    let call = w.stage().engine.core.live_calls(w.stage_now())[0].call;
+    let call = {
+        let stage = w.stage();
+        stage.engine.core.live_calls(stage.engine.now)[0].call
+    };
     w.operator(OperatorCommand::HangUp(call));
     genagent.expect_and_ok("BYE");
     customer.expect_and_ok("BYE");

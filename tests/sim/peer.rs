@@ -219,6 +219,13 @@ impl Line {
         }
     }
 
+    /// Reads everything there is and answers requests with 200; what was read, in words.
+    pub fn answer_all(&mut self) -> Vec<String> {
+        let mail: Vec<Sip> = self.stage.borrow_mut().letters(self.address, &self.call_id).drain(..).collect();
+        mail.iter().filter(|sip| sip.status().is_none()).for_each(|sip| self.reply(sip, 200));
+        mail.iter().map(Sip::word).collect()
+    }
+
     // --- saying, as the one who was called ---
 
     pub fn reply(&self, request: &Sip, status: u16) {

@@ -111,10 +111,6 @@ impl World {
         stage.engine.now - stage.engine.start
     }
 
-    pub fn stage_now(&self) -> Instant {
-        self.stage.borrow().engine.now
-    }
-
     pub fn run_for(&self, time: Duration) {
         self.stage().run_for(time);
     }
