@@ -161,7 +161,9 @@ impl Uac {
             respond(request, key, 200, s);
             self.early_bye = Some((request.from_tag().to_owned(), reason_of(request)));
         } else {
-            respond(request, key, sensible_answer(request), s);
+            // An INVITE that crosses ours (RFC 3261 section 14.2).
+            let status = if request.is(&Method::Invite) { 491 } else { sensible_answer(request) };
+            respond(request, key, status, s);
         }
         Phase::Calling(self)
     }

@@ -150,7 +150,9 @@ impl Uas {
             respond(request, key, 200, s);
             return self.cancelled(request, s);
         }
-        respond(request, key, sensible_answer(request), s);
+        // A new offer before the first is answered (RFC 3261 section 14.2).
+        let status = if request.is(&Method::Invite) { 500 } else { sensible_answer(request) };
+        respond(request, key, status, s);
         Phase::Invited(self)
     }
 
