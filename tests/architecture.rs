@@ -293,7 +293,7 @@ fn one_crate_has_one_door() {
         ("axum", &["admin", "demo"]),
         ("prometheus_client", &["admin"]),
         ("clap", &["main", "mock"]),
-        ("anyhow", &["main", "app", "demo"]),
+        ("anyhow", &["main", "mock", "app", "stage", "demo"]),
         ("rustix", &["driver", "media"]),
         ("socket2", &["driver", "media"]),
         ("hound", &["demo", "media"]),

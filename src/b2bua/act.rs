@@ -66,8 +66,8 @@ impl B2bua {
             }
             Err(refusal) => {
                 *self.counters.rejected.entry("description").or_default() += 1;
-                self.give_back(customer_pair);
-                self.give_back(spare);
+                self.close_media(customer_pair, call);
+                self.close_media(spare, call);
                 self.answer_open(now, invite, &key, refusal);
             }
         }
@@ -201,7 +201,7 @@ impl B2bua {
         if event.is_last_word() {
             debug_assert!(!entry.over, "a leg spoke its last word twice: {event:?}");
             entry.over = true;
-            self.close_media(pair);
+            self.close_media(pair, call);
         }
         let current = self.calls.get(&call).is_some_and(|entry| match role {
             LegRole::Customer => entry.customer == id,
@@ -456,14 +456,11 @@ impl B2bua {
         }
     }
 
-    fn close_media(&mut self, pair: PortPair) {
-        if self.ports.take_back(pair) {
+    /// Closes a pair that is still this call's. A leg may speak its last word long after its call has ended.
+    fn close_media(&mut self, pair: PortPair, call: CallRef) {
+        if self.ports.take_back(pair, call) {
             self.outputs.push_back(Output::Media(MediaCommand::Close(pair)));
         }
-    }
-
-    fn give_back(&mut self, pair: PortPair) {
-        self.close_media(pair);
     }
 
     pub(super) fn media_closed(&mut self, pair: PortPair, counters: MediaCounters) {
@@ -490,7 +487,7 @@ impl B2bua {
         entry.record = Some(record);
         let pairs = [Some(entry.customer_pair), entry.spare_pair.take(), entry.genagent_pair];
         for pair in pairs.into_iter().flatten() {
-            self.close_media(pair);
+            self.close_media(pair, call);
         }
         self.stop_timers(call);
         self.timers.start(TimerKey::Record(call), now + COUNTERS_LIMIT);

@@ -162,18 +162,27 @@ impl B2bua {
     }
 
     fn time_reached(&mut self, now: Instant) {
-        while let Some(key) = self.timers.due(now) {
-            match key {
-                TimerKey::Transaction(id, timer) => {
-                    let effects = self.transactions.timer(id, timer);
-                    self.perform(now, effects, None);
-                }
-                TimerKey::Leg(id, timer) => self.with_leg(id, |leg, s| leg.timer(timer, s)),
-                TimerKey::Call(call, timer) => self.tell_call(now, call, CallEvent::Timer(timer)),
-                TimerKey::Record(call) => self.write_record(call),
-            }
-            self.work_off(now);
+        // However late we come: no INVITE is repeated to a number whose last safe moment has passed (flow O6).
+        let guard = |key: &TimerKey| matches!(key, TimerKey::Call(_, CallTimer::NumberGuard));
+        while let Some(key) = self.timers.due_where(now, guard) {
+            self.fire(now, key);
         }
+        while let Some(key) = self.timers.due(now) {
+            self.fire(now, key);
+        }
+    }
+
+    fn fire(&mut self, now: Instant, key: TimerKey) {
+        match key {
+            TimerKey::Transaction(id, timer) => {
+                let effects = self.transactions.timer(id, timer);
+                self.perform(now, effects, None);
+            }
+            TimerKey::Leg(id, timer) => self.with_leg(id, |leg, s| leg.timer(timer, s)),
+            TimerKey::Call(call, timer) => self.tell_call(now, call, CallEvent::Timer(timer)),
+            TimerKey::Record(call) => self.write_record(call),
+        }
+        self.work_off(now);
     }
 
     /// Steps a leg and keeps what it wants for `work_off`.

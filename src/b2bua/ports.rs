@@ -13,7 +13,7 @@ pub struct Ports<Owner> {
     draining: HashMap<PortPair, Owner>,
 }
 
-impl<Owner: Copy> Ports<Owner> {
+impl<Owner: Copy + PartialEq> Ports<Owner> {
     /// A pool of these pairs, all free.
     pub fn new(pairs: impl IntoIterator<Item = PortPair>) -> Self {
         let mut free: BTreeMap<u16, Vec<PortPair>> = BTreeMap::new();
@@ -40,11 +40,14 @@ impl<Owner: Copy> Ports<Owner> {
         Some(pair)
     }
 
-    /// Takes a pair back; it drains. False when it was not lent.
-    pub fn take_back(&mut self, pair: PortPair) -> bool {
-        let Some(owner) = self.lent.remove(&pair) else { return false };
-        self.draining.insert(pair, owner);
-        true
+    /// Takes a pair back from its owner; it drains. False when it was not lent, or is somebody else's by now.
+    pub fn take_back(&mut self, pair: PortPair, owner: Owner) -> bool {
+        let owned = self.lent.get(&pair) == Some(&owner);
+        if owned {
+            self.lent.remove(&pair);
+            self.draining.insert(pair, owner);
+        }
+        owned
     }
 
     /// A drained pair is free again.

@@ -40,10 +40,13 @@ impl<K: Copy + Ord + Hash> Timers<K> {
 
     /// Takes one that is due.
     pub fn due(&mut self, now: Instant) -> Option<K> {
-        let (at, key) = *self.by_time.first()?;
-        if at > now {
-            return None;
-        }
+        self.due_where(now, |_| true)
+    }
+
+    /// Takes one of these that is due.
+    pub fn due_where(&mut self, now: Instant, wanted: impl Fn(&K) -> bool) -> Option<K> {
+        let mut due = self.by_time.iter().take_while(|(at, _)| *at <= now);
+        let (_, key) = *due.find(|(_, key)| wanted(key))?;
         self.stop(key);
         Some(key)
     }

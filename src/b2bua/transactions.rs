@@ -198,7 +198,8 @@ impl Transactions {
     ) {
         let machine = if request.is(&Method::Invite) {
             let outside = request.to_tag().is_none();
-            let attempt = AttemptKey::of_request(request).filter(|_| outside);
+            // A merged INVITE must not take the place of the one it repeats.
+            let attempt = AttemptKey::of_request(request).filter(|it| outside && !self.attempts.contains_key(it));
             Machine::InviteServer(InviteServer::new(self.base), key.clone(), attempt)
         } else {
             Machine::Server(Server::new(self.base), key.clone())

@@ -70,7 +70,8 @@ impl Negotiation {
         }
         match body_session(message) {
             Some(session) if session.audio.rtp.is_some() || session.audio.is_held() => {
-                let usable = session.audio.rtp.is_some();
+                let understood = self.other.as_ref().is_none_or(|offered| session.audio.shares_speech_with(offered));
+                let usable = session.audio.rtp.is_some() && understood;
                 self.remote = Some(session.audio);
                 usable
             }

@@ -293,7 +293,9 @@ impl Uac {
                 false => respond(request, key, 500, s),
             }
         } else {
-            respond(request, key, sensible_answer(request), s);
+            // An INVITE that crosses ours (RFC 3261 section 14.2).
+            let status = if request.is(&Method::Invite) { 491 } else { sensible_answer(request) };
+            respond(request, key, status, s);
         }
         Phase::Calling(self)
     }

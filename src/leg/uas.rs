@@ -207,8 +207,8 @@ impl Uas {
             return self.pracked(request, key, negotiation, s);
         } else if request.is(&Method::Update) && request.body().is_empty() {
             respond(request, key, 200, s);
-        } else if request.is(&Method::Update) {
-            // No new offer before the first is settled (RFC 3311 section 5.2).
+        } else if request.is(&Method::Update) || request.is(&Method::Invite) {
+            // No new offer before the first is answered (RFC 3311 section 5.2, RFC 3261 section 14.2).
             respond(request, key, 500, s);
         } else {
             respond(request, key, sensible_answer(request), s);

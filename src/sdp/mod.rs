@@ -166,6 +166,13 @@ impl Audio {
         }
     }
 
+    /// Whether the two have a payload type for speech in common: same number, same encoding.
+    pub fn shares_speech_with(&self, other: &Self) -> bool {
+        let speech = |format: &&String| !self.encoding(format).starts_with("telephone-event");
+        let known = |format: &String| other.formats.contains(format) && self.encoding(format) == other.encoding(format);
+        self.formats.iter().filter(speech).any(known)
+    }
+
     /// The G.711 law spoken, when the first format is one.
     pub fn g711(&self) -> Option<G711> {
         match self.formats.first().map(String::as_str) {

@@ -1,0 +1,166 @@
+//! What must hold whatever happens, seen from the wire: every request answered, every 2xx acknowledged, every dialog
+//! ended, no number dialled twice or late, and every octet that leaves read alike by two independent readers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use switchback::demo::message::Heard;
+use switchback::sip::message::{HeaderName, Message};
+use switchback::sip::validate;
+
+use crate::text::Sip;
+
+type Key = (String, String);
+
+#[derive(Debug, Default)]
+pub struct Audit {
+    /// Requests that reached the core and wait for their final answer, by branch and method.
+    owed_answers: BTreeMap<Key, String>,
+    /// 2xx that reached the core and wait for their ACK, by Call-ID and far tag.
+    owed_acks: BTreeMap<Key, u32>,
+    /// Dialogs that a 2xx made, by Call-ID and tag of the answering side.
+    open_dialogs: BTreeSet<Key>,
+    ended_dialogs: BTreeSet<Key>,
+    /// INVITEs of ours without a final response, by Call-ID.
+    dialled: BTreeMap<String, String>,
+    /// When the last INVITE to a number may leave.
+    guards: BTreeMap<String, Instant>,
+    breaches: Vec<String>,
+    /// Calls that were taken: INVITEs answered with anything that rings.
+    pub customers: BTreeSet<String>,
+    /// Requests that need no answer: what a test sends to be ignored.
+    pub ignored: BTreeSet<String>,
+}
+
+impl Audit {
+    pub fn received(&mut self, octets: &[u8]) {
+        let Some(sip) = Sip::read(octets) else { return };
+        match sip.status() {
+            Some(200..300) if sip.method() == "INVITE" && self.dialled.contains_key(sip.call_id()) => {
+                let key = (sip.call_id().to_owned(), sip.to_tag().to_owned());
+                *self.owed_acks.entry(key.clone()).or_default() += 1;
+                self.opened(key);
+            }
+            Some(_) => {}
+            None => {
+                if sip.is("BYE") {
+                    self.ended(&sip);
+                }
+                if !sip.is("ACK") && !sip.branch().is_empty() && !self.ignored.contains(sip.branch()) {
+                    let key = (sip.branch().to_owned(), sip.method().to_owned());
+                    self.owed_answers.entry(key).or_insert_with(|| sip.start.clone());
+                }
+            }
+        }
+    }
+
+    pub fn sent(&mut self, now: Instant, to: SocketAddr, octets: &Bytes, carrier: SocketAddr) {
+        self.read_twice(octets, to);
+        let Some(sip) = Sip::read(octets) else { return self.breach("we sent what is no SIP at all".to_owned()) };
+        match sip.status() {
+            Some(200..) => {
+                self.owed_answers.insert((sip.branch().to_owned(), sip.method().to_owned()), String::new());
+                if sip.method() == "INVITE" && sip.status().is_some_and(|status| status < 300) {
+                    self.opened((sip.call_id().to_owned(), sip.to_tag().to_owned()));
+                }
+            }
+            Some(180..) => {
+                self.customers.insert(sip.call_id().to_owned());
+            }
+            Some(_) => {}
+            None if sip.is("INVITE") && to == carrier => self.invited(now, &sip),
+            None if sip.is("BYE") => self.ended(&sip),
+            None if sip.is("ACK") => {
+                self.owed_acks.remove(&(sip.call_id().to_owned(), sip.to_tag().to_owned()));
+            }
+            None => {}
+        }
+    }
+
+    /// The number this INVITE goes to is dialled once, and not after its guard.
+    fn invited(&mut self, now: Instant, sip: &Sip) {
+        let number = sip.uri().trim_start_matches("sip:").split(['@', ';']).next().unwrap_or("").to_owned();
+        let others = self.dialled.iter().any(|(id, n)| id != sip.call_id() && *n == number);
+        match self.guards.get(&number) {
+            _ if others => self.breach(format!("{number} is dialled twice")),
+            None => self.breach(format!("{number} is dialled and is no number of ASAPP's")),
+            Some(&guard) if now > guard => self.breach(format!("an INVITE leaves after the guard of {number}")),
+            Some(_) => {}
+        }
+        self.dialled.insert(sip.call_id().to_owned(), number);
+    }
+
+    /// ASAPP has told the core a number; the last INVITE to it leaves before `guard`.
+    pub fn numbered(&mut self, number: &str, now: Instant, safe: Duration) {
+        let guard = self.guards.entry(number.to_owned()).or_insert(now + safe);
+        *guard = (*guard).min(now + safe);
+    }
+
+    fn opened(&mut self, key: Key) {
+        if !self.ended_dialogs.contains(&key) {
+            self.open_dialogs.insert(key);
+        }
+    }
+
+    fn ended(&mut self, bye: &Sip) {
+        for tag in [bye.from_tag(), bye.to_tag()] {
+            let key = (bye.call_id().to_owned(), tag.to_owned());
+            self.open_dialogs.remove(&key);
+            self.ended_dialogs.insert(key);
+        }
+    }
+
+    fn breach(&mut self, what: String) {
+        self.breaches.push(what);
+    }
+
+    /// Our own strict reader and rsip find the same message in the octets.
+    fn read_twice(&mut self, octets: &Bytes, to: SocketAddr) {
+        let ours = match Message::read(octets.clone()) {
+            Ok(ours) => ours,
+            Err(unreadable) => return self.breach(format!("we cannot read ourselves: {unreadable:?}")),
+        };
+        let valid = if ours.method().is_some() { validate::request(&ours, &[]) } else { validate::response(&ours) };
+        if let Err(rejection) = valid {
+            self.breach(format!("we would refuse ourselves: {}", rejection.why));
+        }
+        if ours.cseq().is_some_and(|cseq| cseq.method.known().is_none()) {
+            return; // rsip reads no method that it does not know.
+        }
+        let theirs = match Heard::read(octets, to) {
+            Ok(theirs) => theirs,
+            Err(why) => {
+                return self.breach(format!("rsip cannot read us: {why}\n{}", String::from_utf8_lossy(octets)));
+            }
+        };
+        let cseq = ours.cseq();
+        let uri = match &theirs.message {
+            rsip::SipMessage::Request(request) => request.uri.to_string(),
+            rsip::SipMessage::Response(_) => String::new(),
+        };
+        let same = theirs.status() == ours.status()
+            && cseq.as_ref().is_some_and(|cseq| cseq.number == theirs.cseq)
+            && cseq.is_some_and(|cseq| cseq.method.as_str() == theirs.method.to_string())
+            && ours.via().and_then(|via| via.branch()) == Some(&theirs.branch)
+            && ours.call_id() == Some(&theirs.call_id)
+            && ours.from_tag() == theirs.from_tag
+            && ours.to_tag() == theirs.to_tag.as_deref()
+            && ours.request_uri() == uri
+            && ours.headers(HeaderName::Via).count() > 0;
+        if !same {
+            self.breach(format!("two readers read us differently:\n{}\n{theirs:?}", String::from_utf8_lossy(octets)));
+        }
+    }
+
+    /// What has been found so far, and what is still owed.
+    pub fn verdict(&self) -> Vec<String> {
+        let mut found = self.breaches.clone();
+        let answers = self.owed_answers.iter().filter(|(_, start)| !start.is_empty());
+        found.extend(answers.map(|((branch, _), start)| format!("never answered: {start} ({branch})")));
+        found.extend(self.owed_acks.keys().map(|(id, tag)| format!("a 2xx without ACK: {id} {tag}")));
+        found.extend(self.open_dialogs.iter().map(|(id, tag)| format!("a dialog never ended: {id} {tag}")));
+        found
+    }
+}

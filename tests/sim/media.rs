@@ -1,0 +1,142 @@
+//! M: as far as the core decides about media.
+
+use switchback::b2bua::io::{FailureClass, PortPair};
+use switchback::call::verdict::{EndedBy, Outcome, Phase};
+
+use crate::asapp::NUMBER;
+use crate::engine::{Engine, QUARANTINE, address, ms, secs, settings};
+use crate::happy::talk;
+use crate::text;
+use crate::world::World;
+
+#[test]
+fn m3_the_customer_moves_its_audio() {
+    let w = World::new();
+    let (mut customer, mut genagent) = talk(&w);
+    let port = customer.told;
+    customer.rtp = address("198.51.100.10:41234");
+    customer.reinvite(customer.sdp());
+    customer.expect("200");
+    customer.ack();
+    assert_eq!(customer.told, port, "ours never moves");
+    assert!(w.talking(&customer, &genagent));
+    customer.bye();
+    customer.expect("200 BYE");
+    genagent.expect_and_ok("BYE");
+}
+
+#[test]
+fn m6_hold_suspends_the_watch_and_resume_restores_it() {
+    for hold in ["sendonly", "inactive", "c=0"] {
+        let w = World::new();
+        let (mut customer, mut genagent) = talk(&w);
+        let rtp = customer.rtp;
+        let held = match hold {
+            "c=0" => text::sdp("0.0.0.0", rtp.port()),
+            direction => text::audio(&rtp.ip().to_string(), rtp.port(), "0 8 101", direction),
+        };
+        customer.reinvite(held);
+        let answer = customer.expect("200");
+        customer.ack();
+        let mirrored = if hold == "inactive" { "a=inactive" } else { "a=recvonly" };
+        assert!(hold == "c=0" || answer.body.contains(mirrored), "RFC 3264 section 6.1: {}", answer.body);
+        let watch = |line| w.stage().engine.relay.towards(line).and_then(|(_, pair)| pair.watch);
+        assert_eq!(watch(rtp), None, "{hold}");
+        w.silent(&genagent, true);
+        w.run_for(secs(60));
+        customer.reinvite(customer.sdp());
+        customer.expect("200");
+        customer.ack();
+        assert_eq!(watch(rtp), Some(secs(30)));
+        w.silent(&genagent, false);
+        assert!(w.talking(&customer, &genagent));
+        customer.bye();
+        customer.expect("200 BYE");
+        genagent.expect_and_ok("BYE");
+    }
+}
+
+#[test]
+fn m7_one_silent_side_is_no_reason_to_end_and_two_are() {
+    let w = World::new();
+    let (mut customer, mut genagent) = talk(&w);
+    w.silent(&customer, true);
+    w.run_for(secs(60));
+    w.silent(&customer, false);
+    w.silent(&genagent, true);
+    customer.expect_nothing_for(secs(60));
+    w.silent(&customer, true);
+    genagent.expect_and_ok("BYE");
+    customer.expect_and_ok("BYE");
+    assert_eq!(w.verdict(), (Outcome::GenagentLost, EndedBy::Network, Phase::Talking));
+}
+
+#[test]
+fn m10_no_ports_is_503_and_running_calls_go_on() {
+    let w = World::of(Engine::new(settings(), 3, 1));
+    let (mut customer, mut genagent) = talk(&w);
+    let mut refused = w.ivr.invite();
+    let refusal = refused.expect_refusal(503);
+    assert!(refusal.has("Retry-After"));
+    assert_eq!(w.counters().rejected["ports"], 1);
+    assert!(w.talking(&customer, &genagent));
+    customer.bye();
+    customer.expect("200 BYE");
+    genagent.expect_and_ok("BYE");
+    w.run_for(QUARANTINE / 2);
+    w.ivr.invite().expect_refusal(503);
+    w.run_for(QUARANTINE);
+    let mut again = w.ivr.invite();
+    again.expect("180");
+    w.api.expect_create().fail(FailureClass::Refused);
+    again.expect_refusal(480);
+}
+
+#[test]
+fn m12_a_late_last_word_does_not_close_the_port_of_another_call() {
+    // Two pairs: the second call can only have those of the first.
+    let w = World::of(Engine::new(settings(), 2, 1));
+    w.stage().engine.core = tight(&w);
+    let mut first = w.ivr.invite();
+    first.expect("180");
+    w.api.expect_create().answer_number(NUMBER, secs(60));
+    let mut late = w.carrier.expect_invite();
+    late.respond(180);
+    // It rings too long and does not answer our CANCEL for a while; the call itself is over.
+    let cancel = late.expect("CANCEL");
+    first.expect_refusal(480);
+    w.run_for(QUARANTINE + secs(1));
+    let (mut customer, mut genagent) = talk_again(&w);
+    late.reply(&cancel, 200);
+    late.respond(487);
+    late.expect("ACK");
+    w.run_for(secs(1));
+    assert!(w.talking(&customer, &genagent), "{}", w.ladder());
+    customer.bye();
+    customer.expect("200 BYE");
+    genagent.expect_and_ok("BYE");
+}
+
+/// A core with two port pairs that dials once.
+fn tight(_: &World) -> switchback::b2bua::B2bua {
+    let mut settings = settings();
+    settings.call.max_attempts = 1;
+    let pairs = [20_000, 20_002].map(|port| PortPair { worker: 0, port });
+    let stage = Engine::new(settings.clone(), 0, 3);
+    let epoch = switchback::b2bua::io::Epoch { instant: stage.start, unix_ms: crate::engine::UNIX_MS };
+    switchback::b2bua::B2bua::new(settings, pairs, [3; 32], epoch)
+}
+
+fn talk_again(w: &World) -> (crate::peer::Line, crate::peer::Line) {
+    let mut customer = w.ivr.invite();
+    customer.expect("180");
+    w.api.expect_create().answer_number("+19995550111", secs(60));
+    let mut genagent = w.carrier.expect_invite();
+    genagent.answer();
+    genagent.expect("ACK");
+    customer.expect("200");
+    customer.ack();
+    w.run_for(ms(5));
+    assert!(w.talking(&customer, &genagent), "{}", w.ladder());
+    (customer, genagent)
+}

@@ -1,0 +1,91 @@
+//! X: what operators and supervisors do.
+
+use switchback::b2bua::io::{FailureClass, OperatorCommand};
+use switchback::call::verdict::{EndedBy, Outcome, Phase};
+
+use crate::asapp::NUMBER;
+use crate::engine::secs;
+use crate::happy::talk;
+use crate::world::World;
+
+#[test]
+fn x1_drain_finishes_what_is_there_and_takes_nothing_new() {
+    let w = World::new();
+    let (mut customer, mut genagent) = talk(&w);
+    w.operator(OperatorCommand::Drain);
+    w.ivr.request("OPTIONS").expect("503 OPTIONS");
+    let refusal = w.ivr.invite().expect_refusal(503);
+    assert!(refusal.has("Retry-After"));
+    genagent.bye();
+    genagent.expect("200 BYE");
+    assert!(!w.stage().engine.closed);
+    w.api.expect_fetch().answer_completed("AGENT", &[]);
+    customer.expect_and_ok("BYE");
+    assert_eq!(w.verdict().0, Outcome::Agent);
+    w.run_until("the end of the drain", |stage| stage.engine.closed);
+}
+
+#[test]
+fn x1_stop_ends_every_call_with_a_reason() {
+    let w = World::new();
+    let (mut customer, mut genagent) = talk(&w);
+    let mut waiting = w.ivr.invite();
+    waiting.expect("180");
+    let post = w.api.expect_create();
+    w.operator(OperatorCommand::Stop);
+    let bye = genagent.expect_and_ok("BYE");
+    assert!(bye.header("Reason").starts_with("Q.850;cause="));
+    let bye = customer.expect_and_ok("BYE");
+    assert_eq!(bye.header("X-Switchback-Outcome"), "drained");
+    assert!(waiting.expect_refusal(503).has("Retry-After"));
+    post.answer_number(NUMBER, secs(60));
+    w.carrier.expect_nothing_for(secs(5));
+    assert!(w.stage().engine.closed);
+    assert!(w.records().iter().all(|record| record.verdict.outcome == Outcome::Drained));
+}
+
+#[test]
+fn x2_stop_twice() {
+    let w = World::new();
+    let (mut customer, mut genagent) = talk(&w);
+    w.operator(OperatorCommand::Stop);
+    w.operator(OperatorCommand::Stop);
+    genagent.expect_and_ok("BYE");
+    customer.expect_and_ok("BYE");
+    assert_eq!(w.verdict(), (Outcome::Drained, EndedBy::Us, Phase::Talking));
+}
+
+#[test]
+fn x_a_person_pulls_a_call() {
+    let w = World::new();
+    let (mut customer, mut genagent) = talk(&w);
+    let call = {
+        let stage = w.stage();
+        stage.engine.core.live_calls(stage.engine.now)[0].call
+    };
+    w.operator(OperatorCommand::HangUp(call));
+    genagent.expect_and_ok("BYE");
+    customer.expect_and_ok("BYE");
+    assert_eq!(w.verdict(), (Outcome::Operator, EndedBy::Us, Phase::Talking));
+}
+
+#[test]
+fn x_the_longest_conversation() {
+    let w = World::set(|settings| settings.call.max_duration = secs(120));
+    let (mut customer, mut genagent) = talk(&w);
+    w.run_for(secs(119));
+    genagent.expect_and_ok("BYE");
+    customer.expect_and_ok("BYE");
+    assert_eq!(w.verdict().0, Outcome::MaxDuration);
+}
+
+#[test]
+fn x_options_tell_that_we_are_ready() {
+    let w = World::new();
+    let answer = w.ivr.request("OPTIONS").expect("200 OPTIONS");
+    assert!(answer.header("Allow").contains("INVITE"));
+    let mut customer = w.ivr.invite();
+    customer.expect("180");
+    w.api.expect_create().fail(FailureClass::Refused);
+    customer.expect_refusal(480);
+}

@@ -1,0 +1,83 @@
+//! A model of the relay: it carries nothing, but knows who would hear what.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use switchback::b2bua::io::{MediaCommand, PortPair, Sound};
+
+/// One open port pair.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pair {
+    /// Where its far side is.
+    pub far: Option<SocketAddr>,
+    /// What the far side hears.
+    pub hears: Hears,
+    /// The silence that is reported.
+    pub watch: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Hears {
+    #[default]
+    Nothing,
+    Sound(Sound),
+    Pair(PortPair),
+}
+
+#[derive(Debug, Default)]
+pub struct Relay {
+    pairs: BTreeMap<PortPair, Pair>,
+}
+
+impl Relay {
+    /// Obeys; true when the pair was closed and owes `Closed` and `Quiet`.
+    pub fn obey(&mut self, command: &MediaCommand) -> bool {
+        match *command {
+            MediaCommand::Expect { pair, rtp, .. } => self.pairs.entry(pair).or_default().far = Some(rtp),
+            MediaCommand::Bridge(a, b) => {
+                self.pairs.entry(a).or_default().hears = Hears::Pair(b);
+                self.pairs.entry(b).or_default().hears = Hears::Pair(a);
+            }
+            MediaCommand::Play { pair, sound, .. } => {
+                self.silence_peer_of(pair);
+                self.pairs.entry(pair).or_default().hears = Hears::Sound(sound);
+            }
+            MediaCommand::Watch { pair, limit } => self.pairs.entry(pair).or_default().watch = limit,
+            MediaCommand::Close(pair) => {
+                self.silence_peer_of(pair);
+                self.pairs.remove(&pair);
+                return true;
+            }
+        }
+        false
+    }
+
+    fn silence_peer_of(&mut self, pair: PortPair) {
+        for other in self.pairs.values_mut().filter(|other| other.hears == Hears::Pair(pair)) {
+            other.hears = Hears::Nothing;
+        }
+    }
+
+    /// Open pairs: those that were told anything and not closed.
+    pub fn open(&self) -> usize {
+        self.pairs.len()
+    }
+
+    /// The pair whose far side receives at this address.
+    pub fn towards(&self, far: SocketAddr) -> Option<(PortPair, &Pair)> {
+        self.pairs.iter().find(|(_, pair)| pair.far == Some(far)).map(|(port, pair)| (*port, pair))
+    }
+
+    pub fn pair(&self, port: PortPair) -> Option<&Pair> {
+        self.pairs.get(&port)
+    }
+
+    pub fn bridged(&self) -> Vec<(PortPair, PortPair)> {
+        let both = |(a, pair): (&PortPair, &Pair)| match pair.hears {
+            Hears::Pair(b) if *a < b => Some((*a, b)),
+            _ => None,
+        };
+        self.pairs.iter().filter_map(both).collect()
+    }
+}
