@@ -66,16 +66,9 @@ impl B2bua {
                 *self.counters.rejected.entry("description").or_default() += 1;
                 self.give_back(customer_pair);
                 self.give_back(spare);
-                self.answer_open(now, invite, &key, status);
+                self.answer(now, invite, &key, status);
             }
         }
-    }
-
-    fn answer_open(&mut self, now: Instant, invite: &Message, key: &ServerKey, status: u16) {
-        let tag = self.ids.tag();
-        let response = crate::sip::write::Writer::response(invite, status, Some(&tag)).finish();
-        let effects = self.transactions.respond(key, status, response);
-        self.perform(now, effects, None);
     }
 
     fn negotiation(&mut self, pair: PortPair) -> Negotiation {
