@@ -75,7 +75,7 @@ impl B2bua {
 
     fn answer_open(&mut self, now: Instant, invite: &Message, key: &ServerKey, refusal: Refusal) {
         let tag = self.ids.tag();
-        let effects = self.transactions.respond(key, refusal.status, refusal.response(invite, &tag));
+        let effects = self.transactions.respond(key, refusal.status, refusal.response(invite, &tag, &self.endpoint));
         self.perform(now, effects, None);
     }
 

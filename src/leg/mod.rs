@@ -323,16 +323,23 @@ impl Refusal {
         Self { status: 422, least_interval: Some(least) }
     }
 
-    /// The response.
-    pub fn response(self, invite: &Message, tag: &str) -> Bytes {
+    /// The response, with what the caller needs to do better.
+    pub fn response(self, invite: &Message, tag: &str, endpoint: &Endpoint) -> Bytes {
         let mut writer = Writer::response(invite, self.status, Some(tag));
         if let Some(least) = self.least_interval {
             writer.header(HeaderName::MinSe, &least.to_string());
         }
-        if self.status == 415 {
-            writer.header(HeaderName::Accept, "application/sdp");
+        match self.status {
+            406 => {
+                let warning = format!("399 {} \"an INVITE must accept application/sdp\"", endpoint.address);
+                writer.header(HeaderName::Warning, &warning);
+            }
+            415 => {
+                writer.header(HeaderName::Accept, "application/sdp");
+            }
+            _ => {}
         }
-        writer.finish()
+        writer.header(HeaderName::Server, &endpoint.product).finish()
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::{Refusal, body_session};
 use crate::sdp::anchor::Anchor;
 use crate::sdp::{Audio, Session};
-use crate::sip::message::Message;
+use crate::sip::message::{HeaderName, Message};
 
 /// The session of one leg. Our address never moves; theirs may with every description.
 #[derive(Debug)]
@@ -41,6 +41,9 @@ impl Negotiation {
 
     /// Reads the offer of an INVITE. None at all is a delayed offer and fine.
     pub fn read_offer(&mut self, invite: &Message) -> Result<(), Refusal> {
+        if !accepts_sdp(invite) {
+            return Err(Refusal::new(406));
+        }
         if invite.body().is_empty() {
             return Ok(());
         }
@@ -110,4 +113,13 @@ impl Negotiation {
         self.offer = Some(offer);
         Some((answer, false))
     }
+}
+
+/// Whether the answer may hold a session description (sdp01, RFC 4475 section 3.3.15). No Accept line means yes.
+fn accepts_sdp(invite: &Message) -> bool {
+    let mut ranges =
+        invite.list(HeaderName::Accept).map(|range| range.split(';').next().unwrap_or("").trim()).peekable();
+    let matches =
+        |range: &str| ["application/sdp", "application/*", "*/*"].iter().any(|r| r.eq_ignore_ascii_case(range));
+    ranges.peek().is_none() || ranges.any(matches)
 }

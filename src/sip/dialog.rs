@@ -63,7 +63,8 @@ impl Dialog {
             remote: without_tag(from),
             local_cseq: 0,
             remote_cseq: Some(invite.cseq()?.number),
-            remote_target: invite.contact()?.uri.text.to_owned(),
+            // RFC 2543 knew INVITEs without a Contact; their From is where they can be reached, if anything is.
+            remote_target: invite.contact().or(invite.from())?.uri.text.to_owned(),
             route_set: invite.list(HeaderName::RecordRoute).map(str::to_owned).collect(),
             source,
             behind_nat: literal_host(invite.via()?.host).is_some_and(|host| host != source.ip()),
