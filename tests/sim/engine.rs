@@ -241,7 +241,7 @@ impl Engine {
         match flight {
             Flight::ToCore(peer, bytes) => {
                 self.ladder.received(self.now - self.start, peer, &bytes);
-                self.audit.received(&bytes);
+                self.audit.received(self.now, &bytes, self.lanes.contains_key(&peer));
                 self.feed(Input::Received(Datagram { transport: Transport::Udp, peer, bytes }));
             }
             Flight::ToParty(peer, bytes) => self.events.push_back(Event::Sip(peer, bytes)),

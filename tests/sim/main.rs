@@ -3,6 +3,7 @@
 mod api;
 mod asapp;
 mod audit;
+mod chaos;
 mod complaints;
 mod context;
 mod engine;
@@ -15,6 +16,7 @@ mod peer;
 mod races;
 mod random;
 mod relay;
+mod robots;
 mod security;
 mod text;
 mod world;
