@@ -255,7 +255,12 @@ impl Engine {
                     self.feed(Input::Asapp(reply));
                 }
             }
-            Flight::Media(event) => self.feed(Input::Media(event)),
+            Flight::Media(event) => {
+                if let MediaEvent::Quiet(pair) = event {
+                    self.relay.quiet(pair);
+                }
+                self.feed(Input::Media(event));
+            }
             Flight::Alarm(number) => self.events.push_back(Event::Alarm(number)),
         }
     }
@@ -326,6 +331,7 @@ impl Engine {
             ("pairs open in the relay", self.relay.open() as u64),
         ];
         faults.extend(gauges.iter().filter(|(_, left)| *left > 0).map(|(what, left)| format!("{left} {what} left")));
+        faults.extend(self.relay.misused.iter().map(|pair| format!("used while it drains: {pair:?}")));
         let records: BTreeSet<CallRef> = self.records.iter().map(|record| record.call).collect();
         if records.len() != self.records.len() || self.records.len() as u64 != counters.calls {
             faults.push(format!("{} calls, {} records of {}", counters.calls, self.records.len(), records.len()));

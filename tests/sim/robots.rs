@@ -147,6 +147,11 @@ impl Caller {
         set(engine, patience, Alarm::Leave, self.index);
     }
 
+    /// Sends the INVITE so many times at once, as a network that doubles would.
+    pub fn invite(&mut self, engine: &mut Engine, times: usize) {
+        (0..times).for_each(|_| self.send(engine, &self.invite));
+    }
+
     pub fn leave(&mut self, engine: &mut Engine) {
         self.wants_out = true;
         if self.over {
@@ -287,6 +292,17 @@ impl Callee {
         if fate != Fate::Nothing {
             set(engine, after, Alarm::Decide, index);
         }
+        callee
+    }
+
+    /// Rings and answers at once.
+    pub fn eager(index: usize, invite: Sip, engine: &mut Engine) -> Self {
+        let fate = Fate::Answer;
+        let mut callee =
+            Self { index, invite, fate, last: None, unacked: None, answered: false, bye: None, over: false };
+        callee.say(engine, 180, "");
+        callee.say(engine, 200, &callee.sdp());
+        callee.answered = true;
         callee
     }
 
