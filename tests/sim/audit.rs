@@ -29,8 +29,6 @@ pub struct Audit {
     /// When the last INVITE to a number may leave.
     guards: BTreeMap<String, Instant>,
     breaches: Vec<String>,
-    /// Calls that were taken: INVITEs answered with anything that rings.
-    pub customers: BTreeSet<String>,
 }
 
 /// One INVITE of ours.
@@ -57,7 +55,7 @@ impl Audit {
                     dialled.until = Some(now + LONG);
                     dialled.answered = true;
                 }
-                let key = (sip.call_id().to_owned(), sip.to_tag().to_owned());
+                let key = (sip.call_id().to_owned(), sip.tag("To").to_owned());
                 *self.owed_acks.entry(key.clone()).or_default() += 1;
                 self.opened(key);
             }
@@ -81,11 +79,8 @@ impl Audit {
             Some(200..) => {
                 self.owed_answers.insert((sip.branch().to_owned(), sip.method().to_owned()), String::new());
                 if sip.method() == "INVITE" && sip.status().is_some_and(|status| status < 300) {
-                    self.opened((sip.call_id().to_owned(), sip.to_tag().to_owned()));
+                    self.opened((sip.call_id().to_owned(), sip.tag("To").to_owned()));
                 }
-            }
-            Some(180..) => {
-                self.customers.insert(sip.call_id().to_owned());
             }
             Some(_) => {}
             None if sip.is("INVITE") && to == carrier => self.invited(now, &sip),
@@ -97,7 +92,7 @@ impl Audit {
                 }
             }
             None if sip.is("ACK") => {
-                self.owed_acks.remove(&(sip.call_id().to_owned(), sip.to_tag().to_owned()));
+                self.owed_acks.remove(&(sip.call_id().to_owned(), sip.tag("To").to_owned()));
             }
             None => {}
         }
@@ -131,7 +126,7 @@ impl Audit {
     }
 
     fn ended(&mut self, bye: &Sip) {
-        for tag in [bye.from_tag(), bye.to_tag()] {
+        for tag in [bye.tag("From"), bye.tag("To")] {
             let key = (bye.call_id().to_owned(), tag.to_owned());
             self.open_dialogs.remove(&key);
             self.ended_dialogs.insert(key);

@@ -97,7 +97,6 @@ pub struct Engine {
     pub relay: Relay,
     pub records: Vec<CallRecord>,
     pub published: Vec<PublishedContext>,
-    pub taken: u64,
     /// Every API request, in order.
     pub asked: Vec<ApiRequest>,
     /// The core said that its drain is complete.
@@ -156,7 +155,6 @@ impl Engine {
             relay: Relay::default(),
             records: Vec::new(),
             published: Vec::new(),
-            taken: 0,
             asked: Vec::new(),
             closed: false,
             stalled_until: start,
