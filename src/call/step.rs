@@ -456,7 +456,7 @@ fn handing_back(
             actions.push(facts.publish(verdict.outcome.as_str()));
             released(facts, Releasing { verdict, fetching: None }, now, actions)
         }
-        CallEvent::Leg(_, event) if event.is_last_word() => {
+        CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
             released(facts, Releasing { verdict, fetching: None }, now, actions)
         }
         CallEvent::Timer(CallTimer::ReleaseLimit) => end(facts, verdict, now, actions),
