@@ -92,7 +92,7 @@ fn requesting(
                     let transfer = create(facts, now, state.deadline, actions);
                     CallState::Requesting(Requesting { transfer, asking: Asking::Creating, ..state })
                 }
-                Err(failure) => pause(facts, state, &failure, &RETRY_TROUBLE, Asking::PausingToSettle, now, actions),
+                Err(failure) => settling_failed(facts, state, &failure, now, actions),
             }
         }
         CallEvent::Created(_, answer) => {
@@ -142,6 +142,30 @@ fn create_failed(
             not_connected(facts, NotConnected::ApiRefused, now, actions)
         }
         FailureClass::Malformed | FailureClass::Withheld => not_connected(facts, NotConnected::ApiDown, now, actions),
+    }
+}
+
+fn settling_failed(
+    facts: &mut Facts,
+    state: Requesting,
+    failure: &ApiFailure,
+    now: Instant,
+    actions: &mut Actions,
+) -> CallState {
+    note_failure(facts, failure);
+    match failure.class {
+        FailureClass::ServerError | FailureClass::Ambiguous | FailureClass::Unreachable => {
+            pause(facts, state, failure, &RETRY_TROUBLE, Asking::PausingToSettle, now, actions)
+        }
+        FailureClass::Throttled => {
+            pause(facts, state, failure, &RETRY_THROTTLED, Asking::PausingToSettle, now, actions)
+        }
+        FailureClass::Refused | FailureClass::Unauthorized | FailureClass::NotFound => {
+            not_connected(facts, NotConnected::ApiRefused, now, actions)
+        }
+        FailureClass::Conflict | FailureClass::Malformed | FailureClass::Withheld => {
+            not_connected(facts, NotConnected::ApiDown, now, actions)
+        }
     }
 }
 
