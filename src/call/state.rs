@@ -318,6 +318,7 @@ impl Facts {
     pub fn dialed(&mut self, ticket: &DialTicket, now: Instant) {
         let at = self.epoch.unix_ms(now);
         self.genagent = LegStage::Ringing;
+        self.genagent_ended = None;
         self.dialled += 1;
         if let Some(attempt) = self.attempts.last_mut() {
             attempt.number = Some(masked(ticket.number()));
