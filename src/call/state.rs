@@ -148,6 +148,8 @@ pub struct Facts {
     pub received: Instant,
     /// The customer was answered.
     pub answered: Option<Instant>,
+    /// Whether the customer has been given something to hear before the answer.
+    pub early_media: bool,
     /// GenerativeAgent hung up.
     pub genagent_ended: Option<Instant>,
     /// The verdict was reached.
@@ -195,6 +197,7 @@ impl Call {
             reference,
             received: now,
             answered: None,
+            early_media: false,
             genagent_ended: None,
             decided: None,
             customer: LegStage::Ringing,
@@ -208,6 +211,7 @@ impl Call {
         let early_media = facts.settings.ringing == Ringing::EarlyMedia;
         actions.push(facts.tell(LegRole::Customer, LegCommand::Ring { early_media }));
         if early_media {
+            facts.early_media = true;
             actions.push(CallAction::Play(Sound::Ringback));
         }
         actions.push(facts.publish("in_progress"));

@@ -238,6 +238,7 @@ fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, ac
         }
         CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::Progressed { early_media, .. }) => {
             if early_media {
+                facts.early_media = true;
                 actions.push(facts.tell(LegRole::Customer, LegCommand::Ring { early_media }));
                 actions.push(CallAction::Connect { watched: false });
             }
@@ -290,6 +291,9 @@ fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, ac
 fn try_again(facts: &mut Facts, result: &str, reason: NotConnected, now: Instant, actions: &mut Actions) -> CallState {
     facts.attempt_result(result);
     facts.genagent = LegStage::None;
+    if facts.early_media {
+        actions.push(CallAction::Play(Sound::Ringback));
+    }
     if facts.dialled < facts.settings.max_attempts {
         request_number(facts, now, actions)
     } else {

@@ -45,6 +45,9 @@ impl Chaos {
             set(&mut engine, random.duration(RUSH), Alarm::Call, index);
             set(&mut engine, random.duration(RUSH * 2), Alarm::Mischief, index);
         }
+        if random.percent(10) {
+            set(&mut engine, random.between(RUSH / 2, RUSH * 2), Alarm::Stop, 0);
+        }
         Self { engine, random, callers, callees: Vec::new(), dialled: BTreeMap::new(), asapp: Asapp::default() }
     }
 
@@ -95,6 +98,7 @@ impl Chaos {
             Alarm::HangUp => callees[index].hang_up(engine),
             Alarm::CalleeRepeats => callees[index].repeats(engine),
             Alarm::Mischief => self.mischief(),
+            Alarm::Stop => engine.operator(OperatorCommand::Stop),
         }
     }
 
@@ -146,6 +150,9 @@ fn run(seed: u64, drawing: bool) -> (Chaos, Result<(), String>) {
     let mut faults = chaos.engine.faults();
     if lived.is_err() {
         faults.insert(0, "the core panicked".to_owned());
+    }
+    if chaos.engine.core.counters().draining == 1 && !chaos.engine.closed {
+        faults.push("stopped, and never closed".to_owned());
     }
     let judged = if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) };
     (chaos, judged)

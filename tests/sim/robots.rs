@@ -33,9 +33,11 @@ pub enum Alarm {
     CalleeRepeats,
     /// Something stray arrives, a side falls silent, the driver is late.
     Mischief,
+    /// The program is told to stop.
+    Stop,
 }
 
-const ALARMS: [Alarm; 7] = [
+const ALARMS: [Alarm; 8] = [
     Alarm::Call,
     Alarm::Leave,
     Alarm::CallerRepeats,
@@ -43,6 +45,7 @@ const ALARMS: [Alarm; 7] = [
     Alarm::HangUp,
     Alarm::CalleeRepeats,
     Alarm::Mischief,
+    Alarm::Stop,
 ];
 
 pub fn set(engine: &mut Engine, after: Duration, alarm: Alarm, index: usize) {

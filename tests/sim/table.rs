@@ -128,6 +128,7 @@ fn facts(now: Instant, customer: LegStage, genagent: LegStage, dialled: u8) -> F
         received: now,
         answered: None,
         genagent_ended: None,
+        early_media: false,
         decided: None,
         customer,
         genagent,
