@@ -202,7 +202,8 @@ impl B2bua {
             OperatorCommand::HangUp(call) => self.tell_call(now, call, CallEvent::Pulled),
             OperatorCommand::Stop => {
                 self.draining = true;
-                let calls: Vec<CallRef> = self.calls.keys().copied().collect();
+                let mut calls: Vec<CallRef> = self.calls.keys().copied().collect();
+                calls.sort_unstable(); // The same seed, the same messages.
                 for call in calls {
                     self.tell_call(now, call, CallEvent::Stopped);
                     self.work_off(now);

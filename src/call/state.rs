@@ -148,6 +148,8 @@ pub struct Facts {
     pub received: Instant,
     /// The customer was answered.
     pub answered: Option<Instant>,
+    /// Whether the customer has been given something to hear before the answer.
+    pub early_media: bool,
     /// GenerativeAgent hung up.
     pub genagent_ended: Option<Instant>,
     /// The verdict was reached.
@@ -195,6 +197,7 @@ impl Call {
             reference,
             received: now,
             answered: None,
+            early_media: false,
             genagent_ended: None,
             decided: None,
             customer: LegStage::Ringing,
@@ -208,6 +211,7 @@ impl Call {
         let early_media = facts.settings.ringing == Ringing::EarlyMedia;
         actions.push(facts.tell(LegRole::Customer, LegCommand::Ring { early_media }));
         if early_media {
+            facts.early_media = true;
             actions.push(CallAction::Play(Sound::Ringback));
         }
         actions.push(facts.publish("in_progress"));
@@ -318,6 +322,7 @@ impl Facts {
     pub fn dialed(&mut self, ticket: &DialTicket, now: Instant) {
         let at = self.epoch.unix_ms(now);
         self.genagent = LegStage::Ringing;
+        self.genagent_ended = None;
         self.dialled += 1;
         if let Some(attempt) = self.attempts.last_mut() {
             attempt.number = Some(masked(ticket.number()));

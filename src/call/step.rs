@@ -92,7 +92,7 @@ fn requesting(
                     let transfer = create(facts, now, state.deadline, actions);
                     CallState::Requesting(Requesting { transfer, asking: Asking::Creating, ..state })
                 }
-                Err(failure) => pause(facts, state, &failure, &RETRY_TROUBLE, Asking::PausingToSettle, now, actions),
+                Err(failure) => settling_failed(facts, state, &failure, now, actions),
             }
         }
         CallEvent::Created(_, answer) => {
@@ -142,6 +142,30 @@ fn create_failed(
             not_connected(facts, NotConnected::ApiRefused, now, actions)
         }
         FailureClass::Malformed | FailureClass::Withheld => not_connected(facts, NotConnected::ApiDown, now, actions),
+    }
+}
+
+fn settling_failed(
+    facts: &mut Facts,
+    state: Requesting,
+    failure: &ApiFailure,
+    now: Instant,
+    actions: &mut Actions,
+) -> CallState {
+    note_failure(facts, failure);
+    match failure.class {
+        FailureClass::ServerError | FailureClass::Ambiguous | FailureClass::Unreachable => {
+            pause(facts, state, failure, &RETRY_TROUBLE, Asking::PausingToSettle, now, actions)
+        }
+        FailureClass::Throttled => {
+            pause(facts, state, failure, &RETRY_THROTTLED, Asking::PausingToSettle, now, actions)
+        }
+        FailureClass::Refused | FailureClass::Unauthorized | FailureClass::NotFound => {
+            not_connected(facts, NotConnected::ApiRefused, now, actions)
+        }
+        FailureClass::Conflict | FailureClass::Malformed | FailureClass::Withheld => {
+            not_connected(facts, NotConnected::ApiDown, now, actions)
+        }
     }
 }
 
@@ -214,6 +238,7 @@ fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, ac
         }
         CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::Progressed { early_media, .. }) => {
             if early_media {
+                facts.early_media = true;
                 actions.push(facts.tell(LegRole::Customer, LegCommand::Ring { early_media }));
                 actions.push(CallAction::Connect { watched: false });
             }
@@ -266,6 +291,9 @@ fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, ac
 fn try_again(facts: &mut Facts, result: &str, reason: NotConnected, now: Instant, actions: &mut Actions) -> CallState {
     facts.attempt_result(result);
     facts.genagent = LegStage::None;
+    if facts.early_media {
+        actions.push(CallAction::Play(Sound::Ringback));
+    }
     if facts.dialled < facts.settings.max_attempts {
         request_number(facts, now, actions)
     } else {
@@ -456,7 +484,7 @@ fn handing_back(
             actions.push(facts.publish(verdict.outcome.as_str()));
             released(facts, Releasing { verdict, fetching: None }, now, actions)
         }
-        CallEvent::Leg(_, event) if event.is_last_word() => {
+        CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
             released(facts, Releasing { verdict, fetching: None }, now, actions)
         }
         CallEvent::Timer(CallTimer::ReleaseLimit) => end(facts, verdict, now, actions),

@@ -296,11 +296,14 @@ impl Established {
         if !awaited || !self.dialog.matches_request(ack) {
             return;
         }
-        if self.unacked.take().is_some_and(|unacked| unacked.offered) && negotiation.read_answer(ack) {
-            s.out.push(Out::RemoteChanged);
-        }
         s.out.push(Out::Stop(LegTimer::Repeat));
         s.out.push(Out::Stop(LegTimer::NoAck));
+        if self.unacked.take().is_some_and(|unacked| unacked.offered) {
+            if !negotiation.read_answer(ack) || negotiation.remote().is_none() {
+                return self.refuse_answer(s);
+            }
+            s.out.push(Out::RemoteChanged);
+        }
         if let Closing::Queued(cause, material) = std::mem::replace(&mut self.closing, Closing::Open) {
             self.hang_up(cause, &material, s);
         }

@@ -192,3 +192,19 @@ fn a11_a_cancel_during_the_post() {
     assert_eq!(w.counters().numbers_unused, 1);
     w.golden("a11");
 }
+
+#[test]
+fn a2_the_settling_get_follows_the_retry_guidance() {
+    let w = World::new();
+    let mut customer = w.ivr.invite();
+    customer.expect("180");
+    w.api.expect_create().fail(FailureClass::Conflict);
+    w.api.expect_fetch().fail(FailureClass::Throttled);
+    let asked = w.now();
+    let get = w.api.expect_fetch();
+    assert!(w.now() - asked >= secs(1), "429: after one second");
+    get.fail(FailureClass::Unauthorized);
+    customer.expect_refusal(480);
+    w.api.expect_nothing_for(secs(10));
+    assert_eq!(reason(&w), Some(NotConnected::ApiRefused));
+}

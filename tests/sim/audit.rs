@@ -11,6 +11,7 @@ use switchback::sip::message::{HeaderName, Message};
 use switchback::sip::validate;
 
 use crate::text::Sip;
+use crate::world::LONG;
 
 type Key = (String, String);
 
@@ -23,32 +24,47 @@ pub struct Audit {
     /// Dialogs that a 2xx made, by Call-ID and tag of the answering side.
     open_dialogs: BTreeSet<Key>,
     ended_dialogs: BTreeSet<Key>,
-    /// INVITEs of ours without a final response, by Call-ID.
-    dialled: BTreeMap<String, String>,
+    /// INVITEs of ours, by Call-ID.
+    dialled: BTreeMap<String, Dialled>,
     /// When the last INVITE to a number may leave.
     guards: BTreeMap<String, Instant>,
     breaches: Vec<String>,
-    /// Calls that were taken: INVITEs answered with anything that rings.
-    pub customers: BTreeSet<String>,
-    /// Requests that need no answer: what a test sends to be ignored.
-    pub ignored: BTreeSet<String>,
+}
+
+/// One INVITE of ours.
+#[derive(Debug)]
+struct Dialled {
+    number: String,
+    /// Until then an answer finds its transaction: timer B without a provisional response, 64*T1 after a CANCEL
+    /// (RFC 3261 section 9.1), timer M after the first 2xx (RFC 6026).
+    until: Option<Instant>,
+    answered: bool,
+    cancelled: bool,
 }
 
 impl Audit {
-    pub fn received(&mut self, octets: &[u8]) {
+    /// Only who is `listed` is owed an answer.
+    pub fn received(&mut self, now: Instant, octets: &[u8], listed: bool) {
         let Some(sip) = Sip::read(octets) else { return };
-        match sip.status() {
-            Some(200..300) if sip.method() == "INVITE" && self.dialled.contains_key(sip.call_id()) => {
-                let key = (sip.call_id().to_owned(), sip.to_tag().to_owned());
+        let dialled = self.dialled.get_mut(sip.call_id()).filter(|_| sip.method() == "INVITE");
+        let awaited = dialled.as_ref().is_some_and(|dialled| dialled.until.is_none_or(|until| now < until));
+        match (sip.status(), dialled) {
+            (Some(..200), Some(dialled)) if awaited && !dialled.answered && !dialled.cancelled => dialled.until = None,
+            (Some(200..300), Some(dialled)) if awaited => {
+                if !dialled.answered {
+                    dialled.until = Some(now + LONG);
+                    dialled.answered = true;
+                }
+                let key = (sip.call_id().to_owned(), sip.tag("To").to_owned());
                 *self.owed_acks.entry(key.clone()).or_default() += 1;
                 self.opened(key);
             }
-            Some(_) => {}
-            None => {
+            (Some(_), _) => {}
+            (None, _) => {
                 if sip.is("BYE") {
                     self.ended(&sip);
                 }
-                if !sip.is("ACK") && !sip.branch().is_empty() && !self.ignored.contains(sip.branch()) {
+                if !sip.is("ACK") && !sip.branch().is_empty() && listed {
                     let key = (sip.branch().to_owned(), sip.method().to_owned());
                     self.owed_answers.entry(key).or_insert_with(|| sip.start.clone());
                 }
@@ -63,17 +79,20 @@ impl Audit {
             Some(200..) => {
                 self.owed_answers.insert((sip.branch().to_owned(), sip.method().to_owned()), String::new());
                 if sip.method() == "INVITE" && sip.status().is_some_and(|status| status < 300) {
-                    self.opened((sip.call_id().to_owned(), sip.to_tag().to_owned()));
+                    self.opened((sip.call_id().to_owned(), sip.tag("To").to_owned()));
                 }
-            }
-            Some(180..) => {
-                self.customers.insert(sip.call_id().to_owned());
             }
             Some(_) => {}
             None if sip.is("INVITE") && to == carrier => self.invited(now, &sip),
             None if sip.is("BYE") => self.ended(&sip),
+            None if sip.is("CANCEL") => {
+                if let Some(dialled) = self.dialled.get_mut(sip.call_id()).filter(|it| !it.cancelled && !it.answered) {
+                    dialled.cancelled = true;
+                    dialled.until = Some(now + LONG);
+                }
+            }
             None if sip.is("ACK") => {
-                self.owed_acks.remove(&(sip.call_id().to_owned(), sip.to_tag().to_owned()));
+                self.owed_acks.remove(&(sip.call_id().to_owned(), sip.tag("To").to_owned()));
             }
             None => {}
         }
@@ -82,14 +101,16 @@ impl Audit {
     /// The number this INVITE goes to is dialled once, and not after its guard.
     fn invited(&mut self, now: Instant, sip: &Sip) {
         let number = sip.uri().trim_start_matches("sip:").split(['@', ';']).next().unwrap_or("").to_owned();
-        let others = self.dialled.iter().any(|(id, n)| id != sip.call_id() && *n == number);
+        let others = self.dialled.iter().any(|(id, dialled)| id != sip.call_id() && dialled.number == number);
         match self.guards.get(&number) {
             _ if others => self.breach(format!("{number} is dialled twice")),
             None => self.breach(format!("{number} is dialled and is no number of ASAPP's")),
             Some(&guard) if now > guard => self.breach(format!("an INVITE leaves after the guard of {number}")),
             Some(_) => {}
         }
-        self.dialled.insert(sip.call_id().to_owned(), number);
+        let until = Some(now + LONG);
+        let dialled = Dialled { number, until, answered: false, cancelled: false };
+        self.dialled.entry(sip.call_id().to_owned()).or_insert(dialled);
     }
 
     /// ASAPP has told the core a number; the last INVITE to it leaves before `guard`.
@@ -105,7 +126,7 @@ impl Audit {
     }
 
     fn ended(&mut self, bye: &Sip) {
-        for tag in [bye.from_tag(), bye.to_tag()] {
+        for tag in [bye.tag("From"), bye.tag("To")] {
             let key = (bye.call_id().to_owned(), tag.to_owned());
             self.open_dialogs.remove(&key);
             self.ended_dialogs.insert(key);

@@ -97,7 +97,6 @@ pub struct Engine {
     pub relay: Relay,
     pub records: Vec<CallRecord>,
     pub published: Vec<PublishedContext>,
-    pub taken: u64,
     /// Every API request, in order.
     pub asked: Vec<ApiRequest>,
     /// The core said that its drain is complete.
@@ -156,7 +155,6 @@ impl Engine {
             relay: Relay::default(),
             records: Vec::new(),
             published: Vec::new(),
-            taken: 0,
             asked: Vec::new(),
             closed: false,
             stalled_until: start,
@@ -241,7 +239,7 @@ impl Engine {
         match flight {
             Flight::ToCore(peer, bytes) => {
                 self.ladder.received(self.now - self.start, peer, &bytes);
-                self.audit.received(&bytes);
+                self.audit.received(self.now, &bytes, self.lanes.contains_key(&peer));
                 self.feed(Input::Received(Datagram { transport: Transport::Udp, peer, bytes }));
             }
             Flight::ToParty(peer, bytes) => self.events.push_back(Event::Sip(peer, bytes)),
@@ -255,7 +253,12 @@ impl Engine {
                     self.feed(Input::Asapp(reply));
                 }
             }
-            Flight::Media(event) => self.feed(Input::Media(event)),
+            Flight::Media(event) => {
+                if let MediaEvent::Quiet(pair) = event {
+                    self.relay.quiet(pair);
+                }
+                self.feed(Input::Media(event));
+            }
             Flight::Alarm(number) => self.events.push_back(Event::Alarm(number)),
         }
     }
@@ -326,6 +329,7 @@ impl Engine {
             ("pairs open in the relay", self.relay.open() as u64),
         ];
         faults.extend(gauges.iter().filter(|(_, left)| *left > 0).map(|(what, left)| format!("{left} {what} left")));
+        faults.extend(self.relay.misused.iter().map(|pair| format!("used while it drains: {pair:?}")));
         let records: BTreeSet<CallRef> = self.records.iter().map(|record| record.call).collect();
         if records.len() != self.records.len() || self.records.len() as u64 != counters.calls {
             faults.push(format!("{} calls, {} records of {}", counters.calls, self.records.len(), records.len()));

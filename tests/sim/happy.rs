@@ -8,6 +8,7 @@ use crate::asapp::{NUMBER, completed};
 use crate::engine::{ms, secs};
 use crate::peer::Line;
 use crate::relay::Hears;
+use crate::text;
 use crate::world::World;
 
 /// Brings a call to where both talk.
@@ -232,4 +233,21 @@ fn h15_input_context_from_headers_uui_and_the_dialled_user() {
     post.fail(FailureClass::Refused);
     customer.expect_refusal(480);
     assert_eq!(w.record().input_left_out, 1);
+}
+
+#[test]
+fn h9_an_answer_that_cannot_be_used_ends_the_call() {
+    for answer in ["", "nonsense", &text::audio("198.51.100.10", 40_000, "111", "sendrecv")] {
+        let w = World::new();
+        let mut customer = w.ivr.call().without_offer().invite();
+        customer.expect("180");
+        w.api.expect_create().answer_number(NUMBER, secs(60));
+        let mut genagent = w.carrier.expect_invite();
+        genagent.answer();
+        genagent.expect("ACK");
+        customer.expect("200");
+        customer.ack_with(answer);
+        assert_eq!(customer.expect_and_ok("BYE").header("Reason"), "Q.850;cause=88");
+        genagent.expect_and_ok("BYE");
+    }
 }

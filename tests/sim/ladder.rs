@@ -7,8 +7,11 @@ use std::time::Duration;
 use switchback::b2bua::io::{ApiOperation, ApiReply, ApiRequest, MediaCommand};
 use switchback::demo::ladder::{self, Column, Step};
 
+use crate::text::Sip;
+
 pub struct Ladder {
-    steps: Vec<Step>,
+    /// Each step with the Call-ID it belongs to, if it is a message.
+    steps: Vec<(String, Step)>,
     ivr: SocketAddr,
     carrier: SocketAddr,
     /// Whether to draw: a chaos run draws only its second time, when it has failed.
@@ -22,7 +25,7 @@ impl Ladder {
 
     fn add(&mut self, at: Duration, from: Column, to: Column, label: impl FnOnce() -> String) {
         if self.drawing {
-            self.steps.push(Step { at, from, to, label: label() });
+            self.steps.push((String::new(), Step { at, from, to, label: label() }));
         }
     }
 
@@ -36,13 +39,18 @@ impl Ladder {
     }
 
     pub fn received(&mut self, at: Duration, peer: SocketAddr, octets: &[u8]) {
-        let label = self.drawing.then(|| self.label(peer, octets)).unwrap_or_default();
-        self.add(at, self.column(peer), Column::Switchback, || label);
+        self.message(at, self.column(peer), Column::Switchback, peer, octets);
     }
 
     pub fn sent(&mut self, at: Duration, peer: SocketAddr, octets: &[u8]) {
-        let label = self.drawing.then(|| self.label(peer, octets)).unwrap_or_default();
-        self.add(at, Column::Switchback, self.column(peer), || label);
+        self.message(at, Column::Switchback, self.column(peer), peer, octets);
+    }
+
+    fn message(&mut self, at: Duration, from: Column, to: Column, peer: SocketAddr, octets: &[u8]) {
+        if self.drawing {
+            let call_id = Sip::read(octets).map(|sip| sip.call_id().to_owned()).unwrap_or_default();
+            self.steps.push((call_id, Step { at, from, to, label: self.label(peer, octets) }));
+        }
     }
 
     pub fn asked(&mut self, at: Duration, request: &ApiRequest) {
@@ -78,10 +86,22 @@ impl Ladder {
     }
 
     pub fn drawn(&self) -> String {
-        let lines = self.steps.iter().map(ladder::line);
-        let all: Vec<String> = [ladder::header(), ladder::gap()].into_iter().chain(lines).collect();
-        all.join("\n") + "\n"
+        draw(self.steps.iter().map(|(_, step)| step))
     }
+
+    /// Only the dialogs whose Call-ID stands in this text; all of them where none does.
+    pub fn drawn_about(&self, text: &str) -> String {
+        let named = |(id, _): &&(String, Step)| !id.is_empty() && text.contains(id.as_str());
+        match self.steps.iter().any(|step| named(&step)) {
+            true => draw(self.steps.iter().filter(named).map(|(_, step)| step)),
+            false => self.drawn(),
+        }
+    }
+}
+
+fn draw<'a>(steps: impl Iterator<Item = &'a Step>) -> String {
+    let all: Vec<String> = [ladder::header(), ladder::gap()].into_iter().chain(steps.map(ladder::line)).collect();
+    all.join("\n") + "\n"
 }
 
 /// Compares a text with the one that is committed; `UPDATE_LADDERS=1` commits it.

@@ -1,11 +1,12 @@
 //! M: as far as the core decides about media.
 
-use switchback::b2bua::io::{FailureClass, PortPair};
+use switchback::b2bua::io::FailureClass;
 use switchback::call::verdict::{EndedBy, Outcome, Phase};
 
 use crate::asapp::NUMBER;
 use crate::engine::{Engine, QUARANTINE, address, ms, secs, settings};
 use crate::happy::talk;
+use crate::peer::Line;
 use crate::text;
 use crate::world::World;
 
@@ -95,8 +96,9 @@ fn m10_no_ports_is_503_and_running_calls_go_on() {
 #[test]
 fn m12_a_late_last_word_does_not_close_the_port_of_another_call() {
     // Two pairs: the second call can only have those of the first.
-    let w = World::of(Engine::new(settings(), 2, 1));
-    w.stage().engine.core = tight(&w);
+    let mut settings = settings();
+    settings.call.max_attempts = 1;
+    let w = World::of(Engine::new(settings, 2, 1));
     let mut first = w.ivr.invite();
     first.expect("180");
     w.api.expect_create().answer_number(NUMBER, secs(60));
@@ -117,17 +119,7 @@ fn m12_a_late_last_word_does_not_close_the_port_of_another_call() {
     genagent.expect_and_ok("BYE");
 }
 
-/// A core with two port pairs that dials once.
-fn tight(_: &World) -> switchback::b2bua::B2bua {
-    let mut settings = settings();
-    settings.call.max_attempts = 1;
-    let pairs = [20_000, 20_002].map(|port| PortPair { worker: 0, port });
-    let stage = Engine::new(settings.clone(), 0, 3);
-    let epoch = switchback::b2bua::io::Epoch { instant: stage.start, unix_ms: crate::engine::UNIX_MS };
-    switchback::b2bua::B2bua::new(settings, pairs, [3; 32], epoch)
-}
-
-fn talk_again(w: &World) -> (crate::peer::Line, crate::peer::Line) {
+fn talk_again(w: &World) -> (Line, Line) {
     let mut customer = w.ivr.invite();
     customer.expect("180");
     w.api.expect_create().answer_number("+19995550111", secs(60));

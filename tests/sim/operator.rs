@@ -89,3 +89,48 @@ fn x_options_tell_that_we_are_ready() {
     w.api.expect_create().fail(FailureClass::Refused);
     customer.expect_refusal(480);
 }
+
+#[test]
+fn x_pulled_but_the_customer_leaves_before_its_ack() {
+    let w = World::new();
+    let mut customer = w.ivr.invite();
+    customer.expect("180");
+    w.api.expect_create().answer_number(NUMBER, secs(60));
+    let mut genagent = w.carrier.expect_invite();
+    genagent.answer();
+    genagent.expect("ACK");
+    customer.expect("200");
+    let call = {
+        let stage = w.stage();
+        stage.engine.core.live_calls(stage.engine.now)[0].call
+    };
+    w.operator(OperatorCommand::HangUp(call));
+    genagent.expect_and_ok("BYE");
+    w.run_for(secs(1));
+    // The hand-back still waits for this customer's ACK: it was never sent.
+    customer.bye();
+    customer.expect("200 BYE");
+    assert_eq!(w.verdict(), (Outcome::CustomerHungUp, EndedBy::Customer, Phase::HandingBack));
+    assert_eq!(w.record().hand_back, None);
+}
+
+#[test]
+fn x_the_hand_back_is_measured_from_what_led_to_it() {
+    let w = World::set(|settings| settings.call.max_duration = secs(120));
+    let mut customer = w.ivr.invite();
+    customer.expect("180");
+    w.api.expect_create().answer_number(NUMBER, secs(60));
+    let mut refused = w.carrier.expect_invite();
+    refused.respond(486);
+    refused.expect("ACK");
+    w.api.expect_create().answer_number("+19995550177", secs(60));
+    let mut genagent = w.carrier.expect_invite();
+    genagent.answer();
+    genagent.expect("ACK");
+    customer.expect("200");
+    customer.ack();
+    w.run_for(secs(119));
+    genagent.expect_and_ok("BYE");
+    customer.expect_and_ok("BYE");
+    assert!(w.counters().hand_back.sum < 1.0, "not from the refusal two minutes ago: {:?}", w.counters().hand_back);
+}

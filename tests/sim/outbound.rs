@@ -1,11 +1,12 @@
 //! O: the way to GenerativeAgent.
 
-use switchback::b2bua::io::FailureClass;
+use switchback::b2bua::io::{FailureClass, Sound};
 use switchback::call::verdict::{NotConnected, Outcome};
 
 use crate::asapp::NUMBER;
 use crate::engine::{ms, secs};
 use crate::peer::Line;
+use crate::relay::Hears;
 use crate::text;
 use crate::world::World;
 
@@ -61,6 +62,19 @@ fn o1_refused_again_falls_back() {
     assert_eq!(record.attempts.len(), 2);
     assert_eq!(record.verdict.evidence.not_connected, Some(NotConnected::TrunkFailed));
     assert_eq!(record.verdict.evidence.sip_status, Some(486));
+}
+
+#[test]
+fn o1_no_dead_line_after_early_media() {
+    let w = World::new();
+    let (mut customer, mut genagent) = dialled(&w, 60);
+    genagent.respond_with(183, genagent.sdp());
+    customer.expect("183");
+    assert!(w.talking(&customer, &genagent));
+    genagent.respond(486);
+    genagent.expect("ACK");
+    assert_eq!(w.hears(&customer), Hears::Sound(Sound::Ringback), "{}", w.ladder());
+    second_attempt_talks(&w, &mut customer);
 }
 
 #[test]
@@ -186,9 +200,9 @@ fn o10_the_second_200_of_a_fork_is_hung_up() {
     other.headers.iter_mut().filter(|(name, _)| name == "To").for_each(|(_, to)| *to += "-other");
     genagent.send(&other);
     let ack = genagent.expect("ACK");
-    assert!(ack.to_tag().ends_with("-other"));
+    assert!(ack.tag("To").ends_with("-other"));
     let bye = genagent.expect("BYE");
-    assert!(bye.to_tag().ends_with("-other"));
+    assert!(bye.tag("To").ends_with("-other"));
     genagent.reply(&bye, 200);
     w.run_for(secs(3));
     assert!(w.talking(&customer, &genagent), "the first one goes on");

@@ -40,7 +40,6 @@ pub struct Draft<'a> {
     headers: Vec<(String, String)>,
     user: String,
     body: Option<String>,
-    call_id: Option<String>,
 }
 
 impl Party {
@@ -54,7 +53,7 @@ impl Party {
     }
 
     pub fn call(&self) -> Draft<'_> {
-        Draft { party: self, headers: Vec::new(), user: "7000".to_owned(), body: None, call_id: None }
+        Draft { party: self, headers: Vec::new(), user: "7000".to_owned(), body: None }
     }
 
     /// The INVITE of a new dialog.
@@ -135,12 +134,6 @@ impl Draft<'_> {
         self.offering("")
     }
 
-    #[must_use]
-    pub fn call_id(mut self, call_id: &str) -> Self {
-        self.call_id = Some(call_id.to_owned());
-        self
-    }
-
     pub fn invite(self) -> Line {
         let line = self.line();
         line.send(&line.invite);
@@ -152,7 +145,7 @@ impl Draft<'_> {
         let mut stage = self.party.stage.borrow_mut();
         stage.serial += 1;
         let serial = stage.serial;
-        let call_id = self.call_id.unwrap_or_else(|| format!("{serial}@{name}"));
+        let call_id = format!("{serial}@{name}");
         stage.own(address, &call_id);
         let rtp = SocketAddr::new(address.ip(), 40_000 + 2 * serial as u16);
         let tag = format!("{name}-{serial}");
@@ -202,7 +195,7 @@ impl Line {
         }
         drop(stage);
         self.told = sip.audio_port().or(self.told);
-        if !sip.to_tag().is_empty() && sip.status().is_some() && sip.method() == "INVITE" {
+        if !sip.tag("To").is_empty() && sip.status().is_some() && sip.method() == "INVITE" {
             self.remote = sip.header("To").to_owned();
             if sip.has("Contact") {
                 self.target = sip.contact().to_owned();

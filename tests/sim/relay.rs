@@ -1,6 +1,6 @@
 //! A model of the relay: it carries nothing, but knows who would hear what.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -28,11 +28,15 @@ pub enum Hears {
 #[derive(Debug, Default)]
 pub struct Relay {
     pairs: BTreeMap<PortPair, Pair>,
+    draining: BTreeSet<PortPair>,
+    /// Pairs that were used while they drained.
+    pub misused: Vec<PortPair>,
 }
 
 impl Relay {
     /// Obeys; true when the pair was closed and owes `Closed` and `Quiet`.
     pub fn obey(&mut self, command: &MediaCommand) -> bool {
+        self.check(command);
         match *command {
             MediaCommand::Expect { pair, rtp, .. } => self.pairs.entry(pair).or_default().far = Some(rtp),
             MediaCommand::Bridge(a, b) => {
@@ -47,10 +51,27 @@ impl Relay {
             MediaCommand::Close(pair) => {
                 self.silence_peer_of(pair);
                 self.pairs.remove(&pair);
+                self.draining.insert(pair);
                 return true;
             }
         }
         false
+    }
+
+    /// Nothing arrives on the pair any more: it may be lent again.
+    pub fn quiet(&mut self, pair: PortPair) {
+        self.draining.remove(&pair);
+    }
+
+    fn check(&mut self, command: &MediaCommand) {
+        let named = match *command {
+            MediaCommand::Bridge(a, b) => vec![a, b],
+            MediaCommand::Expect { pair, .. }
+            | MediaCommand::Play { pair, .. }
+            | MediaCommand::Watch { pair, .. }
+            | MediaCommand::Close(pair) => vec![pair],
+        };
+        self.misused.extend(named.into_iter().filter(|pair| self.draining.contains(pair)));
     }
 
     fn silence_peer_of(&mut self, pair: PortPair) {

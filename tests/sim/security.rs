@@ -14,9 +14,7 @@ const STRANGER: &str = "198.18.0.66:5060";
 fn s1_an_unlisted_source_hears_nothing() {
     let w = World::new();
     let stranger = w.stranger(STRANGER);
-    let line = stranger.call();
-    w.stage().engine.audit.ignored.insert("z9hG4bK-stranger-1".to_owned());
-    line.invite();
+    stranger.invite();
     stranger.expect_nothing_for(secs(5));
     assert_eq!((w.api.asked(), w.counters().calls, w.counters().unlisted), (0, 0, 1));
 }
@@ -25,8 +23,7 @@ fn s1_an_unlisted_source_hears_nothing() {
 fn s1_or_403_a_few_times_a_second() {
     let w = World::set(|settings| settings.unlisted = Unlisted::Forbid);
     let stranger = w.stranger(STRANGER);
-    for n in 1..=100 {
-        w.stage().engine.audit.ignored.insert(format!("z9hG4bK-stranger-{n}"));
+    for _ in 0..100 {
         stranger.invite();
     }
     w.run_for(ms(10));

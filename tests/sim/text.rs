@@ -20,7 +20,7 @@ impl Sip {
         let copied = ["Via", "From", "To", "Call-ID", "CSeq", "Record-Route"];
         let mut headers: Vec<_> =
             request.headers.iter().filter(|(name, _)| copied.contains(&name.as_str())).cloned().collect();
-        if request.to_tag().is_empty() && status > 100 {
+        if request.tag("To").is_empty() && status > 100 {
             headers.iter_mut().filter(|(name, _)| name == "To").for_each(|(_, to)| *to += &format!(";tag={to_tag}"));
         }
         Self { start: format!("SIP/2.0 {status} Whatever"), headers, body: String::new() }
@@ -99,12 +99,9 @@ impl Sip {
         param(self.header("Via"), "branch")
     }
 
-    pub fn from_tag(&self) -> &str {
-        param(self.header("From"), "tag")
-    }
-
-    pub fn to_tag(&self) -> &str {
-        param(self.header("To"), "tag")
+    /// The tag of From or To; the empty string where there is none.
+    pub fn tag(&self, name: &str) -> &str {
+        param(self.header(name), "tag")
     }
 
     /// The URI between the angle brackets of Contact.

@@ -1,0 +1,194 @@
+//! Ten thousand calls over a network that loses, doubles and reorders, with an API that is late or fails, and people
+//! who come and go as they please. Whatever happens: every call ends, once, and nothing is left.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use switchback::b2bua::io::{MediaEvent, OperatorCommand};
+
+use crate::engine::{CARRIER, Engine, Event, Flight, IVR, Lane, address, ms, secs, settings, sip};
+use crate::random::Random;
+use crate::robots::{Alarm, Asapp, Callee, Caller, read, set};
+
+const CALLS: usize = 25;
+/// When the last customer has called.
+const RUSH: Duration = secs(30);
+/// When nothing may be left.
+const END: Duration = secs(400);
+
+struct Chaos {
+    engine: Engine,
+    random: Random,
+    callers: Vec<Caller>,
+    callees: Vec<Callee>,
+    dialled: BTreeMap<String, usize>,
+    asapp: Asapp,
+}
+
+impl Chaos {
+    fn new(seed: u64, drawing: bool) -> Self {
+        let mut random = Random::new(seed);
+        let mut settings = settings();
+        settings.call.max_duration = secs(60);
+        settings.breaker.failures = if random.percent(20) { 5 } else { 0 };
+        let pairs = if random.percent(20) { 20 } else { 80 };
+        let mut engine = Engine::new(settings, pairs, seed);
+        engine.ladder.drawing = drawing;
+        engine.arrivals_first = random.percent(50);
+        let jitter = if random.percent(20) { ms(700) } else { ms(40) };
+        for party in [IVR, CARRIER] {
+            engine.lanes.insert(address(party), Lane { delay: ms(5), jitter, loss: 10, twice: 10 });
+        }
+        let callers: Vec<Caller> = (0..CALLS).map(|index| Caller::new(index, &mut random)).collect();
+        for index in 0..CALLS {
+            set(&mut engine, random.duration(RUSH), Alarm::Call, index);
+            set(&mut engine, random.duration(RUSH * 2), Alarm::Mischief, index);
+        }
+        if random.percent(10) {
+            set(&mut engine, random.between(RUSH / 2, RUSH * 2), Alarm::Stop, 0);
+        }
+        Self { engine, random, callers, callees: Vec::new(), dialled: BTreeMap::new(), asapp: Asapp::default() }
+    }
+
+    fn live(&mut self) {
+        let end = self.engine.start + END;
+        while let Some(event) = self.engine.next(end) {
+            match event {
+                Event::Sip(party, octets) => {
+                    let sip = sip(&octets);
+                    if party == address(IVR) {
+                        let caller = sip.call_id().split('@').next().and_then(|index| index.parse::<usize>().ok());
+                        if let Some(caller) = caller.and_then(|index| self.callers.get_mut(index)) {
+                            caller.hears(&mut self.engine, &sip);
+                        }
+                    } else if party == address(CARRIER) {
+                        self.carrier_hears(&sip);
+                    }
+                }
+                Event::Asked(question, request) => {
+                    self.asapp.asked(&mut self.engine, &mut self.random, question, &request);
+                }
+                Event::Alarm(number) => self.alarmed(number),
+                Event::Wrote => {}
+            }
+        }
+    }
+
+    fn carrier_hears(&mut self, sip: &crate::text::Sip) {
+        match self.dialled.get(sip.call_id()) {
+            Some(&index) => self.callees[index].hears(&mut self.engine, sip),
+            None if sip.is("INVITE") => {
+                let index = self.callees.len();
+                self.dialled.insert(sip.call_id().to_owned(), index);
+                self.callees.push(Callee::invited(index, sip.clone(), &mut self.engine, &mut self.random));
+            }
+            None => {} // It overtook its INVITE.
+        }
+    }
+
+    fn alarmed(&mut self, number: u64) {
+        let Self { engine, random, callers, callees, .. } = self;
+        let (alarm, index) = read(number);
+        match alarm {
+            Alarm::Call => callers[index].call(engine, random),
+            Alarm::Leave => callers[index].leave(engine),
+            Alarm::CallerRepeats => callers[index].repeats(engine),
+            Alarm::Decide => callees[index].decide(engine, random),
+            Alarm::HangUp => callees[index].hang_up(engine),
+            Alarm::CalleeRepeats => callees[index].repeats(engine),
+            Alarm::Mischief => self.mischief(),
+            Alarm::Stop => engine.operator(OperatorCommand::Stop),
+        }
+    }
+
+    fn mischief(&mut self) {
+        let Self { engine, random, .. } = self;
+        match random.below(8) {
+            0 => {
+                let noise: Vec<u8> = (0..random.below(200)).map(|_| random.next() as u8).collect();
+                engine.send(address(CARRIER), noise);
+            }
+            1 => engine.send(address(IVR), stray("SIP/2.0 200 OK", "BYE", random.next())),
+            2 => engine.send(address(CARRIER), stray("BYE sip:x@192.0.2.1 SIP/2.0", "BYE", random.next())),
+            3 => engine.send(address("198.18.0.1:5060"), stray("INVITE sip:x@y SIP/2.0", "INVITE", random.next())),
+            4 => engine.stalled_until = engine.now + random.duration(ms(900)),
+            5 => {
+                let calls = engine.core.live_calls(engine.now);
+                let chosen = calls.iter().map(|call| call.call).min();
+                if let Some(call) = chosen {
+                    engine.operator(OperatorCommand::HangUp(call));
+                }
+            }
+            _ => {
+                for (a, b) in engine.relay.bridged().into_iter().take(1) {
+                    let watched = |pair| engine.relay.pair(pair).is_some_and(|model| model.watch.is_some());
+                    if watched(a) && watched(b) {
+                        engine.launch(ms(1), Flight::Media(MediaEvent::Silent(a)));
+                        let later = random.duration(secs(2));
+                        engine.launch(later, Flight::Media(MediaEvent::Silent(b)));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn stray(start: &str, method: &str, chance: u64) -> Vec<u8> {
+    format!(
+        "{start}\r\nVia: SIP/2.0/UDP 198.51.100.10:5060;branch=z9hG4bK-stray-{chance};rport\r\nMax-Forwards: 70\r\n\
+         From: <sip:a@b.example>;tag=1\r\nTo: <sip:x@192.0.2.1>;tag={chance}\r\nCall-ID: stray-{chance}\r\nCSeq: 1 {method}\r\n\
+         Contact: <sip:a@198.51.100.10>\r\nContent-Length: 0\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+fn run(seed: u64, drawing: bool) -> (Chaos, Result<(), String>) {
+    let mut chaos = Chaos::new(seed, drawing);
+    // A panic in the core is a finding like any other: its seed and its ladder must be told.
+    let lived = catch_unwind(AssertUnwindSafe(|| chaos.live()));
+    let mut faults = chaos.engine.faults();
+    if lived.is_err() {
+        faults.insert(0, "the core panicked".to_owned());
+    }
+    if chaos.engine.core.counters().draining == 1 && !chaos.engine.closed {
+        faults.push("stopped, and never closed".to_owned());
+    }
+    let judged = if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) };
+    (chaos, judged)
+}
+
+/// Many worlds; what happened in them, so that a test knows that enough did.
+fn worlds(seeds: std::ops::Range<u64>) {
+    let (mut calls, mut talked, mut outcomes) = (0, 0, BTreeMap::<String, usize>::new());
+    for seed in seeds.clone() {
+        let (chaos, judged) = run(seed, false);
+        if let Err(faults) = judged {
+            let (drawn, _) = run(seed, true);
+            panic!("seed {seed}:\n{faults}\n\n{}", drawn.engine.ladder.drawn_about(&faults));
+        }
+        calls += chaos.engine.records.len();
+        talked += chaos.engine.records.iter().filter(|record| record.answered_at.is_some()).count();
+        for record in &chaos.engine.records {
+            *outcomes.entry(record.verdict.outcome.to_string()).or_default() += 1;
+        }
+    }
+    println!("seeds {seeds:?}: {calls} calls, {talked} talked, {outcomes:?}");
+    let worlds = (seeds.end - seeds.start) as usize;
+    assert!(calls > worlds * CALLS / 2 && talked > calls / 4, "too little happened: {calls} calls, {talked} talked");
+}
+
+macro_rules! chaos {
+    ($($name:ident: $seeds:expr;)*) => { $(#[test] fn $name() { worlds($seeds); })* };
+}
+
+chaos! {
+    chaos_1: 0..55;
+    chaos_2: 55..110;
+    chaos_3: 110..165;
+    chaos_4: 165..220;
+    chaos_5: 220..275;
+    chaos_6: 275..330;
+    chaos_7: 330..385;
+    chaos_8: 385..440;
+}

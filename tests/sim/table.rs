@@ -1,0 +1,261 @@
+//! The living table: what every event does in every state of the call. A changed behaviour is a changed line.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use switchback::b2bua::io::{FailureClass, Transfer, TransferStatus};
+use switchback::call::event::{CallAction, CallEvent, CallTimer};
+use switchback::call::intake::Intake;
+use switchback::call::record::Epoch;
+use switchback::call::settings::CallSettings;
+use switchback::call::state::{
+    Asking, Bridged, Call, CallState, Collecting, Dialing, Facts, LegStage, Releasing, Requesting,
+};
+use switchback::call::verdict::{EndedBy, Evidence, Outcome, Phase, Verdict};
+use switchback::call::{CallRef, TransferId};
+use switchback::leg::{Info, Invitation, LegCommand, LegEvent, LegRole, LostCause, Side};
+
+use crate::asapp::{NUMBER, active, completed};
+use crate::engine::{UNIX_MS, failure, secs};
+use crate::ladder::compare;
+
+#[test]
+fn every_event_in_every_state() {
+    let now = switchback::clock::now();
+    let mut rows = Vec::new();
+    for (state_name, at) in states() {
+        for (event_name, event) in events() {
+            let mut call = at(now);
+            let (before, mut actions) = (named(call.state()), Vec::new());
+            call.step(now, event, &mut actions);
+            let after = named(call.state());
+            if before != after || !actions.is_empty() {
+                let after = if before == after { "(stays)".to_owned() } else { after };
+                let actions: Vec<String> = actions.iter().map(|action| worded(action, now)).collect();
+                rows.push((state_name, event_name.clone(), after, actions.join(", ")));
+            }
+        }
+    }
+    let width = |column: fn(&Row) -> &str| rows.iter().map(|row| column(row).chars().count()).max().unwrap_or(0);
+    let (states, events, afters) = (width(|row| row.0), width(|row| &row.1), width(|row| &row.2));
+    let mut text = "What does something, of all states times all events; the rest changes nothing.\n".to_owned();
+    let mut last = "";
+    for (state, event, after, actions) in &rows {
+        if *state != last {
+            text.push('\n');
+        }
+        last = state;
+        let line = format!("{state:states$}  {event:events$}  {after:afters$}  {actions}");
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+    compare("tests/sim/table.txt", &text);
+}
+
+type Row = (&'static str, String, String, String);
+
+/// A state by name, and a fresh call in it.
+type At = Box<dyn Fn(Instant) -> Call>;
+
+fn transfer() -> TransferId {
+    CallRef(1).transfer(1)
+}
+
+fn verdict() -> Verdict {
+    let evidence = Evidence::default();
+    Verdict { outcome: Outcome::Agent, ended_by: EndedBy::Genagent, phase: Phase::Talking, evidence }
+}
+
+fn states() -> Vec<(&'static str, At)> {
+    use LegStage::{None, Over, Ringing, Up};
+    let requesting = |asking| -> At {
+        Box::new(move |now| {
+            let deadline = now + secs(8);
+            let state = Requesting { transfer: transfer(), asking, deadline, failures: 0 };
+            Call::at(facts(now, Ringing, None, 0), CallState::Requesting(state))
+        })
+    };
+    let dialing = |dialled| -> At {
+        Box::new(move |now| {
+            let state = Dialing { transfer: transfer(), guard: now + secs(55) };
+            Call::at(facts(now, Ringing, Ringing, dialled), CallState::Dialing(state))
+        })
+    };
+    let collecting = |fetching| -> At {
+        Box::new(move |now| {
+            let state = Collecting { transfer: transfer(), deadline: now + secs(3), fetching, failures: 0 };
+            Call::at(facts(now, Up, Over, 1), CallState::Collecting(state))
+        })
+    };
+    let releasing = |fetching: Option<TransferId>, genagent| -> At {
+        Box::new(move |now| {
+            let state = Releasing { verdict: verdict(), fetching: fetching.clone() };
+            Call::at(facts(now, Over, genagent, 1), CallState::Releasing(state))
+        })
+    };
+    vec![
+        ("requesting: creating", requesting(Asking::Creating)),
+        ("requesting: settling", requesting(Asking::Settling)),
+        ("requesting: create due", requesting(Asking::PausingToCreate)),
+        ("requesting: settle due", requesting(Asking::PausingToSettle)),
+        ("dialing", dialing(1)),
+        ("dialing: last attempt", dialing(2)),
+        (
+            "bridged",
+            Box::new(|now| {
+                let state = Bridged { transfer: transfer() };
+                Call::at(facts(now, Up, Up, 1), CallState::Bridged(state))
+            }),
+        ),
+        ("collecting: fetching", collecting(true)),
+        ("collecting: poll due", collecting(false)),
+        ("handing back", Box::new(|now| Call::at(facts(now, Up, Over, 1), CallState::HandingBack(verdict())))),
+        ("releasing: a leg owes", releasing(Option::None, Up)),
+        ("releasing: fetching", releasing(Some(transfer()), Over)),
+        ("ended", Box::new(|now| Call::at(facts(now, Over, Over, 1), CallState::Ended))),
+    ]
+}
+
+fn facts(now: Instant, customer: LegStage, genagent: LegStage, dialled: u8) -> Facts {
+    let settings = Arc::new(CallSettings::default());
+    let invitation = Invitation { call_id: "1@ivr".into(), ..Invitation::default() };
+    let mut facts = Facts {
+        call: CallRef(1),
+        intake: Intake::read(&invitation, &settings.intake),
+        settings,
+        epoch: Epoch { instant: now, unix_ms: UNIX_MS },
+        reference: "reference".into(),
+        received: now,
+        answered: None,
+        genagent_ended: None,
+        early_media: false,
+        decided: None,
+        customer,
+        genagent,
+        attempts: Vec::new(),
+        dialled,
+        evidence: Evidence::default(),
+        output: None,
+        hand_back: None,
+    };
+    facts.begin_attempt(now);
+    facts
+}
+
+fn events() -> Vec<(String, CallEvent)> {
+    let mut events = Vec::new();
+    for role in [LegRole::Customer, LegRole::GenerativeAgent] {
+        let who = if role == LegRole::Customer { "customer" } else { "GenerativeAgent" };
+        let info = Info { content_type: "application/dtmf-relay".into(), body: "1".into() };
+        let hung_up = |by| LegEvent::HungUp { by, reason: None };
+        let refused = |status| LegEvent::Refused { status, reason: None };
+        let said = [
+            ("rings", LegEvent::Progressed { status: 180, early_media: false }),
+            ("is heard early", LegEvent::Progressed { status: 183, early_media: true }),
+            ("answered", LegEvent::Answered),
+            ("reoffered", LegEvent::Reoffered),
+            ("sent INFO", LegEvent::Informed(info)),
+            ("refused 403", refused(403)),
+            ("refused 480", refused(480)),
+            ("refused 486", refused(486)),
+            ("hung up", hung_up(Side::Far)),
+            ("was hung up", hung_up(Side::Us)),
+            ("lost: no answer", LegEvent::Lost(LostCause::NoAnswer)),
+            ("lost: no ACK", LegEvent::Lost(LostCause::NoAck)),
+            ("lost: unusable answer", LegEvent::Lost(LostCause::UnusableAnswer)),
+        ];
+        events.extend(said.map(|(what, event)| (format!("{who} {what}"), CallEvent::Leg(role, event))));
+    }
+    let status = |status| Transfer { status: Some(status), dated: UNIX_MS, ..Transfer::default() };
+    let answers = [
+        ("a number", active(NUMBER, secs(60))),
+        ("a foreign number", active("+449995550199", secs(60))),
+        ("ONGOING", status(TransferStatus::Ongoing)),
+        ("COMPLETED AGENT", completed("AGENT", &[], &[])),
+        ("COMPLETED", status(TransferStatus::Completed)),
+        ("EXPIRED", status(TransferStatus::Expired)),
+    ];
+    let classes = [
+        FailureClass::Refused,
+        FailureClass::Unauthorized,
+        FailureClass::NotFound,
+        FailureClass::Conflict,
+        FailureClass::Throttled,
+        FailureClass::ServerError,
+        FailureClass::Ambiguous,
+        FailureClass::Unreachable,
+        FailureClass::Withheld,
+        FailureClass::Malformed,
+    ];
+    let failures = classes.map(|class| (class.as_str(), Err(failure(class))));
+    let all: Vec<_> = answers.map(|(name, answer)| (name, Ok(answer))).into_iter().chain(failures).collect();
+    events.extend(
+        all.iter().map(|(name, answer)| (format!("created: {name}"), CallEvent::Created(transfer(), answer.clone()))),
+    );
+    events.extend(
+        all.iter().map(|(name, answer)| (format!("fetched: {name}"), CallEvent::Fetched(transfer(), answer.clone()))),
+    );
+    let other = CallRef(1).transfer(9);
+    events.push(("created under another id: a number".into(), CallEvent::Created(other, Ok(active(NUMBER, secs(60))))));
+    events.push(("media dead".into(), CallEvent::MediaDead));
+    events.extend(CallTimer::ALL.map(|timer| (format!("timer {timer:?}"), CallEvent::Timer(timer))));
+    events.push(("pulled".into(), CallEvent::Pulled));
+    events.push(("stopped".into(), CallEvent::Stopped));
+    events
+}
+
+/// The state with what matters inside it.
+fn named(state: &CallState) -> String {
+    match state {
+        CallState::Requesting(state) => format!(
+            "requesting: {}",
+            match state.asking {
+                Asking::Creating => "creating",
+                Asking::Settling => "settling",
+                Asking::PausingToCreate => "create due",
+                Asking::PausingToSettle => "settle due",
+            }
+        ),
+        CallState::Collecting(state) if state.fetching => "collecting: fetching".into(),
+        CallState::Collecting(_) => "collecting: poll due".into(),
+        CallState::HandingBack(verdict) => format!("handing back: {}", verdict.outcome),
+        CallState::Releasing(Releasing { verdict, fetching: None }) => format!("releasing: {}", verdict.outcome),
+        CallState::Releasing(state) => format!("releasing: {}, fetching", state.verdict.outcome),
+        CallState::Dialing(_) | CallState::Bridged(_) | CallState::Ended => state.name().to_owned(),
+    }
+}
+
+fn worded(action: &CallAction, now: Instant) -> String {
+    let after = |at: Instant| format!("{:?}", Duration::from_millis((at - now).as_millis() as u64));
+    match action {
+        CallAction::Leg(role, command, carry) => {
+            let who = if *role == LegRole::Customer { "customer" } else { "GenerativeAgent" };
+            let what = match command {
+                LegCommand::Ring { early_media: false } => "ring".to_owned(),
+                LegCommand::Ring { early_media: true } => "ring with audio".to_owned(),
+                LegCommand::Answer => "answer".to_owned(),
+                LegCommand::Refuse { status, retry_after, .. } => {
+                    format!("refuse {status}{}", retry_after.map_or(String::new(), |s| format!(" for {s} s")))
+                }
+                LegCommand::HangUp(cause) => format!("hang up {}", cause.0),
+                LegCommand::Inform(_) => "INFO".to_owned(),
+            };
+            let lines = if carry.lines.is_empty() { String::new() } else { format!(" +{}", carry.lines.len()) };
+            format!("{who}: {what}{lines}")
+        }
+        CallAction::Dial(_) => "dial".to_owned(),
+        CallAction::Abandon => "abandon".to_owned(),
+        CallAction::Create(transfer, at) => {
+            format!("create #{} {}", transfer.0.rsplit('-').next().unwrap_or(""), after(*at))
+        }
+        CallAction::Fetch(_, at) => format!("fetch {}", after(*at)),
+        CallAction::Connect { watched: true } => "connect".to_owned(),
+        CallAction::Connect { watched: false } => "connect unwatched".to_owned(),
+        CallAction::Play(sound) => format!("play {sound:?}"),
+        CallAction::Start(timer, at) => format!("{timer:?} {}", after(*at)),
+        CallAction::StopTimers => "stop timers".to_owned(),
+        CallAction::Publish(context) => format!("publish {}", context.outcome),
+        CallAction::NumberUnused => "number unused".to_owned(),
+        CallAction::End(record) => format!("record {}", record.verdict.outcome),
+    }
+}
