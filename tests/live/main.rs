@@ -2,5 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "the harness is part of the tests")]
 
 mod happy;
+mod heavy;
 mod sipp;
 mod stage;

@@ -29,13 +29,16 @@ impl Sipp {
     /// Plays `sip-fixtures/sipp/{scenario}.xml` on this address.
     pub fn new(scenario: &str, here: SocketAddr, folder: &Path) -> Self {
         let run = format!("{}x{}", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed));
-        let file = format!("{}/sip-fixtures/sipp/{scenario}.xml", env!("CARGO_MANIFEST_DIR"));
+        // SIPp names its table of times after the scenario's path: a copy keeps it in the test's folder.
+        let file = format!("{scenario}.xml");
+        let source = format!("{}/sip-fixtures/sipp/{file}", env!("CARGO_MANIFEST_DIR"));
+        fs::copy(&source, folder.join(&file)).unwrap_or_else(|error| panic!("{source}: {error}"));
         let ip = here.ip().to_string();
         let mut command = Command::new("sipp");
         command
             .args(["-sf", &file, "-i", &ip, "-p", &here.port().to_string(), "-mi", &ip, "-ci", &ip])
             .args(["-key", "run", &run, "-cid_str", &format!("%u-{run}@%s")])
-            .args(["-nostdin", "-recv_timeout", "30000", "-fd", "1"]);
+            .args(["-nostdin", "-recv_timeout", "30000", "-fd", "1", "-trace_rtt", "-rtt_freq", "1"]);
         Self { scenario: scenario.to_owned(), run, folder: folder.to_owned(), command, calls: 1, target: None }
     }
 
@@ -78,13 +81,7 @@ impl Sipp {
     /// Starts it.
     pub fn start(mut self) -> Running {
         let path = |kind: &str| self.folder.join(format!("{}-{}.{kind}", self.scenario, self.run));
-        let files = Files {
-            errors: path("errors"),
-            counters: path("csv"),
-            log: path("log"),
-            times: path("rtt"),
-            screen: path("screen"),
-        };
+        let files = Files { errors: path("errors"), counters: path("csv"), log: path("log"), screen: path("screen") };
         self.command
             .args(["-m", &self.calls.to_string()])
             .arg("-trace_err")
@@ -122,7 +119,6 @@ struct Files {
     errors: PathBuf,
     counters: PathBuf,
     log: PathBuf,
-    times: PathBuf,
     screen: PathBuf,
 }
 
@@ -162,7 +158,18 @@ impl Running {
             line.map(|line| line.split(';').map(str::to_owned).collect()).unwrap_or_default()
         };
         let counters = row(table.first()).into_iter().zip(row(table.last())).collect();
-        Played { log: lines(&self.files.log), counters, scenario: self.scenario.clone() }
+        let times = self.files.log.with_file_name(format!("{}_{}_rtt.csv", self.scenario, self.child.id()));
+        let measured = |line: &String| {
+            let mut columns = line.split(';').skip(1);
+            let milliseconds: f64 = columns.next()?.parse().ok()?;
+            Some((columns.next()?.trim().to_owned(), Duration::from_secs_f64(milliseconds / 1000.0)))
+        };
+        Played {
+            log: lines(&self.files.log),
+            counters,
+            times: lines(&times).iter().filter_map(measured).collect(),
+            scenario: self.scenario.clone(),
+        }
     }
 }
 
@@ -178,6 +185,7 @@ impl Drop for Running {
 pub struct Played {
     scenario: String,
     counters: BTreeMap<String, String>,
+    times: Vec<(String, Duration)>,
     /// The lines its scenario logged.
     pub log: Vec<String>,
 }
@@ -187,6 +195,14 @@ impl Played {
     pub fn counter(&self, column: &str) -> u64 {
         let value = self.counters.get(column).and_then(|value| value.parse().ok());
         value.unwrap_or_else(|| panic!("{} has no counter {column}: {:?}", self.scenario, self.counters))
+    }
+
+    /// What the scenario timed under this name, shortest first.
+    pub fn times(&self, name: &str) -> Vec<Duration> {
+        let mut times: Vec<Duration> = self.times.iter().filter(|(is, _)| is == name).map(|(_, time)| *time).collect();
+        assert!(!times.is_empty(), "{} timed no {name}", self.scenario);
+        times.sort_unstable();
+        times
     }
 
     /// The values the scenario logged as `name=value`, in order.
