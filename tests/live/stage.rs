@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 use switchback::clock;
-use switchback::demo::asapp::{AutoComplete, Behaviour, Manners, MockAsapp, MockAsappSettings};
+use switchback::demo::asapp::{AutoComplete, Behaviour, Manners, MockAsapp, MockAsappSettings, MockHandle};
 use switchback::demo::hooks::output_context;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -117,11 +120,13 @@ pub fn slow(milliseconds: u64) -> Manners {
 pub struct Stage {
     /// The addresses.
     pub street: Street,
-    /// The mock API.
-    pub api: MockAsapp,
+    /// The mock API, unless it is dark.
+    api: Option<MockAsapp>,
     /// The built program.
     pub program: Program,
     folder: TempDir,
+    /// IVRs so far: each has a port of its own.
+    callers: AtomicU16,
 }
 
 impl Stage {
@@ -132,22 +137,19 @@ impl Stage {
         let api = MockAsapp::start(MockAsappSettings { address: street.at(5, 8000), ..setting.api }).await.unwrap();
         let configuration = configuration(&street, &api.base_url());
         let program = Program::start(folder.path(), &configuration, &setting.keys, street.admin()).await;
-        Self { street, api, program, folder }
+        Self { street, api: Some(api), program, folder, callers: AtomicU16::new(0) }
     }
 
     /// A SIPp that plays this scenario of `sip-fixtures/sipp` as the IVR.
     pub fn ivr(&self, scenario: &str) -> Sipp {
-        Sipp::new(scenario, self.street.ivr(), self.folder.path()).calls_to(self.street.switchback())
+        let mut here = self.street.ivr();
+        here.set_port(here.port() + self.callers.fetch_add(1, Ordering::Relaxed));
+        Sipp::new(scenario, here, self.folder.path()).calls_to(self.street.switchback())
     }
 
     /// A SIPp that plays this scenario as the carrier.
     pub fn carrier(&self, scenario: &str) -> Sipp {
         Sipp::new(scenario, self.street.carrier(), self.folder.path())
-    }
-
-    /// The folder of this test, gone after it.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
     }
 
     /// What `GET /metrics` says.
@@ -188,9 +190,33 @@ impl Stage {
         (record["verdict"]["outcome"].as_str().unwrap().to_owned(), record)
     }
 
+    /// The mock API, which must not be dark.
+    pub fn api(&self) -> MockHandle {
+        self.api.as_ref().expect("the API is up").handle()
+    }
+
+    /// From now on the API's address swallows every SYN; what it has answered stays answered.
+    pub async fn api_goes_dark(&mut self) -> Blackhole {
+        let address = self.api.take().expect("the API is up").address();
+        let mut hole = None;
+        eventually("the API has left its address", SOON, async || {
+            hole = Blackhole::open(address).ok();
+            hole.is_some()
+        })
+        .await;
+        hole.unwrap()
+    }
+
+    /// A fresh API at the old address.
+    pub async fn api_returns(&mut self, dark: Blackhole) {
+        let settings = MockAsappSettings { address: dark.address, ..Setting::default().api };
+        drop(dark);
+        self.api = Some(MockAsapp::start(settings).await.unwrap());
+    }
+
     /// How often the API was asked with this method.
     pub fn asked(&self, method: &str) -> usize {
-        self.api.handle().requests().iter().filter(|request| request.method == method).count()
+        self.api().requests().iter().filter(|request| request.method == method).count()
     }
 
     /// Ends the program as an operator would, which must end well, with nothing in its log that somebody should look
@@ -207,6 +233,32 @@ impl Stage {
         let unexpected: Vec<&str> =
             log.lines().filter(worrying).filter(|line| !expected.iter().any(|word| line.contains(word))).collect();
         assert!(unexpected.is_empty(), "{unexpected:#?}");
+    }
+}
+
+/// A listener whose queue is full and never emptied: Linux drops every further SYN.
+#[derive(Debug)]
+pub struct Blackhole {
+    address: SocketAddr,
+    _listener: Socket,
+    _waiting: Vec<Socket>,
+}
+
+impl Blackhole {
+    fn open(address: SocketAddr) -> io::Result<Self> {
+        let socket = || Socket::new(Domain::for_address(address), Type::STREAM, None);
+        let listener = socket()?;
+        listener.set_reuse_address(true)?;
+        listener.bind(&address.into())?;
+        listener.listen(0)?;
+        let waiting = (0..4).map(|_| {
+            let waiting = socket()?;
+            waiting.set_nonblocking(true)?;
+            // In progress for ever, once the queue is full.
+            let _ = waiting.connect(&address.into());
+            Ok(waiting)
+        });
+        Ok(Self { address, _waiting: waiting.collect::<io::Result<_>>()?, _listener: listener })
     }
 }
 
