@@ -116,6 +116,6 @@ async fn s1_an_unlisted_source_hears_nothing_and_costs_no_post() {
     stranger.hears_nothing(MOMENT).await;
     carrier.hears_nothing(MOMENT).await;
     let metrics = stage.metrics().await;
-    assert_eq!((metrics.of("sip_unlisted_total"), metrics.of("calls_total"), stage.asked("POST")), (5, 0, 0));
+    assert_eq!((metrics.of("sip_unlisted_total"), metrics.of("calls_total"), stage.asked("POST")), (6, 0, 0));
     stage.close(&[]).await;
 }

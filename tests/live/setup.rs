@@ -98,6 +98,7 @@ async fn a9_a_number_that_cannot_be_right_is_not_dialled() {
 async fn a7_a_blackholed_api_costs_the_budget_then_nothing_and_one_probe_ends_it() {
     let setting = Setting::default()
         .key("asapp.connect_timeout", "300ms")
+        .key("asapp.timeout", "1s")
         .key("call.number_budget", "1500ms")
         .key("asapp.breaker_failures", "3")
         .key("asapp.breaker_open_for", "2s");
@@ -182,17 +183,22 @@ async fn b2_an_api_that_says_ongoing_to_the_deadline_leaves_the_end_unconfirmed(
 #[tokio::test]
 async fn o1_a_refusing_carrier_gets_a_fresh_number_and_then_the_customer_the_fallback() {
     let stage = Stage::set(Setting::default()).await;
+    let carrier = Wire::open(stage.street.carrier()).await;
     for (done, (status, numbers)) in
         [("486", 2), ("480", 2), ("404", 2), ("503", 2), ("403", 1)].into_iter().enumerate()
     {
         let before = stage.asked("POST");
-        let carrier = stage.carrier("carrier_refuses").calls(numbers).key("status", status).start();
-        let ivr = stage.ivr("ivr_is_refused").play(SOON).await;
-        carrier.well(SOON).await;
-        assert_eq!((ivr.logged("status"), stage.asked("POST") - before), (vec!["480"], numbers as usize), "{status}");
+        let ivr = stage.ivr("ivr_is_refused").start();
+        for _ in 0..numbers {
+            let invite = carrier.hear("INVITE ").await;
+            carrier.answer(&invite, &format!("{status} Refused"), "").await;
+            carrier.hear("ACK ").await;
+        }
+        let ivr = ivr.well(SOON).await;
+        assert_eq!((ivr.logged("status"), stage.asked("POST") - before), (vec!["480"], numbers), "{status}");
         let record = stage.records(done + 1).await.remove(done);
         assert_eq!(record["verdict"]["evidence"]["sip_status"].to_string(), status);
-        assert_eq!(record["attempts"].as_array().unwrap().len(), numbers as usize);
+        assert_eq!(record["attempts"].as_array().unwrap().len(), numbers);
     }
     stage.close(&[]).await;
 }
@@ -211,7 +217,8 @@ async fn o5_a_carrier_that_says_100_and_nothing_more_is_cancelled_at_the_ring_li
 
 #[tokio::test]
 async fn o6_no_invite_leaves_after_the_numbers_last_safe_moment() {
-    // A number of 7 s with a margin of 5 s may be dialled for 2 s. The carrier is silent, so that the INVITE is repeated.
+    // A number of 7 s with a margin of 5 s may be dialled for 2 s, or nearly one less, because the answer's Date has no
+    // fraction. The carrier is silent, so that the INVITE is repeated.
     let api = MockAsappSettings { life: Duration::from_secs(7), ..Setting::default().api };
     let stage = Stage::set(Setting { api, ..Setting::default() }).await;
     let carrier = Wire::open(stage.street.carrier()).await;
@@ -226,17 +233,17 @@ async fn o6_no_invite_leaves_after_the_numbers_last_safe_moment() {
     assert_eq!(arrivals.len(), 2, "two numbers, one dialog each");
     for times in arrivals.values() {
         let span = times[times.len() - 1] - times[0];
-        // At 0, 0.5 and 1.5 s; the next one would be at 3.5 s.
-        assert_eq!(times.len(), 3);
+        // Timer A: at 0, 0.5 and 1.5 s; the next one would be at 3.5 s.
+        assert!((2..=3).contains(&times.len()), "{} INVITEs", times.len());
         assert!(span < Duration::from_secs(2), "an INVITE left {span:?} after the first");
     }
     assert_eq!(stage.verdict().await.1["verdict"]["evidence"]["not_connected"], "number_expired");
-    stage.close(&[]).await;
+    // Not closed: the silent carrier is owed a CANCEL for 64·T1.
 }
 
 #[tokio::test]
 async fn o6b_a_number_that_answers_after_its_last_safe_moment_is_hung_up_and_never_bridged() {
-    let api = MockAsappSettings { life: Duration::from_secs(6), ..Setting::default().api };
+    let api = MockAsappSettings { life: Duration::from_secs(7), ..Setting::default().api };
     let stage = Stage::set(Setting { api, ..Setting::default() }.key("call.max_attempts", "1")).await;
     let carrier = Wire::open(stage.street.carrier()).await;
     let ivr = stage.ivr("ivr_is_refused").start();
@@ -244,7 +251,10 @@ async fn o6b_a_number_that_answers_after_its_last_safe_moment_is_hung_up_and_nev
     carrier.answer(&invite, "180 Ringing", "").await;
     let cancel = carrier.hear("CANCEL ").await;
     let waited = cancel.at - invite.at;
-    assert!((900..1300).contains(&waited.as_millis()), "cancelled after {waited:?}; the number is safe for 1 s");
+    assert!(
+        (950..2050).contains(&waited.as_millis()),
+        "cancelled after {waited:?}; the number is safe for 2 s at most"
+    );
     // The answer crosses the CANCEL.
     carrier.answer(&invite, "200 OK", &sdp::describe(stage.street.at(4, 9000))).await;
     carrier.answer(&cancel, "200 OK", "").await;

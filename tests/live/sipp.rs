@@ -134,9 +134,10 @@ pub struct Running {
 impl Running {
     /// Waits for its end, which must come with every call done and none failed.
     pub async fn well(mut self, limit: Duration) -> Played {
-        let status = ended(&mut self.child, &self.scenario, limit).await;
+        let status = ended(&mut self.child, limit).await;
         let errors = fs::read_to_string(&self.files.errors).unwrap_or_default();
         let text: String = errors.chars().take(4000).collect();
+        let Some(status) = status else { panic!("{} does not end within {limit:?}\n{text}", self.scenario) };
         let played = self.played();
         let count = |column: &str| played.counters.get(column).and_then(|value| value.parse::<u32>().ok());
         let (done, failed) = (count("SuccessfulCall(C)"), count("FailedCall(C)"));

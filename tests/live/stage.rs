@@ -24,6 +24,9 @@ use crate::sipp::Sipp;
 /// The longest wait for something that takes no time.
 pub const SOON: Duration = Duration::from_secs(10);
 
+/// Between two looks at something that has no way to tell.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
 /// A /24 of loopback that no other test uses, however many run at once: who holds the claim has every port in it.
 #[derive(Debug)]
 pub struct Street {
@@ -322,7 +325,7 @@ impl Program {
 
     /// Waits for its end.
     pub async fn exit(&mut self, limit: Duration) -> ExitStatus {
-        ended(&mut self.child, "the program", limit).await
+        ended(&mut self.child, limit).await.unwrap_or_else(|| panic!("the program does not end within {limit:?}"))
     }
 
     /// Whether it still runs.
@@ -351,15 +354,16 @@ impl Drop for Program {
     }
 }
 
-/// Waits for the end of a child process.
-pub async fn ended(child: &mut Child, whose: &str, limit: Duration) -> ExitStatus {
-    let mut status = None;
-    eventually(&format!("{whose} ends"), limit, async || {
-        status = child.try_wait().unwrap();
-        status.is_some()
-    })
-    .await;
-    status.unwrap()
+/// Waits for the end of a child process; `None` if that takes longer.
+pub async fn ended(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
+    let deadline = clock::now() + limit;
+    loop {
+        let status = child.try_wait().unwrap();
+        if status.is_some() || clock::now() >= deadline {
+            return status;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// Looks until it is so; fails when it is not so in time.
@@ -367,7 +371,7 @@ pub async fn eventually(what: &str, limit: Duration, mut is_so: impl AsyncFnMut(
     let deadline = clock::now() + limit;
     while !is_so().await {
         assert!(clock::now() < deadline, "not within {limit:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
