@@ -12,7 +12,8 @@ use crate::stage::{SOON, Setting, Stage, eventually, handed_over, slow};
 /// Held by one heavy test after the other; nextest, with a process for each, has a test group for that.
 static MACHINE: Mutex<()> = Mutex::const_new(());
 
-async fn alone() -> MutexGuard<'static, ()> {
+/// Waits for the machine.
+pub async fn alone() -> MutexGuard<'static, ()> {
     MACHINE.lock().await
 }
 

@@ -5,6 +5,7 @@ mod ending;
 mod happy;
 mod heavy;
 mod races;
+mod rtp;
 mod setup;
 mod sipp;
 mod stage;

@@ -155,6 +155,11 @@ impl Stage {
         Sipp::new(scenario, self.street.carrier(), self.folder.path())
     }
 
+    /// A file in this test's folder, which is gone after it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
     /// What `GET /metrics` says.
     pub async fn metrics(&self) -> Metrics {
         let (status, page) = self.get("/metrics").await;
