@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use switchback::clock;
 use switchback::demo::message::Invitation;
 use switchback::demo::party::{Call, CallEvent, Party};
 use switchback::demo::sdp;
@@ -194,23 +193,19 @@ async fn m8_rtcp_passes_both_ways_beside_the_rtp() {
     // An empty receiver report (RFC 3550 section 6.4.2).
     let report = |ssrc: u32| [&[0x80, 201, 0, 1][..], &ssrc.to_be_bytes()].concat();
     let rtcp = |rtp: SocketAddr| SocketAddr::new(rtp.ip(), rtp.port() + 1);
-    let deadline = clock::now() + SOON;
     customer.speak(rtcp(call.towards_customer_leg), vec![report(1)], PACKET).await.unwrap();
     genagent.speak(rtcp(call.towards_genagent_leg), vec![report(2)], PACKET).await.unwrap();
     assert_eq!(genagent.listen(MOMENT).await.0, [report(1)]);
     assert_eq!(customer.listen(MOMENT).await.0, [report(2)]);
-    assert!(clock::now() < deadline);
 }
 
 #[tokio::test]
 async fn h1_sipp_streams_and_the_echo_comes_back_through_the_relay() {
     let stage = Stage::set(Setting::default()).await;
-    std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/src/demo/voices/customer.ulaw"), stage.path("customer.ulaw"))
-        .unwrap();
+    stage.has_voice("customer.ulaw");
     let carrier = stage.carrier("carrier_is_hung_up_on").option(&["-rtp_echo"]).start();
-    let ivr = stage.ivr("ivr_speaks").pause(Duration::from_secs(3)).play(SOON).await;
+    stage.ivr("ivr_speaks").pause(Duration::from_secs(3)).play(SOON).await;
     carrier.well(SOON).await;
-    drop(ivr);
     let record = stage.verdict().await.1;
     let count = |leg: &str, what: &str| record[leg][what].as_u64().unwrap();
     let spoken = count("customer_media", "received_packets");

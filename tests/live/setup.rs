@@ -237,6 +237,8 @@ async fn o6_no_invite_leaves_after_the_numbers_last_safe_moment() {
         assert!((2..=3).contains(&times.len()), "{} INVITEs", times.len());
         assert!(span < Duration::from_secs(2), "an INVITE left {span:?} after the first");
     }
+    let repeated: usize = arrivals.values().map(|times| times.len() - 1).sum();
+    assert_eq!(stage.metrics().await.of("sip_retransmissions_total"), repeated as u64);
     assert_eq!(stage.verdict().await.1["verdict"]["evidence"]["not_connected"], "number_expired");
     // Not closed: the silent carrier is owed a CANCEL for 64·T1.
 }

@@ -11,6 +11,9 @@ use std::time::Duration;
 
 use crate::stage::ended;
 
+/// What to do about a missing tool.
+pub const INSTALL: &str = "install it with: apt-get install -y sip-tester tshark";
+
 /// Makes every run's Call-IDs and branches its own: SIPp builds them from its process id, which comes again.
 static RUNS: AtomicU32 = AtomicU32::new(1);
 
@@ -66,12 +69,6 @@ impl Sipp {
         self
     }
 
-    /// The value of `[name]` in the scenario's messages.
-    pub fn key(mut self, name: &str, value: &str) -> Self {
-        self.command.args(["-key", name, value]);
-        self
-    }
-
     /// Whatever else SIPp is to be told.
     pub fn option(mut self, words: &[&str]) -> Self {
         self.command.args(words);
@@ -100,9 +97,7 @@ impl Sipp {
             .stdout(File::create(&files.screen).unwrap())
             .stderr(Stdio::null());
         let child = match self.command.spawn() {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                panic!("sipp is missing; install it with: apt-get install -y sip-tester tshark")
-            }
+            Err(error) if error.kind() == ErrorKind::NotFound => panic!("sipp is missing; {INSTALL}"),
             spawned => spawned.unwrap(),
         };
         Running { scenario: self.scenario, child, files, calls: self.calls }

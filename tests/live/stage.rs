@@ -160,6 +160,11 @@ impl Stage {
         self.folder.path().join(name)
     }
 
+    /// Puts a voice of the demo where SIPp finds it.
+    pub fn has_voice(&self, name: &str) {
+        fs::copy(format!("{}/src/demo/voices/{name}", env!("CARGO_MANIFEST_DIR")), self.path(name)).unwrap();
+    }
+
     /// What `GET /metrics` says.
     pub async fn metrics(&self) -> Metrics {
         let (status, page) = self.get("/metrics").await;
