@@ -541,13 +541,9 @@ fn reason_of(message: &Message) -> Option<String> {
     (!clean.is_empty()).then_some(clean)
 }
 
-/// Lines that would make the message too long for one datagram are left out whole (RFC 3261 section 18.1.1); what they
-/// say is kept behind the context reference, which comes first.
 fn write_headers(writer: &mut Writer, headers: &[(String, String)]) {
     for (name, value) in headers {
-        if writer.has_room_for(name, value) {
-            writer.header_named(name, value);
-        }
+        writer.header_named(name, value);
     }
 }
 

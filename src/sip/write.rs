@@ -6,10 +6,6 @@ use bytes::Bytes;
 
 use super::message::{HeaderName, Message, Method};
 
-/// The most octets that travel in one UDP datagram on every path (RFC 3261 section 18.1.1).
-const MAX_DATAGRAM: usize = 1300;
-const NO_BODY: &str = "Content-Length: 0\r\n\r\n";
-
 /// Writes one message from the top: start line, headers, body.
 #[derive(Debug)]
 pub struct Writer {
@@ -78,14 +74,9 @@ impl Writer {
         }
     }
 
-    /// Whether the message, ended without a body, still fits into one datagram with this line.
-    pub fn has_room_for(&self, name: &str, value: &str) -> bool {
-        self.text.len() + name.len() + ": \r\n".len() + value.len() + NO_BODY.len() <= MAX_DATAGRAM
-    }
-
     /// Ends the message without a body.
     pub fn finish(&mut self) -> Bytes {
-        self.text.push_str(NO_BODY);
+        self.text.push_str("Content-Length: 0\r\n\r\n");
         Bytes::from(std::mem::take(&mut self.text))
     }
 
