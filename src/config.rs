@@ -14,11 +14,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
 use crate::b2bua::settings::{BreakerSettings, Network, Settings, SipTimers, Trunk as CoreTrunk, Unlisted};
 use crate::call::settings::{CallSettings, ContextSettings, Fallback as CoreFallback, IntakeSettings, Ringing};
+use crate::leg::session_timer::SessionSettings;
+use crate::sip::digest::Credentials;
 
 pub use words::{Advertised, Destination, LogFormat, PortRange};
 
@@ -73,6 +75,12 @@ pub struct Sip {
     /// RFC 3261 T4.
     #[serde(with = "words::span")]
     pub t4: Duration,
+    /// The session interval we ask for; zero: none.
+    #[serde(with = "words::span")]
+    pub session_expires: Duration,
+    /// The shortest session interval we accept.
+    #[serde(with = "words::span")]
+    pub session_least: Duration,
     /// Calls at once; above: 503.
     pub max_calls: usize,
     /// New calls a second; above: 503.
@@ -120,6 +128,15 @@ pub struct Trunk {
     pub caller_id: String,
     /// Whether the dialled number keeps its plus sign.
     pub plus: bool,
+    /// User name for digest authentication; empty: none.
+    pub username: String,
+    /// Its password.
+    #[serde(serialize_with = "words::nothing")]
+    pub password: SecretString,
+    /// A file with the password instead.
+    pub password_file: Option<PathBuf>,
+    /// The only realm that is answered; absent: the one the trunk names.
+    pub realm: Option<String>,
 }
 
 /// ASAPP's API.
@@ -258,8 +275,9 @@ impl Config {
     }
 
     fn fetch_secrets(&mut self) -> Vec<String> {
-        let (asapp, admin) = (&mut self.asapp, &mut self.admin);
+        let (asapp, admin, trunk) = (&mut self.asapp, &mut self.admin, &mut self.trunk);
         [
+            ("trunk.password", &mut trunk.password, &trunk.password_file),
             ("asapp.api_id", &mut asapp.api_id, &asapp.api_id_file),
             ("asapp.api_secret", &mut asapp.api_secret, &asapp.api_secret_file),
             ("admin.token", &mut admin.token, &admin.token_file),
@@ -294,8 +312,17 @@ impl Config {
                 domain: trunk.domain.clone().unwrap_or_else(|| trunk.host().to_owned()),
                 caller_id: trunk.caller_id.clone(),
                 plus: trunk.plus,
+                credentials: (!trunk.username.is_empty()).then(|| Credentials {
+                    username: trunk.username.clone(),
+                    password: trunk.password.expose_secret().to_owned(),
+                    realm: trunk.realm.clone(),
+                }),
             },
             sip_timers: SipTimers { t1: sip.t1, t2: sip.t2, t4: sip.t4 },
+            session: SessionSettings {
+                expires: sip.session_expires.as_secs() as u32,
+                least: sip.session_least.as_secs() as u32,
+            },
             max_calls: sip.max_calls,
             max_calls_per_second: sip.max_calls_per_second,
             retry_after: sip.retry_after.as_secs() as u32,
@@ -359,6 +386,8 @@ impl Default for Sip {
             t1: core.sip_timers.t1,
             t2: core.sip_timers.t2,
             t4: core.sip_timers.t4,
+            session_expires: Duration::from_secs(u64::from(core.session.expires)),
+            session_least: Duration::from_secs(u64::from(core.session.least)),
             max_calls: PortRange::default().pairs() / 2,
             max_calls_per_second: core.max_calls_per_second,
             retry_after: Duration::from_secs(core.retry_after.into()),
@@ -384,7 +413,17 @@ impl Default for Media {
 impl Default for Trunk {
     fn default() -> Self {
         let core = Settings::default().trunk;
-        Self { name: core.name, address: String::new(), domain: None, caller_id: core.caller_id, plus: core.plus }
+        Self {
+            name: core.name,
+            address: String::new(),
+            domain: None,
+            caller_id: core.caller_id,
+            plus: core.plus,
+            username: String::new(),
+            password: SecretString::default(),
+            password_file: None,
+            realm: None,
+        }
     }
 }
 

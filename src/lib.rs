@@ -1,14 +1,72 @@
-//! Switchback.
+//! Switchback lends a customer's call to ASAPP's GenerativeAgent and hands it back.
+//!
+//! It is a SIP back-to-back user agent. A call from an IVR, PBX or SBC reaches it (the *customer leg*); it asks ASAPP's
+//! API for a temporary number, dials it (the *GenerativeAgent leg*), answers the customer when GenerativeAgent answers,
+//! stays in the media path, and when one leg ends it knows which and why: the *verdict*. GenerativeAgent's BYE leads to
+//! the outputContext and back to the IVR; the customer's BYE leads to the end. One record per call, whatever happens.
+//!
+//! # The map
+//!
+//! A call decides, a leg owes, a transaction repeats. Whoever looks for a piece of behaviour asks which of the three it
+//! is, and has found the room.
+//!
+//! | room | what is there | pure |
+//! |---|---|---|
+//! | [`call`] | the supervised transfer: states, verdict, dial ticket, context. Knows the product and no SIP | yes |
+//! | [`leg`] | one dialog and every race of it: UAS, UAC, established, offer and answer | yes |
+//! | [`sdp`] | session descriptions, and our relay put into them | yes |
+//! | [`sip`] | messages, values, validation, dialogs, transactions | yes |
+//! | [`b2bua`] | all of these as one object; its boundary is [`b2bua::io`] | yes |
+//! | [`driver`] | the loop between that object and the world; SIP sockets | |
+//! | [`media`] | the relay: RTP and RTCP on threads of its own | |
+//! | [`asapp`] | ASAPP's API over HTTP, one exchange at a time | |
+//! | [`store`] | call records and contexts | |
+//! | [`admin`] | health, metrics, live calls, context look-up | |
+//! | [`demo`] | mock parties, each usable alone; [`stage`] puts the program between them | |
+//! | [`app`] | the one place that knows every adapter | |
+//! | [`config`], [`telemetry`], [`clock`] | one file each | |
+//!
+//! *Pure* means: no clock, no socket, no thread, no lock, no async, no entropy. Time is an argument, ids come from a
+//! seed, effects are values. So the whole core is played on virtual time, and a call can be replayed from its inputs.
+//! `tests/architecture.rs` holds these edges.
+//!
+//! # Where to look
+//!
+//! - What happens when GenerativeAgent hangs up? `bridged` in `src/call/step.rs`, and the two functions below it.
+//! - What may become a dial string, and until when? [`call::ticket`].
+//! - A CANCEL crosses a 200, a BYE overtakes an ACK? [`leg::uac`] and [`leg::established`].
+//! - Which message belongs to whom? `src/b2bua/route.rs`. What becomes of an intent? `src/b2bua/act.rs`.
+//! - Whom does a media port listen to? [`media::latch`].
+//!
+//! # The life of a call
+//!
+//! ```text
+//! Requesting -> Dialing -> Bridged -> Collecting -> HandingBack -> Releasing -> Ended
+//!  POST for a    INVITE,    both       GenerativeAgent  BYE with      legs owe    one
+//!  number        ringing    talk       hung up: GET     context       a word      record
+//! ```
+//!
+//! # What always holds
+//!
+//! - Every request is answered and every 2xx acknowledged; a leg says at most one `Answered` and exactly one last word.
+//! - No INVITE to a number leaves after the number's last safe moment, and no number is dialled twice.
+//! - GenerativeAgent's BYE is answered before anybody asks why it came.
+//! - Nothing that a caller or the language model wrote becomes a dial string, a header name or a second header.
+//! - Every call ends with exactly one record, and every port, timer and index goes back to where it was.
 
 pub mod admin;
+pub mod app;
 pub mod asapp;
 pub mod b2bua;
 pub mod call;
 pub mod clock;
 pub mod config;
 pub mod demo;
+pub mod driver;
 pub mod leg;
+pub mod media;
 pub mod sdp;
 pub mod sip;
+pub mod stage;
 pub mod store;
 pub mod telemetry;

@@ -201,8 +201,10 @@ impl AsappClient {
     async fn read(&self, request: &ApiRequest, response: Response, deadline: Instant) -> Result<Transfer, ApiFailure> {
         let status = response.status();
         let now = clock::unix_ms();
-        let dated = header(&response, DATE).and_then(wire::http_date).unwrap_or(now);
-        let retry_after = header(&response, RETRY_AFTER).and_then(|text| retry_after(text, dated));
+        let date = header(&response, DATE).and_then(wire::http_date);
+        let retry_after = header(&response, RETRY_AFTER).and_then(|text| retry_after(text, date.unwrap_or(now)));
+        // `Date` cuts off the fraction: only the end of its second never overestimates a number's life.
+        let dated = date.map_or(now, |date| date + 999);
         let body = match timeout_at(deadline, self.read_body(response)).await {
             Ok(body) => body,
             Err(_) => Err(Unread::Broken(format!("the answer's body was not complete in {:?}", request.timeout))),

@@ -55,26 +55,27 @@ impl B2bua {
         self.open(origin, invite, &key, Some(id));
         let negotiation = self.negotiation(customer_pair);
         let mut out = Vec::new();
-        let mut s = Surroundings { ids: &mut self.ids, endpoint: &self.endpoint, base: self.base, out: &mut out };
+        let session = self.settings.session;
+        let mut s =
+            Surroundings { ids: &mut self.ids, endpoint: &self.endpoint, base: self.base, session, out: &mut out };
         match Leg::invited(invite, key.clone(), origin.peer, negotiation, &mut s) {
             Ok((leg, tag)) => {
                 self.add_leg(id, leg, tag, LegRole::Customer, call, customer_pair);
                 self.remote_changed(id);
                 self.begin_call(now, call, id, customer_pair, spare, out);
             }
-            Err(Refusal(status)) => {
+            Err(refusal) => {
                 *self.counters.rejected.entry("description").or_default() += 1;
                 self.close_media(customer_pair, call);
                 self.close_media(spare, call);
-                self.answer_open(now, invite, &key, status);
+                self.answer_open(now, invite, &key, refusal);
             }
         }
     }
 
-    fn answer_open(&mut self, now: Instant, invite: &Message, key: &ServerKey, status: u16) {
+    fn answer_open(&mut self, now: Instant, invite: &Message, key: &ServerKey, refusal: Refusal) {
         let tag = self.ids.tag();
-        let response = crate::sip::write::Writer::response(invite, status, Some(&tag)).finish();
-        let effects = self.transactions.respond(key, status, response);
+        let effects = self.transactions.respond(key, refusal.status, refusal.response(invite, &tag, &self.endpoint));
         self.perform(now, effects, None);
     }
 
@@ -320,7 +321,8 @@ impl B2bua {
                 CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::Lost(LostCause::NoAnswer)),
             );
         };
-        let trunk = &self.settings.trunk;
+        let settings = self.settings.clone();
+        let trunk = &settings.trunk;
         let digits = if trunk.plus { number.as_str() } else { number.trim_start_matches('+') };
         let uri = format!("sip:{digits}@{};user=phone", trunk.domain);
         let from = format!("sip:{}@{}", trunk.caller_id, self.endpoint.address);
@@ -332,8 +334,10 @@ impl B2bua {
         self.next_leg += 1;
         let id = LegId(self.next_leg);
         let mut out = Vec::new();
-        let mut s = Surroundings { ids: &mut self.ids, endpoint: &self.endpoint, base: self.base, out: &mut out };
-        let dial = Dial { uri: &uri, from: &from, to };
+        let session = self.settings.session;
+        let mut s =
+            Surroundings { ids: &mut self.ids, endpoint: &self.endpoint, base: self.base, session, out: &mut out };
+        let dial = Dial { uri: &uri, from: &from, to, credentials: trunk.credentials.as_ref() };
         let (leg, tag) = Leg::dial(&dial, negotiation, &material, &mut s);
         self.add_leg(id, leg, tag, LegRole::GenerativeAgent, call, pair);
         if let Some(entry) = self.calls.get_mut(&call) {

@@ -189,8 +189,9 @@ impl B2bua {
     fn with_leg(&mut self, id: LegId, step: impl FnOnce(&mut Leg, &mut Surroundings<'_>)) {
         let Some(entry) = self.legs.get_mut(&id) else { return };
         let mut out = Vec::new();
+        let session = self.settings.session;
         let mut surroundings =
-            Surroundings { ids: &mut self.ids, endpoint: &self.endpoint, base: self.base, out: &mut out };
+            Surroundings { ids: &mut self.ids, endpoint: &self.endpoint, base: self.base, session, out: &mut out };
         step(&mut entry.leg, &mut surroundings);
         self.work.extend(out.into_iter().map(|wanted| (id, wanted)));
     }

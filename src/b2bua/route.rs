@@ -75,17 +75,21 @@ impl B2bua {
         }
     }
 
+    /// Whether this peer is heard at all.
     fn is_listed(&self, peer: SocketAddr) -> bool {
-        let ip = peer.ip();
-        self.settings.trunk.address.ip() == ip || self.settings.access.iter().any(|network| network.contains(ip))
+        self.settings.trunk.address.ip() == peer.ip() || self.may_call(peer)
+    }
+
+    /// Whether this peer may begin something; a trunk is only there to be called.
+    fn may_call(&self, peer: SocketAddr) -> bool {
+        self.settings.access.iter().any(|network| network.contains(peer.ip()))
     }
 
     fn unlisted(&mut self, now: Instant, origin: Origin, message: &Message) {
         self.counters.unlisted += 1;
         let answerable = message.method().is_some_and(|method| *method != Method::Ack);
-        if answerable && validate::request(message, &[]).is_ok() && self.admitted.refusal(now) {
-            let refusal = Writer::response(message, 403, None).finish();
-            self.transmit(origin, refusal);
+        if answerable && validate::request(message, &leg::EXTENSIONS).is_ok() {
+            self.refuse(now, origin, message, 403, &[]);
         }
     }
 
@@ -96,9 +100,8 @@ impl B2bua {
             Unreadable::Version(message) => (message, 505),
             Unreadable::StartLine(message) => (message, 400),
         };
-        if listed && message.via().is_some() && self.admitted.refusal(now) {
-            let refusal = Writer::response(&message, status, None).finish();
-            self.transmit(origin, refusal);
+        if listed {
+            self.refuse(now, origin, &message, status, &[]);
         }
     }
 
@@ -114,7 +117,7 @@ impl B2bua {
     fn request(&mut self, now: Instant, origin: Origin, message: Message) {
         let method = message.method().and_then(Method::known).unwrap_or("other");
         *self.counters.requests_received.entry(method).or_default() += 1;
-        if let Err(rejection) = validate::request(&message, &[]) {
+        if let Err(rejection) = validate::request(&message, &leg::EXTENSIONS) {
             return self.reject(now, origin, &message, &rejection);
         }
         let Some(key) = ServerKey::of_request(&message) else { return };
@@ -133,26 +136,40 @@ impl B2bua {
             Arrival::Merged => self.answer_once(now, origin, &message, 482),
             Arrival::New if message.is(&Method::Cancel) => self.cancel(now, origin, &message, key),
             Arrival::New if message.to_tag().is_some() => self.open_in_dialog(now, origin, &message, key),
-            Arrival::New if message.method().is_some_and(Method::creates_dialog) => {
-                self.invited(now, origin, &message, key);
-            }
+            Arrival::New if message.method().is_some_and(Method::creates_dialog) => match self.may_call(origin.peer) {
+                true => self.invited(now, origin, &message, key),
+                false => self.answer_once(now, origin, &message, 403),
+            },
             Arrival::New => self.outside_dialog(now, origin, &message, key),
         }
     }
 
     fn reject(&mut self, now: Instant, origin: Origin, message: &Message, rejection: &Rejection) {
         self.counters.unreadable += 1;
-        if message.is(&Method::Ack) || message.via().is_none() || !self.admitted.refusal(now) {
+        let warning = format!("399 {} \"{}\"", self.endpoint.address, rejection.why);
+        let unsupported = rejection.unsupported.join(", ");
+        let product = self.endpoint.product.clone();
+        let mut headers = vec![(HeaderName::Warning, warning.as_str()), (HeaderName::Server, &product)];
+        if !unsupported.is_empty() {
+            headers.insert(0, (HeaderName::Unsupported, &unsupported));
+        }
+        self.refuse(now, origin, message, rejection.status, &headers);
+    }
+
+    /// Answers without a transaction, at most a few times a second.
+    fn refuse(&mut self, now: Instant, origin: Origin, message: &Message, status: u16, headers: &[(HeaderName, &str)]) {
+        let answerable = !message.is(&Method::Ack) && message.header(HeaderName::Via).is_some();
+        if !answerable || !self.admitted.refusal(now) {
             return;
         }
         let tag = self.ids.tag();
-        let mut writer = Writer::response(message, rejection.status, Some(&tag));
-        if !rejection.unsupported.is_empty() {
-            writer.header(HeaderName::Unsupported, &rejection.unsupported.join(", "));
+        let mut writer = Writer::response(message, status, Some(&tag));
+        for (name, value) in headers {
+            writer.header(*name, value);
         }
-        writer.header(HeaderName::Warning, &format!("399 {} \"{}\"", self.endpoint.address, rejection.why));
-        let refusal = writer.header(HeaderName::Server, &self.endpoint.product).finish();
-        self.transmit(origin, refusal);
+        let peer = answer_address(message, origin.peer);
+        let datagram = Datagram { transport: origin.transport, peer, bytes: writer.finish() };
+        self.outputs.push_back(Output::Transmit(datagram));
     }
 
     fn cancel(&mut self, now: Instant, origin: Origin, cancel: &Message, key: ServerKey) {
@@ -188,14 +205,8 @@ impl B2bua {
     }
 
     pub(super) fn open(&mut self, origin: Origin, message: &Message, key: &ServerKey, leg: Option<LegId>) {
-        let via = message.via();
-        // With rport the answer goes back to where the request came from; without, to the port the Via names
-        // (RFC 3581 section 4, RFC 3261 section 18.2.2).
-        let port = match via.map(|via| (via.params.get("rport"), via.port)) {
-            Some((None, port)) => port.unwrap_or(5060),
-            _ => origin.peer.port(),
-        };
-        self.transactions.open(message, key.clone(), leg, origin.transport, SocketAddr::new(origin.peer.ip(), port));
+        let peer = answer_address(message, origin.peer);
+        self.transactions.open(message, key.clone(), leg, origin.transport, peer);
     }
 
     /// Opens a transaction and answers it at once.
@@ -215,11 +226,6 @@ impl B2bua {
         let response = writer.header(HeaderName::Server, &self.endpoint.product).finish();
         let effects = self.transactions.respond(key, status, response);
         self.perform(now, effects, None);
-    }
-
-    pub(super) fn transmit(&mut self, origin: Origin, bytes: bytes::Bytes) {
-        let datagram = Datagram { transport: origin.transport, peer: origin.peer, bytes };
-        self.outputs.push_back(Output::Transmit(datagram));
     }
 
     /// What transactions want done; `message` is what they were stepped with.
@@ -242,5 +248,14 @@ impl B2bua {
                 },
             }
         }
+    }
+}
+
+/// With rport an answer goes back to where the request came from; without, to the port that the Via names (RFC 3581
+/// section 4, RFC 3261 section 18.2.2).
+fn answer_address(message: &Message, source: SocketAddr) -> SocketAddr {
+    match message.via().map(|via| (via.params.get("rport"), via.port)) {
+        Some((None, port)) => SocketAddr::new(source.ip(), port.unwrap_or(5060)),
+        Some((Some(_), _)) | None => source,
     }
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::call::settings::CallSettings;
+use crate::leg::session_timer::SessionSettings;
+use crate::sip::digest::Credentials;
 
 /// Settings of one core.
 #[derive(Debug, Clone)]
@@ -24,6 +26,8 @@ pub struct Settings {
     pub trunk: Trunk,
     /// RFC 3261 T1, T2, T4.
     pub sip_timers: SipTimers,
+    /// What we ask of sessions (RFC 4028).
+    pub session: SessionSettings,
     /// Calls at once; above: 503.
     pub max_calls: usize,
     /// New calls a second; above: 503.
@@ -51,6 +55,8 @@ pub struct Trunk {
     pub caller_id: String,
     /// Whether the dialled number keeps its plus sign.
     pub plus: bool,
+    /// Shown to the trunk's own address when it asks, and to nobody else.
+    pub credentials: Option<Credentials>,
 }
 
 /// An IP prefix.
@@ -137,8 +143,10 @@ impl Default for Settings {
                 domain: loopback.to_string(),
                 caller_id: "anonymous".to_owned(),
                 plus: true,
+                credentials: None,
             },
             sip_timers: SipTimers::default(),
+            session: SessionSettings::default(),
             max_calls: 10_000,
             max_calls_per_second: 500,
             retry_after: 5,

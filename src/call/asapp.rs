@@ -30,7 +30,8 @@ pub struct Transfer {
     pub country: Option<String>,
     /// `phoneNumber.expiresAt` (or `expireAt`), milliseconds since the Unix epoch.
     pub expires_at: Option<i64>,
-    /// The answer's `Date` header, milliseconds since the Unix epoch; without one, our wall clock at its arrival.
+    /// The end of the second that the answer's `Date` header names, milliseconds since the Unix epoch; without one, our
+    /// wall clock at its arrival.
     pub dated: i64,
     /// `outputContext`.
     pub output: Option<OutputContext>,

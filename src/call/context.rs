@@ -50,13 +50,21 @@ impl Carry {
         reference: &str,
         settings: &ContextSettings,
     ) -> Self {
-        let mut carry = Self::reference(reference, settings);
-        carry.lines.push(("Reason".to_owned(), format!("switchback;text=\"{outcome}\"")));
-        carry.lines.push((settings.outcome_header.clone(), outcome.to_string()));
-        carry.lines.push((settings.conversation_header.clone(), encoded(conversation)));
+        let mut carry = Self {
+            lines: vec![
+                ("Reason".to_owned(), format!("switchback;text=\"{outcome}\"")),
+                (settings.outcome_header.clone(), outcome.to_string()),
+                (settings.reference_header.clone(), reference.to_owned()),
+            ],
+            ..Self::default()
+        };
+        let conversation = encoded(conversation);
+        if conversation.len() <= settings.max_value {
+            carry.lines.push((settings.conversation_header.clone(), conversation));
+        }
         let Some(output) = output else { return carry };
         if let Some(transfer_type) = &output.transfer_type {
-            let word: String = encoded(transfer_type).chars().take(settings.max_value).collect();
+            let word: String = encoded(transfer_type).chars().take(settings.max_value.min(64)).collect();
             carry.lines.push((settings.transfer_header.clone(), word));
         }
         let mut total = 0;
@@ -77,6 +85,11 @@ impl Carry {
         carry
     }
 
+    /// Octets of all lines on the wire.
+    fn octets(&self) -> usize {
+        self.lines.iter().map(|(name, value)| octets(name, value)).sum()
+    }
+
     fn add(
         &mut self,
         variables: &[(String, String)],
@@ -90,7 +103,9 @@ impl Carry {
             let header = format!("{prefix}{name}");
             let named = !name.is_empty() && name.len() <= 64 && name.bytes().all(is_token);
             let duplicate = self.lines.iter().any(|(known, _)| known.eq_ignore_ascii_case(&header));
-            let fits = value.len() <= settings.max_value && *total + value.len() <= settings.max_total;
+            let fits = value.len() <= settings.max_value
+                && *total + value.len() <= settings.max_total
+                && self.octets() + octets(&header, &value) <= settings.max_lines;
             if named && !duplicate && fits && (self.sent as usize) < settings.max_variables {
                 *total += value.len();
                 self.sent += 1;
@@ -100,6 +115,10 @@ impl Carry {
             }
         }
     }
+}
+
+fn octets(name: &str, value: &str) -> usize {
+    name.len() + value.len() + ": \r\n".len()
 }
 
 /// Percent-encoded UTF-8: unreserved characters stay (RFC 3986 section 2.3), every other octet becomes `%HH`.

@@ -109,7 +109,11 @@ fn unescaped(value: &str) -> Cow<'_, str> {
         }
     }
     let text = String::from_utf8(out).unwrap_or_else(|_| value.to_owned());
-    Cow::Owned(text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
+    Cow::Owned(printable(&text))
+}
+
+fn printable(text: &str) -> String {
+    text.replace(char::is_control, " ")
 }
 
 fn shortened(text: &str) -> String {
@@ -127,21 +131,22 @@ fn user_to_user(invitation: &Invitation) -> Vec<(String, String)> {
     };
     let (data, params) = line.split_once(";encoding").map_or((line.as_str(), ""), |(data, rest)| (data, rest));
     let data = data.trim().trim_matches('"');
-    let text = match params.trim_start_matches('=').starts_with("hex") {
-        true => hexadecimal(data).unwrap_or_default(),
-        false => unescaped(data).into_owned(),
-    };
-    if let Ok(serde_json::Value::Object(object)) = serde_json::from_str(&text) {
-        return object.into_iter().filter_map(|(name, v)| Some((name, v.as_str()?.to_owned()))).collect();
+    let hexadecimal = params.trim_start_matches('=').starts_with("hex").then(|| hexadecimal(data).unwrap_or_default());
+    let json = hexadecimal.clone().unwrap_or_else(|| unescaped(data).into_owned());
+    if let Ok(serde_json::Value::Object(object)) = serde_json::from_str(&json) {
+        return object.iter().filter_map(|(name, v)| Some((printable(name), printable(v.as_str()?)))).collect();
     }
+    // Escapes are undone after the split, once: an escaped separator is none.
+    let text = hexadecimal.as_deref().unwrap_or(data);
     let pairs = text.split(['&', ';']).filter_map(|pair| pair.split_once('='));
-    pairs.map(|(name, value)| (name.trim().to_owned(), unescaped(value.trim()).into_owned())).collect()
+    pairs.map(|(name, value)| (unescaped(name.trim()).into_owned(), unescaped(value.trim()).into_owned())).collect()
 }
 
 fn hexadecimal(data: &str) -> Option<String> {
     let octets: Option<Vec<u8>> = (0..data.len())
         .step_by(2)
-        .map(|at| data.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok()))
+        .map(|at| data.get(at..at + 2).filter(|pair| !pair.starts_with('+')))
+        .map(|pair| u8::from_str_radix(pair?, 16).ok())
         .collect();
     String::from_utf8(octets?).ok()
 }
@@ -177,6 +182,18 @@ mod tests {
         assert_eq!(read.task.as_deref(), Some("Billing"));
         let pairs: Vec<_> = read.variables.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
         assert_eq!(pairs, [("plan", "100% café"), ("customerId", "c-1"), ("site", "north")]);
+    }
+
+    #[test]
+    fn user_to_user_is_unescaped_once_and_stays_printable() {
+        let read = |value: &str| {
+            let read = Intake::read(&invitation(&[("User-to-User", value)]), &IntakeSettings::default());
+            (read.conversation.0, read.variables)
+        };
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(read("a=x%26b%3D1&c=50%2525"), ("cid".into(), vec![pair("a", "x&b=1"), pair("c", "50%25")]));
+        assert_eq!(read(r#"{"a\n":"x\u0000","conversation":"k"}"#), ("k".into(), vec![pair("a ", "x ")]));
+        assert_eq!(read("613d31+f;encoding=hex"), ("cid".into(), vec![]));
     }
 
     #[test]

@@ -115,6 +115,8 @@ pub struct ContextSettings {
     pub max_value: usize,
     /// Octets of all variable values together, after encoding.
     pub max_total: usize,
+    /// Octets of all context header lines together, names included: a request on UDP has 1,300 in all.
+    pub max_lines: usize,
 }
 
 impl Default for CallSettings {
@@ -167,6 +169,7 @@ impl Default for ContextSettings {
             max_variables: 8,
             max_value: 256,
             max_total: 1024,
+            max_lines: 800,
         }
     }
 }

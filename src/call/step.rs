@@ -261,7 +261,7 @@ fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, ac
         CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::Lost(cause)) => {
             let result = match cause {
                 LostCause::NoAnswer => "silent",
-                LostCause::NoAck | LostCause::UnusableAnswer => "unusable answer",
+                LostCause::NoAck | LostCause::UnusableAnswer | LostCause::Expired => "unusable answer",
             };
             try_again(facts, result, NotConnected::TrunkFailed, now, actions)
         }

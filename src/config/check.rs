@@ -63,6 +63,8 @@ fn durations(config: &Config, problems: &mut Vec<String>) {
         ("sip.t1", sip.t1, ms(10), s(10)),
         ("sip.t2", sip.t2, sip.t1, s(60)),
         ("sip.t4", sip.t4, sip.t1, s(60)),
+        ("sip.session_expires", sip.session_expires, Duration::ZERO, h(24)),
+        ("sip.session_least", sip.session_least, s(90), h(24)),
         ("sip.retry_after", sip.retry_after, s(1), h(1)),
         ("media.timeout", media.timeout, s(1), h(1)),
         ("media.quarantine", media.quarantine, ms(100), s(600)),
@@ -77,6 +79,12 @@ fn durations(config: &Config, problems: &mut Vec<String>) {
         ("call.max_duration", call.max_duration, s(1), h(24)),
         ("call.release_limit", call.release_limit, s(1), s(600)),
     ];
+    let expires = sip.session_expires;
+    if !expires.is_zero() && expires < sip.session_least {
+        problems.push(
+            "sip.session_expires is below sip.session_least: write \"30m\", or \"0s\" for no session timer".to_owned(),
+        );
+    }
     for (key, value, least, most) in limits {
         if !(least..=most).contains(&value) {
             let [value, least, most] = [value, least, most].map(span::format);
@@ -105,6 +113,7 @@ fn numbers(config: &Config, problems: &mut Vec<String>) {
         ("context.max_variables", context.max_variables, 0, 64),
         ("context.max_value", context.max_value, 1, 4096),
         ("context.max_total", context.max_total, 1, 8192),
+        ("context.max_lines", context.max_lines, 300, 16_384),
     ];
     for (key, value, least, most) in limits {
         if !(least..=most).contains(&value) {
@@ -184,6 +193,9 @@ fn trunk(config: &Config, problems: &mut Vec<String>) {
     let is_user = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '_' | '.');
     if trunk.caller_id.is_empty() || !trunk.caller_id.chars().all(is_user) {
         problems.push(format!("trunk.caller_id = \"{}\" is not a number: write \"+15550100\"", trunk.caller_id));
+    }
+    if trunk.username.is_empty() != (trunk.password.expose_secret().is_empty() && trunk.password_file.is_none()) {
+        problems.push("trunk.username and trunk.password go together: write both, or neither".to_owned());
     }
     if trunk.name.is_empty() {
         problems.push("trunk.name is empty: leave it out, or name the trunk".to_owned());

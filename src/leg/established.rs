@@ -1,16 +1,19 @@
 //! A confirmed dialog, until its last debt is paid: ACKs, BYEs, and a tombstone that answers.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::negotiation::Negotiation;
+use super::prack::names_option;
+use super::session_timer::SessionTimer;
 use super::{
     Cause, Info, LegCommand, LegEvent, LegTimer, LostCause, Material, Out, Side, Surroundings, reason_of, respond,
     sensible_answer, write_headers,
 };
 use crate::sip::dialog::Dialog;
+use crate::sip::digest::{self, Credentials};
 use crate::sip::message::{HeaderName, Message, Method};
 use crate::sip::transaction::key::{ClientKey, ServerKey};
 use crate::sip::write::Writer;
@@ -24,6 +27,24 @@ pub struct Established {
     /// Our ACK, kept for every repeat of the 2xx it belongs to, and its number.
     ack: Option<(u32, Bytes)>,
     closing: Closing,
+    /// What this address, and no other, may be shown when it asks.
+    credentials: Option<(IpAddr, Credentials)>,
+    /// The session timer, where one runs.
+    timer: Option<SessionTimer>,
+    /// Our refresh on its way.
+    refresh: Option<Refresh>,
+    /// How we refresh: UPDATE where the far side allows it, else re-INVITE.
+    refresh_by: Method,
+    /// Whether the Call-ID is ours, which sets the pause after a glare (RFC 3261 section 14.1).
+    ours: bool,
+}
+
+/// A refresh of ours that is not answered yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Refresh {
+    cseq: u32,
+    /// Whether it answers a challenge already.
+    answered_challenge: bool,
 }
 
 /// ```text
@@ -36,7 +57,12 @@ enum Closing {
     Open,
     /// From our 2xx until its ACK a BYE is only an intent (RFC 3261 section 15).
     Queued(Cause, Material),
-    Sent,
+    Sent {
+        cause: Cause,
+        material: Material,
+        /// Whether it answers a challenge already.
+        answered_challenge: bool,
+    },
     /// The last word is spoken; what comes now is answered for 64*T1.
     Over,
 }
@@ -64,13 +90,44 @@ impl Unacked {
 
 impl Established {
     /// The dialog of an INVITE that we answered.
-    pub(super) fn answered(dialog: Dialog, unacked: Unacked) -> Self {
-        Self { dialog, unacked: Some(unacked), ack: None, closing: Closing::Open }
+    pub(super) fn answered(
+        dialog: Dialog,
+        unacked: Unacked,
+        timer: Option<SessionTimer>,
+        updates: bool,
+        s: &mut Surroundings<'_>,
+    ) -> Self {
+        if let Some(timer) = timer {
+            timer.start(s);
+        }
+        let refresh_by = if updates { Method::Update } else { Method::Invite };
+        Self { unacked: Some(unacked), timer, refresh_by, ours: false, ..Self::dialled(dialog, None) }
     }
 
     /// The dialog of an INVITE that was answered to us.
-    pub(super) fn dialled(dialog: Dialog) -> Self {
-        Self { dialog, unacked: None, ack: None, closing: Closing::Open }
+    pub(super) fn dialled(dialog: Dialog, credentials: Option<(IpAddr, Credentials)>) -> Self {
+        Self {
+            dialog,
+            unacked: None,
+            ack: None,
+            closing: Closing::Open,
+            credentials,
+            timer: None,
+            refresh: None,
+            refresh_by: Method::Invite,
+            ours: true,
+        }
+    }
+
+    /// Takes over what the 2xx to our INVITE agreed to.
+    pub(super) fn agree(&mut self, response: &Message, s: &mut Surroundings<'_>) {
+        if names_option(response, HeaderName::Allow, "UPDATE") {
+            self.refresh_by = Method::Update;
+        }
+        self.timer = SessionTimer::agreed(response, s.session);
+        if let Some(timer) = self.timer {
+            timer.start(s);
+        }
     }
 
     // --- what the call wants ---
@@ -87,21 +144,36 @@ impl Established {
         match (&self.closing, &self.unacked) {
             (Closing::Open, Some(_)) => self.closing = Closing::Queued(cause, material.clone()),
             (Closing::Open, None) => {
-                self.send_bye(cause, material, s);
-                self.closing = Closing::Sent;
+                self.send_bye(cause, material, None, s);
+                self.closing = Closing::Sent { cause, material: material.clone(), answered_challenge: false };
             }
-            (Closing::Queued(..) | Closing::Sent | Closing::Over, _) => {}
+            (Closing::Queued(..) | Closing::Sent { .. } | Closing::Over, _) => {}
         }
     }
 
-    fn send_bye(&mut self, cause: Cause, material: &Material, s: &mut Surroundings<'_>) {
-        let (key, message, to) = self.bye(cause, material, s);
+    fn send_bye(
+        &mut self,
+        cause: Cause,
+        material: &Material,
+        authorization: Option<(HeaderName, String)>,
+        s: &mut Surroundings<'_>,
+    ) {
+        let (key, message, to) = self.bye(cause, material, authorization, s);
         s.out.push(Out::Request { key, message, to });
     }
 
-    fn bye(&mut self, cause: Cause, material: &Material, s: &mut Surroundings<'_>) -> (ClientKey, Bytes, SocketAddr) {
+    fn bye(
+        &mut self,
+        cause: Cause,
+        material: &Material,
+        authorization: Option<(HeaderName, String)>,
+        s: &mut Surroundings<'_>,
+    ) -> (ClientKey, Bytes, SocketAddr) {
         let branch = s.ids.branch();
         let mut writer = self.dialog.request(&Method::Bye, s.endpoint, &branch);
+        if let Some((name, value)) = authorization {
+            writer.header(name, &value);
+        }
         writer.header(HeaderName::Reason, &format!("Q.850;cause={}", cause.0));
         write_headers(&mut writer, &material.headers);
         (ClientKey::new(&branch, Method::Bye), writer.finish(), self.dialog.next_hop())
@@ -132,15 +204,18 @@ impl Established {
         match (request.method(), &self.closing) {
             (Some(Method::Bye), _) => self.far_bye(request, key, s),
             (_, Closing::Over) => respond(request, key, 481, s),
-            (Some(Method::Invite), Closing::Sent) => respond(request, key, 481, s),
+            (Some(Method::Invite | Method::Update), Closing::Sent { .. }) => respond(request, key, 481, s),
             (Some(Method::Invite), Closing::Open | Closing::Queued(..)) => self.reinvite(request, key, negotiation, s),
+            (Some(Method::Update), Closing::Open | Closing::Queued(..)) => {
+                self.far_update(request, key, negotiation, s)
+            }
             (Some(Method::Info), Closing::Open) => {
                 respond(request, key, 200, s);
                 let content_type = request.header(HeaderName::ContentType).unwrap_or("").to_owned();
                 let body = Bytes::copy_from_slice(request.body());
                 s.out.push(Out::Event(LegEvent::Informed(Info { content_type, body })));
             }
-            (Some(Method::Info), Closing::Queued(..) | Closing::Sent) => respond(request, key, 200, s),
+            (Some(Method::Info), Closing::Queued(..) | Closing::Sent { .. }) => respond(request, key, 200, s),
             _ => respond(request, key, sensible_answer(request), s),
         }
     }
@@ -155,9 +230,13 @@ impl Established {
     }
 
     fn reinvite(&mut self, request: &Message, key: ServerKey, negotiation: &mut Negotiation, s: &mut Surroundings<'_>) {
-        if self.unacked.is_some() {
+        if self.unacked.is_some() || self.refresh.is_some() {
             return respond(request, key, 491, s);
         }
+        let timer = match self.renewed(request, s) {
+            Ok(timer) => timer,
+            Err(least) => return refuse_interval(request, key, least, s),
+        };
         let Some((body, offered)) = negotiation.reoffer(request) else { return respond(request, key, 488, s) };
         self.dialog.refresh_target(request);
         let mut writer = Writer::response(request, 200, None);
@@ -165,12 +244,49 @@ impl Established {
             .header(HeaderName::Contact, &s.endpoint.contact())
             .header(HeaderName::Allow, super::ALLOW)
             .header(HeaderName::Server, &s.endpoint.product);
+        if let Some(timer) = timer {
+            timer.write(&mut writer);
+        }
+        self.renew(timer, s);
         let message = writer.finish_with("application/sdp", body.as_bytes());
         let cseq = request.cseq().map_or(0, |cseq| cseq.number);
         self.unacked = Some(Unacked::begin(key, cseq, message, offered, s));
         if !offered {
             s.out.push(Out::RemoteChanged);
             s.out.push(Out::Event(LegEvent::Reoffered));
+        }
+    }
+
+    fn far_update(
+        &mut self,
+        request: &Message,
+        key: ServerKey,
+        negotiation: &mut Negotiation,
+        s: &mut Surroundings<'_>,
+    ) {
+        let offers = !request.body().is_empty();
+        if offers && (self.unacked.is_some() || self.refresh.is_some()) {
+            return respond(request, key, 491, s);
+        }
+        match self.renewed(request, s) {
+            Ok(timer) => {
+                super::update(request, key, &mut self.dialog, negotiation, timer, s);
+                self.renew(timer, s);
+            }
+            Err(least) => refuse_interval(request, key, least, s),
+        }
+    }
+
+    /// The timer that the far side's request asks for; without a wish in it the one that runs is kept.
+    fn renewed(&self, request: &Message, s: &Surroundings<'_>) -> Result<Option<SessionTimer>, u32> {
+        Ok(SessionTimer::asked(request, s.session)?.or(self.timer.filter(|timer| timer.ours)))
+    }
+
+    fn renew(&mut self, timer: Option<SessionTimer>, s: &mut Surroundings<'_>) {
+        self.timer = timer;
+        match timer {
+            Some(timer) => timer.start(s),
+            None => s.out.extend([Out::Stop(LegTimer::Refresh), Out::Stop(LegTimer::Expire)]),
         }
     }
 
@@ -195,11 +311,139 @@ impl Established {
 
     // --- what our own requests bring ---
 
-    pub(super) fn response(&mut self, response: &Message, s: &mut Surroundings<'_>) {
+    pub(super) fn response(
+        &mut self,
+        response: &Message,
+        source: SocketAddr,
+        negotiation: &mut Negotiation,
+        s: &mut Surroundings<'_>,
+    ) {
         let (Some(cseq), Some(status)) = (response.cseq(), response.status()) else { return };
         match cseq.method {
+            _ if status < 200 => {}
+            Method::Bye => match self.challenge(response, source, "BYE", s) {
+                Some(authorization) => self.repeat_bye(authorization, s),
+                None => self.bye_answered(s),
+            },
+            Method::Invite | Method::Update if self.refresh.is_some_and(|refresh| refresh.cseq == cseq.number) => {
+                self.refresh_answered(response, source, negotiation, s);
+            }
             Method::Invite if (200..300).contains(&status) => self.repeated_2xx(response, cseq.number, s),
-            Method::Bye if status >= 200 => self.bye_answered(s),
+            _ => {}
+        }
+    }
+
+    /// The answer to a challenge of our own peer, unless it has had one already.
+    fn challenge(
+        &self,
+        response: &Message,
+        source: SocketAddr,
+        method: &str,
+        s: &mut Surroundings<'_>,
+    ) -> Option<(HeaderName, String)> {
+        let (peer, credentials) = self.credentials.as_ref().filter(|(peer, _)| *peer == source.ip())?;
+        debug_assert!(peer.is_ipv4() || peer.is_ipv6());
+        let repeated = match &self.closing {
+            Closing::Sent { answered_challenge, .. } => *answered_challenge,
+            _ => self.refresh.is_some_and(|refresh| refresh.answered_challenge),
+        };
+        let cnonce = s.ids.tag();
+        digest::answer(response, method, self.dialog.request_target(), credentials, &cnonce, repeated)
+    }
+
+    fn repeat_bye(&mut self, authorization: (HeaderName, String), s: &mut Surroundings<'_>) {
+        if let Closing::Sent { cause, material, .. } = std::mem::replace(&mut self.closing, Closing::Over) {
+            self.send_bye(cause, &material, Some(authorization), s);
+            self.closing = Closing::Sent { cause, material, answered_challenge: true };
+        }
+    }
+
+    // --- refreshes of ours (RFC 4028 section 10) ---
+
+    fn send_refresh(
+        &mut self,
+        negotiation: &Negotiation,
+        authorization: Option<(HeaderName, String)>,
+        s: &mut Surroundings<'_>,
+    ) {
+        let Some(timer) = self.timer.filter(|_| matches!(self.closing, Closing::Open)) else { return };
+        if self.unacked.is_some() || self.refresh.is_some() {
+            return s.out.push(Out::Start(LegTimer::Retry, s.base.t2));
+        }
+        let method = self.refresh_by.clone();
+        let branch = s.ids.branch();
+        let mut writer = self.dialog.request(&method, s.endpoint, &branch);
+        writer.header(HeaderName::Contact, &s.endpoint.contact()).header(HeaderName::Allow, super::ALLOW);
+        timer.write_refresh(&mut writer);
+        let answered_challenge = authorization.is_some();
+        if let Some((name, value)) = authorization {
+            writer.header(name, &value);
+        }
+        let message = match method {
+            Method::Update => writer.finish(),
+            _ => writer.finish_with("application/sdp", negotiation.last().as_bytes()),
+        };
+        self.refresh = Some(Refresh { cseq: self.dialog.local_cseq, answered_challenge });
+        s.out.push(Out::Request { key: ClientKey::new(&branch, method), message, to: self.dialog.next_hop() });
+    }
+
+    fn refresh_answered(
+        &mut self,
+        response: &Message,
+        source: SocketAddr,
+        negotiation: &mut Negotiation,
+        s: &mut Surroundings<'_>,
+    ) {
+        let method = self.refresh_by.clone();
+        let authorization = self.challenge(response, source, method.as_str(), s);
+        self.refresh = None;
+        match response.status().unwrap_or(0) {
+            200..300 => {
+                if method == Method::Invite {
+                    self.acknowledge(response, s);
+                    let before = negotiation.remote().cloned();
+                    if negotiation.read_answer(response) && negotiation.remote() != before.as_ref() {
+                        s.out.push(Out::RemoteChanged);
+                    }
+                }
+                self.dialog.refresh_target(response);
+                self.agree_again(response, s);
+            }
+            401 | 407 if authorization.is_some() => self.send_refresh(negotiation, authorization, s),
+            491 => {
+                // 2.1 to 4 s where the Call-ID is ours, up to 2 s where it is theirs, in steps of 10 ms.
+                let wait = if self.ours { 2_100 + 10 * s.ids.below(191) } else { 10 * s.ids.below(201) };
+                s.out.push(Out::Start(LegTimer::Retry, Duration::from_millis(wait as u64)));
+            }
+            408 | 481 => self.expired(s),
+            405 | 501 if method == Method::Update => {
+                self.refresh_by = Method::Invite;
+                self.send_refresh(negotiation, None, s);
+            }
+            _ => {} // It knows the dialog; the next refresh may fare better before the interval ends.
+        }
+    }
+
+    fn agree_again(&mut self, response: &Message, s: &mut Surroundings<'_>) {
+        self.timer = SessionTimer::agreed(response, s.session).or(self.timer);
+        if let Some(timer) = self.timer {
+            timer.start(s);
+        }
+    }
+
+    /// The far side is gone, or might as well be.
+    fn expired(&mut self, s: &mut Surroundings<'_>) {
+        if matches!(self.closing, Closing::Open | Closing::Queued(..)) {
+            self.send_bye(Cause::TIMEOUT, &Material::default(), None, s);
+            self.over(LegEvent::Lost(LostCause::Expired), s);
+        }
+    }
+
+    /// One of our requests got no answer at all.
+    pub(super) fn timed_out(&mut self, method: &Method, s: &mut Surroundings<'_>) {
+        match method {
+            Method::Bye => self.bye_answered(s),
+            Method::Invite | Method::Update if self.refresh.take().is_some() => self.expired(s),
             _ => {}
         }
     }
@@ -212,9 +456,9 @@ impl Established {
             }
             return;
         }
-        let mut other = Self::dialled(self.dialog.forked(response));
+        let mut other = Self::dialled(self.dialog.forked(response), None);
         other.acknowledge(response, s);
-        let (key, message, to) = other.bye(Cause::NORMAL, &Material::default(), s);
+        let (key, message, to) = other.bye(Cause::NORMAL, &Material::default(), None, s);
         s.out.push(Out::Stray { key, message, to });
     }
 
@@ -229,14 +473,14 @@ impl Established {
 
     /// Our BYE was answered, or will never be: either way it is over.
     pub(super) fn bye_answered(&mut self, s: &mut Surroundings<'_>) {
-        if matches!(self.closing, Closing::Sent) {
+        if matches!(self.closing, Closing::Sent { .. }) {
             self.over(LegEvent::HungUp { by: Side::Us, reason: None }, s);
         }
     }
 
     /// An answer that cannot be used: hang up, and tell the call that this was no connection.
     pub(super) fn refuse_answer(&mut self, s: &mut Surroundings<'_>) {
-        self.send_bye(Cause::INCOMPATIBLE, &Material::default(), s);
+        self.send_bye(Cause::INCOMPATIBLE, &Material::default(), None, s);
         self.over(LegEvent::Lost(LostCause::UnusableAnswer), s);
     }
 
@@ -244,13 +488,14 @@ impl Established {
     pub(super) fn over(&mut self, last_word: LegEvent, s: &mut Surroundings<'_>) {
         self.closing = Closing::Over;
         self.unacked = None;
-        s.out.push(Out::Stop(LegTimer::Repeat));
-        s.out.push(Out::Stop(LegTimer::NoAck));
+        for timer in [LegTimer::Repeat, LegTimer::NoAck, LegTimer::Refresh, LegTimer::Retry, LegTimer::Expire] {
+            s.out.push(Out::Stop(timer));
+        }
         s.out.push(Out::Start(LegTimer::Forget, s.base.long()));
         s.out.push(Out::Event(last_word));
     }
 
-    pub(super) fn timer(&mut self, timer: LegTimer, s: &mut Surroundings<'_>) {
+    pub(super) fn timer(&mut self, timer: LegTimer, negotiation: &Negotiation, s: &mut Surroundings<'_>) {
         match (timer, &mut self.unacked) {
             (LegTimer::Repeat, Some(unacked)) => {
                 unacked.wait = (unacked.wait * 2).min(s.base.t2);
@@ -263,11 +508,18 @@ impl Established {
                     Closing::Queued(cause, material) => (cause, material),
                     _ => (Cause::TIMEOUT, Material::default()),
                 };
-                self.send_bye(cause, &material, s);
+                self.send_bye(cause, &material, None, s);
                 self.over(LegEvent::Lost(LostCause::NoAck), s);
             }
+            (LegTimer::Refresh | LegTimer::Retry, _) => self.send_refresh(negotiation, None, s),
+            (LegTimer::Expire, _) => self.expired(s),
             (LegTimer::Forget, _) => s.out.push(Out::Gone),
             _ => {}
         }
     }
+}
+
+fn refuse_interval(request: &Message, key: ServerKey, least: u32, s: &mut Surroundings<'_>) {
+    let message = Writer::response(request, 422, None).header(HeaderName::MinSe, &least.to_string()).finish();
+    s.out.push(Out::Respond { key, status: 422, message });
 }

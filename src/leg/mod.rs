@@ -6,10 +6,13 @@
 //! - [`uas`]: an INVITE came to us and is not answered yet;
 //! - [`uac`]: we sent an INVITE and nobody has answered yet;
 //! - [`established`]: a confirmed dialog, until its last debt is paid;
-//! - [`negotiation`]: offer and answer of this leg.
+//! - [`negotiation`]: offer and answer of this leg; `prack`: reliable provisional responses;
+//!   [`session_timer`]: who refreshes the session.
 
 pub mod established;
 pub mod negotiation;
+mod prack;
+pub mod session_timer;
 pub mod uac;
 pub mod uas;
 
@@ -20,7 +23,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::sdp::{Audio, Session};
-use crate::sip::dialog::Endpoint;
+use crate::sip::dialog::{Dialog, Endpoint};
 use crate::sip::ids::Ids;
 use crate::sip::message::{HeaderName, Message, Method};
 use crate::sip::transaction::Base;
@@ -28,6 +31,7 @@ use crate::sip::transaction::key::{ClientKey, ServerKey};
 use crate::sip::write::Writer;
 use established::Established;
 use negotiation::Negotiation;
+use session_timer::{SessionSettings, SessionTimer};
 use uac::Uac;
 use uas::Uas;
 
@@ -153,6 +157,8 @@ pub enum LostCause {
     NoAck,
     /// An answer whose session description cannot be used.
     UnusableAnswer,
+    /// The session was not refreshed, or the far side no longer knows it.
+    Expired,
 }
 
 /// What a request outside a dialog says, as far as the call cares.
@@ -190,26 +196,43 @@ pub struct MediaCounters {
 // --- the leg as its holder sees it -------------------------------------------------------------------------------
 
 /// Methods this endpoint serves; the Allow header.
-pub const ALLOW: &str = "INVITE, ACK, BYE, CANCEL, OPTIONS, INFO";
+pub const ALLOW: &str = "INVITE, ACK, BYE, CANCEL, OPTIONS, INFO, PRACK, UPDATE";
+/// Option tags this endpoint understands; the Supported header.
+pub const EXTENSIONS: [&str; 2] = ["100rel", "timer"];
 
 /// Timers of a leg; one line each says what happens when it fires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum LegTimer {
     /// Send the provisional response again, so that nobody on the way gives up (RFC 3261 section 13.3.1.1).
     Remind,
-    /// Send the 2xx again until its ACK comes, double up to T2 (RFC 3261 section 13.3.1.4).
+    /// Send the 2xx (RFC 3261 section 13.3.1.4) or the reliable provisional response (RFC 3262 section 3) again.
     Repeat,
-    /// No ACK in 64*T1: hang up.
+    /// No ACK, or no PRACK, in 64*T1: hang up.
     NoAck,
     /// No answer to a CANCEL in 64*T1: forget the INVITE (RFC 3261 section 9.1).
     CancelLimit,
+    /// Half of the session interval: send a refresh (RFC 4028 section 10).
+    Refresh,
+    /// The refresh met one of theirs: send it again (RFC 3261 section 14.1).
+    Retry,
+    /// No refresh came: the far side is gone.
+    Expire,
     /// The tombstone has answered long enough.
     Forget,
 }
 
 impl LegTimer {
     /// Every timer.
-    pub const ALL: [Self; 5] = [Self::Remind, Self::Repeat, Self::NoAck, Self::CancelLimit, Self::Forget];
+    pub const ALL: [Self; 8] = [
+        Self::Remind,
+        Self::Repeat,
+        Self::NoAck,
+        Self::CancelLimit,
+        Self::Refresh,
+        Self::Retry,
+        Self::Expire,
+        Self::Forget,
+    ];
 }
 
 /// What a leg wants done, in order.
@@ -251,6 +274,8 @@ pub struct Surroundings<'a> {
     pub endpoint: &'a Endpoint,
     /// T1, T2, T4.
     pub base: Base,
+    /// What we ask of sessions.
+    pub session: SessionSettings,
     /// What the leg wants done.
     pub out: &'a mut Vec<Out>,
 }
@@ -282,7 +307,41 @@ enum Phase {
 
 /// A refusal of an INVITE before there is a leg.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusal(pub u16);
+pub struct Refusal {
+    /// The status.
+    pub status: u16,
+    /// The Min-SE of a 422.
+    pub least_interval: Option<u32>,
+}
+
+impl Refusal {
+    fn new(status: u16) -> Self {
+        Self { status, least_interval: None }
+    }
+
+    fn too_short(least: u32) -> Self {
+        Self { status: 422, least_interval: Some(least) }
+    }
+
+    /// The response, with what the caller needs to do better.
+    pub fn response(self, invite: &Message, tag: &str, endpoint: &Endpoint) -> Bytes {
+        let mut writer = Writer::response(invite, self.status, Some(tag));
+        if let Some(least) = self.least_interval {
+            writer.header(HeaderName::MinSe, &least.to_string());
+        }
+        match self.status {
+            406 => {
+                let warning = format!("399 {} \"an INVITE must accept application/sdp\"", endpoint.address);
+                writer.header(HeaderName::Warning, &warning);
+            }
+            415 => {
+                writer.header(HeaderName::Accept, "application/sdp");
+            }
+            _ => {}
+        }
+        writer.header(HeaderName::Server, &endpoint.product).finish()
+    }
+}
 
 impl Leg {
     /// A leg for an INVITE outside a dialog. Rings nobody yet: 100 goes out, the call is told.
@@ -294,7 +353,7 @@ impl Leg {
         s: &mut Surroundings<'_>,
     ) -> Result<(Self, String), Refusal> {
         negotiation.read_offer(invite)?;
-        let uas = Uas::begin(invite, key, source, s);
+        let uas = Uas::begin(invite, key, source, s)?;
         let tag = uas.local_tag().to_owned();
         Ok((Self { phase: Phase::Invited(uas), negotiation }, tag))
     }
@@ -340,8 +399,8 @@ impl Leg {
     pub fn request(&mut self, request: &Message, key: Option<ServerKey>, s: &mut Surroundings<'_>) {
         let moved = std::mem::replace(&mut self.phase, Phase::Moving);
         self.phase = match (moved, key) {
-            (Phase::Invited(uas), Some(key)) => uas.request(request, key, s),
-            (Phase::Calling(uac), Some(key)) => uac.request(request, key, s),
+            (Phase::Invited(uas), Some(key)) => uas.request(request, key, &mut self.negotiation, s),
+            (Phase::Calling(uac), Some(key)) => uac.request(request, key, &mut self.negotiation, s),
             (Phase::Established(mut established), key) => {
                 match key {
                     Some(key) => established.request(request, key, &mut self.negotiation, s),
@@ -369,7 +428,7 @@ impl Leg {
         self.phase = match moved {
             Phase::Calling(uac) => uac.response(response, source, &mut self.negotiation, s),
             Phase::Established(mut established) => {
-                established.response(response, s);
+                established.response(response, source, &mut self.negotiation, s);
                 Phase::Established(established)
             }
             other => other,
@@ -382,9 +441,7 @@ impl Leg {
         self.phase = match moved {
             Phase::Calling(uac) if *method == Method::Invite => uac.lost(s),
             Phase::Established(mut established) => {
-                if *method == Method::Bye {
-                    established.bye_answered(s);
-                }
+                established.timed_out(method, s);
                 Phase::Established(established)
             }
             other => other,
@@ -398,7 +455,7 @@ impl Leg {
             Phase::Invited(uas) => uas.timer(timer, s),
             Phase::Calling(uac) if timer == LegTimer::CancelLimit => uac.lost(s),
             Phase::Established(mut established) => {
-                established.timer(timer, s);
+                established.timer(timer, &self.negotiation, s);
                 Phase::Established(established)
             }
             other => other,
@@ -431,6 +488,37 @@ fn sensible_answer(request: &Message) -> u16 {
         Some(Method::Notify) => 481,
         Some(Method::Other(_)) | None => 501,
         Some(_) => 405,
+    }
+}
+
+/// An UPDATE (RFC 3311): a refresh, with or without a new offer. Answered at once; there is no ACK.
+fn update(
+    request: &Message,
+    key: ServerKey,
+    dialog: &mut Dialog,
+    negotiation: &mut Negotiation,
+    timer: Option<SessionTimer>,
+    s: &mut Surroundings<'_>,
+) {
+    let offered = !request.body().is_empty();
+    let body = if offered { negotiation.reoffer(request) } else { None };
+    if offered && body.is_none() {
+        return respond(request, key, 488, s);
+    }
+    dialog.refresh_target(request);
+    let mut writer = Writer::response(request, 200, None);
+    writer.header(HeaderName::Contact, &s.endpoint.contact()).header(HeaderName::Allow, ALLOW);
+    if let Some(timer) = timer {
+        timer.write(&mut writer);
+    }
+    let message = match &body {
+        Some((body, _)) => writer.finish_with("application/sdp", body.as_bytes()),
+        None => writer.finish(),
+    };
+    s.out.push(Out::Respond { key, status: 200, message });
+    if offered {
+        s.out.push(Out::RemoteChanged);
+        s.out.push(Out::Event(LegEvent::Reoffered));
     }
 }
 

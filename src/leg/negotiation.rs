@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::{Refusal, body_session};
 use crate::sdp::anchor::Anchor;
 use crate::sdp::{Audio, Session};
-use crate::sip::message::Message;
+use crate::sip::message::{HeaderName, Message};
 
 /// The session of one leg. Our address never moves; theirs may with every description.
 #[derive(Debug)]
@@ -41,17 +41,20 @@ impl Negotiation {
 
     /// Reads the offer of an INVITE. None at all is a delayed offer and fine.
     pub fn read_offer(&mut self, invite: &Message) -> Result<(), Refusal> {
+        if !accepts_sdp(invite) {
+            return Err(Refusal::new(406));
+        }
         if invite.body().is_empty() {
             return Ok(());
         }
         match invite.content_type().as_str() {
             "application/sdp" => {
-                let session = Session::read(invite.body()).map_err(|_| Refusal(488))?;
+                let session = Session::read(invite.body()).map_err(|_| Refusal::new(488))?;
                 self.remote = Some(session.audio.clone());
                 self.offer = Some(session);
                 Ok(())
             }
-            _ => Err(Refusal(415)),
+            _ => Err(Refusal::new(415)),
         }
     }
 
@@ -91,6 +94,11 @@ impl Negotiation {
         Some(described)
     }
 
+    /// What we said last, to be said again unchanged in a refresh.
+    pub fn last(&self) -> &str {
+        self.anchor.last()
+    }
+
     /// A new offer inside the dialog, answered with what is agreed already. `None`: 488, and nothing has changed.
     pub fn reoffer(&mut self, invite: &Message) -> Option<(String, bool)> {
         if invite.body().is_empty() {
@@ -105,4 +113,13 @@ impl Negotiation {
         self.offer = Some(offer);
         Some((answer, false))
     }
+}
+
+/// Whether the answer may hold a session description (sdp01, RFC 4475 section 3.3.15). No Accept line means yes.
+fn accepts_sdp(invite: &Message) -> bool {
+    let mut ranges =
+        invite.list(HeaderName::Accept).map(|range| range.split(';').next().unwrap_or("").trim()).peekable();
+    let matches =
+        |range: &str| ["application/sdp", "application/*", "*/*"].iter().any(|r| r.eq_ignore_ascii_case(range));
+    ranges.peek().is_none() || ranges.any(matches)
 }

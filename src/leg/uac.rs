@@ -2,13 +2,17 @@
 
 use std::net::SocketAddr;
 
+use std::collections::HashMap;
+
 use super::established::Established;
 use super::negotiation::Negotiation;
+use super::prack::{self, Provisional};
 use super::{
-    ALLOW, LegCommand, LegEvent, LegTimer, LostCause, Material, Out, Phase, Side, Surroundings, reason_of, respond,
-    sensible_answer, write_headers,
+    ALLOW, EXTENSIONS, LegCommand, LegEvent, LegTimer, LostCause, Material, Out, Phase, Side, Surroundings, reason_of,
+    respond, sensible_answer, write_headers,
 };
 use crate::sip::dialog::Dialog;
+use crate::sip::digest::{self, Credentials};
 use crate::sip::message::{HeaderName, Message, Method};
 use crate::sip::transaction::key::{ClientKey, ServerKey};
 use crate::sip::write::Writer;
@@ -22,15 +26,27 @@ pub struct Dial<'a> {
     pub from: &'a str,
     /// Where the INVITE goes.
     pub to: SocketAddr,
+    /// What the peer at `to`, and nobody else, may be shown when it asks.
+    pub credentials: Option<&'a Credentials>,
 }
 
-/// The UAC core of an INVITE (RFC 3261 section 13.2).
+/// Early dialogs kept of one INVITE.
+const MAX_FORKS: usize = 8;
+/// INVITEs sent again on demand: for a challenge, a stale nonce, a longer session interval.
+const MAX_RESENDS: u8 = 3;
+
+/// The UAC core of an INVITE (RFC 3261 section 13.2, RFC 3262 section 4).
 #[derive(Debug)]
 pub struct Uac {
     invite: Message,
     key: ClientKey,
+    to: SocketAddr,
+    credentials: Option<Credentials>,
+    resends: u8,
     proceeding: bool,
     ending: Ending,
+    /// Early dialogs by the far tag, each with the RSeq seen last.
+    early: HashMap<String, (Dialog, Option<u32>)>,
     /// The far tag of a BYE that overtook its own 200, and its Reason.
     early_bye: Option<(String, Option<String>)>,
 }
@@ -57,13 +73,74 @@ impl Uac {
             .header(HeaderName::CSeq, "1 INVITE")
             .header(HeaderName::Contact, &s.endpoint.contact())
             .header(HeaderName::Allow, ALLOW)
+            .header(HeaderName::Supported, &EXTENSIONS.join(", "))
             .header(HeaderName::UserAgent, &s.endpoint.product);
+        if s.session.expires > 0 {
+            writer.header(HeaderName::SessionExpires, &s.session.expires.to_string());
+        }
         write_headers(&mut writer, &material.headers);
         let octets = writer.finish_with("application/sdp", body.as_bytes());
         let invite = Message::read(octets.clone()).expect("a message we wrote is one we can read");
         let key = ClientKey::new(&branch, Method::Invite);
         s.out.push(Out::Request { key: key.clone(), message: octets, to: dial.to });
-        (Self { invite, key, proceeding: false, ending: Ending::No, early_bye: None }, tag)
+        let uac = Self {
+            invite,
+            key,
+            to: dial.to,
+            credentials: dial.credentials.cloned(),
+            resends: 0,
+            proceeding: false,
+            ending: Ending::No,
+            early: HashMap::new(),
+            early_bye: None,
+        };
+        (uac, tag)
+    }
+
+    /// The INVITE once more, as a new transaction, with these headers instead of its own of the same names.
+    fn resend(&mut self, headers: &[(HeaderName, String)], s: &mut Surroundings<'_>) {
+        let branch = s.ids.branch();
+        let number = self.invite.cseq().map_or(1, |cseq| cseq.number) + 1;
+        let mut writer = Writer::request(&Method::Invite, self.invite.request_uri());
+        writer.header(HeaderName::Via, &s.endpoint.via(&branch));
+        writer.header(HeaderName::CSeq, &format!("{number} INVITE"));
+        for (name, value) in headers {
+            writer.header(*name, value);
+        }
+        let fresh = [HeaderName::Via, HeaderName::CSeq, HeaderName::ContentType, HeaderName::ContentLength];
+        let replaced = |name: &str| fresh.iter().chain(headers.iter().map(|(name, _)| name)).any(|h| h.is(name));
+        for (name, value) in self.invite.lines().filter(|(name, _)| !replaced(name)) {
+            writer.header_named(name, value);
+        }
+        let octets = writer.finish_with("application/sdp", self.invite.body());
+        self.invite = Message::read(octets.clone()).expect("a message we wrote is one we can read");
+        self.key = ClientKey::new(&branch, Method::Invite);
+        self.resends += 1;
+        self.proceeding = false;
+        self.early.clear();
+        s.out.push(Out::Request { key: self.key.clone(), message: octets, to: self.to });
+    }
+
+    /// What a refusal asks for before it takes the INVITE, if it is ours to give.
+    fn remedy(&self, response: &Message, source: SocketAddr, s: &mut Surroundings<'_>) -> Option<(HeaderName, String)> {
+        if self.ending != Ending::No || self.resends >= MAX_RESENDS {
+            return None;
+        }
+        match response.status()? {
+            401 | 407 if source.ip() == self.to.ip() => {
+                let cnonce = s.ids.tag();
+                let answered = [HeaderName::Authorization, HeaderName::ProxyAuthorization];
+                let repeated = answered.iter().any(|name| self.invite.header(*name).is_some());
+                let uri = self.invite.request_uri();
+                digest::answer(response, "INVITE", uri, self.credentials.as_ref()?, &cnonce, repeated)
+            }
+            422 => {
+                let least: u32 = response.header(HeaderName::MinSe)?.parse().ok()?;
+                let asked: u32 = self.invite.header(HeaderName::SessionExpires)?.parse().ok()?;
+                (least > asked && least <= 86_400).then(|| (HeaderName::SessionExpires, least.to_string()))
+            }
+            _ => None,
+        }
     }
 
     pub(super) fn command(mut self, command: LegCommand, s: &mut Surroundings<'_>) -> Phase {
@@ -98,21 +175,37 @@ impl Uac {
                 self.proceeding = true;
                 self.cancel_if_permitted(s);
                 if status > 100 && self.ending == Ending::No {
-                    self.progressed(status, response, negotiation, s);
+                    self.progressed(status, response, source, negotiation, s);
                 }
                 Phase::Calling(self)
             }
             200..300 => self.answered(response, source, negotiation, s),
-            status => {
-                s.out.push(Out::Event(LegEvent::Refused { status, reason: reason_of(response) }));
-                s.out.push(Out::Stop(LegTimer::CancelLimit));
-                s.out.push(Out::Gone);
-                Phase::Moving
-            }
+            status => match self.remedy(response, source, s) {
+                Some(header) => {
+                    self.resend(&[header], s);
+                    Phase::Calling(self)
+                }
+                None => {
+                    s.out.push(Out::Event(LegEvent::Refused { status, reason: reason_of(response) }));
+                    s.out.push(Out::Stop(LegTimer::CancelLimit));
+                    s.out.push(Out::Gone);
+                    Phase::Moving
+                }
+            },
         }
     }
 
-    fn progressed(&self, status: u16, response: &Message, negotiation: &mut Negotiation, s: &mut Surroundings<'_>) {
+    fn progressed(
+        &mut self,
+        status: u16,
+        response: &Message,
+        source: SocketAddr,
+        negotiation: &mut Negotiation,
+        s: &mut Surroundings<'_>,
+    ) {
+        if !self.acknowledge_provisional(response, source, s) {
+            return;
+        }
         let early_media = !response.body().is_empty() && negotiation.read_answer(response);
         if early_media {
             s.out.push(Out::RemoteChanged);
@@ -120,16 +213,42 @@ impl Uac {
         s.out.push(Out::Event(LegEvent::Progressed { status, early_media }));
     }
 
+    /// Sends PRACK where one is due. False when the response is to be ignored.
+    fn acknowledge_provisional(&mut self, response: &Message, source: SocketAddr, s: &mut Surroundings<'_>) -> bool {
+        let Some(tag) = response.to_tag() else { return true };
+        if !self.early.contains_key(tag) && self.early.len() < MAX_FORKS {
+            let Some(dialog) = Dialog::as_uac(&self.invite, response, source) else { return true };
+            self.early.insert(tag.to_owned(), (dialog, None));
+        }
+        let Some((dialog, last)) = self.early.get_mut(tag) else { return true };
+        match prack::classify(response, last) {
+            Provisional::Plain => true,
+            Provisional::Ignore => false,
+            Provisional::Reliable(rack) => {
+                dialog.refresh_target(response);
+                let branch = s.ids.branch();
+                let message =
+                    dialog.request(&Method::Prack, s.endpoint, &branch).header(HeaderName::RAck, &rack).finish();
+                let key = ClientKey::new(&branch, Method::Prack);
+                s.out.push(Out::Stray { key, message, to: dialog.next_hop() });
+                true
+            }
+        }
+    }
+
     fn answered(
-        self,
+        mut self,
         response: &Message,
         source: SocketAddr,
         negotiation: &mut Negotiation,
         s: &mut Surroundings<'_>,
     ) -> Phase {
         s.out.push(Out::Stop(LegTimer::CancelLimit));
-        let Some(dialog) = Dialog::as_uac(&self.invite, response, source) else { return self.lost(s) };
-        let mut established = Established::dialled(dialog);
+        let Some(mut dialog) = Dialog::as_uac(&self.invite, response, source) else { return self.lost(s) };
+        if let Some((early, _)) = self.early.remove(&dialog.remote_tag) {
+            dialog.continue_from(&early);
+        }
+        let mut established = Established::dialled(dialog, self.credentials.clone().map(|c| (self.to.ip(), c)));
         established.acknowledge(response, s);
         if self.ending != Ending::No {
             // Our CANCEL crossed this 200: it is hung up at once and nobody above hears of it (flow R2).
@@ -138,6 +257,7 @@ impl Uac {
             s.out.push(Out::Event(LegEvent::Answered));
             established.over(LegEvent::HungUp { by: Side::Far, reason }, s);
         } else if negotiation.read_answer(response) && negotiation.remote().is_some() {
+            established.agree(response, s);
             s.out.push(Out::RemoteChanged);
             s.out.push(Out::Event(LegEvent::Answered));
         } else {
@@ -156,10 +276,22 @@ impl Uac {
     }
 
     /// A request of the far side before its answer: a BYE may have overtaken its own 200.
-    pub(super) fn request(mut self, request: &Message, key: ServerKey, s: &mut Surroundings<'_>) -> Phase {
+    pub(super) fn request(
+        mut self,
+        request: &Message,
+        key: ServerKey,
+        negotiation: &mut Negotiation,
+        s: &mut Surroundings<'_>,
+    ) -> Phase {
+        let early = self.early.get_mut(request.from_tag());
         if request.is(&Method::Bye) {
             respond(request, key, 200, s);
             self.early_bye = Some((request.from_tag().to_owned(), reason_of(request)));
+        } else if let (Some(Method::Update), Some((dialog, _))) = (request.method(), early) {
+            match dialog.accept_cseq(request) {
+                true => super::update(request, key, dialog, negotiation, None, s),
+                false => respond(request, key, 500, s),
+            }
         } else {
             // An INVITE that crosses ours (RFC 3261 section 14.2).
             let status = if request.is(&Method::Invite) { 491 } else { sensible_answer(request) };

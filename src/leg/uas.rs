@@ -7,9 +7,11 @@ use bytes::Bytes;
 
 use super::established::{Established, Unacked};
 use super::negotiation::Negotiation;
+use super::prack::{Unpracked, names_option};
+use super::session_timer::SessionTimer;
 use super::{
-    ALLOW, Invitation, LegCommand, LegEvent, LegTimer, Material, Out, Phase, Side, Surroundings, reason_of, respond,
-    sensible_answer, write_headers,
+    ALLOW, Invitation, LegCommand, LegEvent, LegTimer, LostCause, Material, Out, Phase, Refusal, Side, Surroundings,
+    reason_of, respond, sensible_answer, write_headers,
 };
 use crate::sip::dialog::Dialog;
 use crate::sip::message::{HeaderName, Message, Method};
@@ -19,50 +21,68 @@ use crate::sip::write::Writer;
 /// Often enough that no proxy's timer C ends the INVITE.
 const REMIND_EVERY: Duration = Duration::from_secs(60);
 
-/// The UAS core of an INVITE (RFC 3261 section 13.3).
+/// The UAS core of an INVITE (RFC 3261 section 13.3, RFC 3262 section 3).
 #[derive(Debug)]
 pub struct Uas {
     invite: Message,
     key: ServerKey,
-    local_tag: String,
-    source: SocketAddr,
+    dialog: Dialog,
     provisional: Option<(u16, Bytes)>,
+    unpracked: Option<Unpracked>,
+    rseq: u32,
+    /// Whether our answer went out in a reliable provisional response: the 200 then has none.
+    described: bool,
+    timer: Option<SessionTimer>,
 }
 
 impl Uas {
     /// Answers 100 and tells the call.
-    pub(super) fn begin(invite: &Message, key: ServerKey, source: SocketAddr, s: &mut Surroundings<'_>) -> Self {
+    pub(super) fn begin(
+        invite: &Message,
+        key: ServerKey,
+        source: SocketAddr,
+        s: &mut Surroundings<'_>,
+    ) -> Result<Self, Refusal> {
+        let timer = SessionTimer::asked(invite, s.session).map_err(Refusal::too_short)?;
+        let dialog = Dialog::as_uas(invite, &s.ids.tag(), source).ok_or(Refusal::new(400))?;
+        let rseq = s.ids.below(1 << 16) as u32 + 1;
         let trying = Writer::response(invite, 100, None).finish();
         s.out.push(Out::Respond { key: key.clone(), status: 100, message: trying });
         s.out.push(Out::Event(LegEvent::Invited(Box::new(invitation(invite)))));
-        Self { invite: invite.clone(), key, local_tag: s.ids.tag(), source, provisional: None }
+        let invite = invite.clone();
+        Ok(Self { invite, key, dialog, provisional: None, unpracked: None, rseq, described: false, timer })
     }
 
     pub(super) fn local_tag(&self) -> &str {
-        &self.local_tag
+        &self.dialog.local_tag
     }
 
     pub(super) fn command(
-        self,
+        mut self,
         command: LegCommand,
         material: &Material,
         negotiation: &mut Negotiation,
         s: &mut Surroundings<'_>,
     ) -> Phase {
-        match command {
-            LegCommand::Ring { early_media } => self.ring(early_media, material, negotiation, s),
-            LegCommand::Answer => self.answer(material, negotiation, s),
-            LegCommand::Refuse { status, redirect, retry_after } => {
+        match (command, &mut self.unpracked) {
+            // One reliable response at a time; what comes after it waits for its PRACK.
+            (command @ (LegCommand::Ring { .. } | LegCommand::Answer), Some(unpracked)) => {
+                unpracked.queue.push((command, material.clone()));
+                Phase::Invited(self)
+            }
+            (LegCommand::Ring { early_media }, None) => self.ring(early_media, material, negotiation, s),
+            (LegCommand::Answer, None) => self.answer(material, negotiation, s),
+            (LegCommand::Refuse { status, redirect, retry_after }, _) => {
                 self.refuse(status, redirect.as_deref(), retry_after, material, s);
                 s.out.push(Out::Event(LegEvent::HungUp { by: Side::Us, reason: None }));
                 s.out.push(Out::Gone);
                 Phase::Moving
             }
-            LegCommand::HangUp(_) => {
+            (LegCommand::HangUp(_), _) => {
                 let refuse = LegCommand::Refuse { status: 480, redirect: None, retry_after: None };
                 self.command(refuse, material, negotiation, s)
             }
-            LegCommand::Inform(_) => Phase::Invited(self),
+            (LegCommand::Inform(_), _) => Phase::Invited(self),
         }
     }
 
@@ -74,31 +94,53 @@ impl Uas {
         s: &mut Surroundings<'_>,
     ) -> Phase {
         // Early media only for a caller that has made an offer: ours in an unreliable 183 could not be answered.
-        let described = negotiation.remote().filter(|_| early_media).is_some();
-        let body = described.then(|| negotiation.describe(material.audio.as_ref())).flatten();
+        let describe = early_media && negotiation.remote().is_some();
+        let body = describe.then(|| negotiation.describe(material.audio.as_ref())).flatten();
         let status = if body.is_some() { 183 } else { 180 };
+        let required = names_option(&self.invite, HeaderName::Require, "100rel");
+        let reliable = required || (body.is_some() && names_option(&self.invite, HeaderName::Supported, "100rel"));
         let mut writer = self.response(status, material, s);
-        let message = match body {
-            Some((body, _)) => writer.finish_with("application/sdp", body.as_bytes()),
-            None => writer.finish(),
+        if reliable {
+            writer.header(HeaderName::Require, "100rel").header(HeaderName::RSeq, &self.rseq.to_string());
+        }
+        let message = match &body {
+            Some((body, _)) if !(reliable && self.described) => writer.finish_with("application/sdp", body.as_bytes()),
+            _ => writer.finish(),
         };
         s.out.push(Out::Respond { key: self.key.clone(), status, message: message.clone() });
         s.out.push(Out::Start(LegTimer::Remind, REMIND_EVERY));
-        self.provisional = Some((status, message));
+        if reliable {
+            s.out.push(Out::Start(LegTimer::Repeat, s.base.t1));
+            s.out.push(Out::Start(LegTimer::NoAck, s.base.long()));
+            let (rseq, wait) = (self.rseq, s.base.t1);
+            self.unpracked = Some(Unpracked { rseq, status, message, wait, queue: Vec::new() });
+            self.rseq += 1;
+            self.described |= body.is_some();
+            self.provisional = None;
+        } else {
+            self.provisional = Some((status, message));
+        }
         Phase::Invited(self)
     }
 
     fn answer(self, material: &Material, negotiation: &mut Negotiation, s: &mut Surroundings<'_>) -> Phase {
-        let dialog = Dialog::as_uas(&self.invite, &self.local_tag, self.source);
-        let (Some(dialog), Some((body, offered))) = (dialog, negotiation.describe(material.audio.as_ref())) else {
+        let Some((body, offered)) = negotiation.describe(material.audio.as_ref()) else {
             let refuse = LegCommand::Refuse { status: 488, redirect: None, retry_after: None };
             return self.command(refuse, material, negotiation, s);
         };
         s.out.push(Out::Stop(LegTimer::Remind));
-        let message = self.response(200, material, s).finish_with("application/sdp", body.as_bytes());
+        let mut writer = self.response(200, material, s);
+        if let Some(timer) = self.timer {
+            timer.write(&mut writer);
+        }
+        let message = match self.described {
+            true => writer.finish(),
+            false => writer.finish_with("application/sdp", body.as_bytes()),
+        };
         let cseq = self.invite.cseq().map_or(0, |cseq| cseq.number);
-        let unacked = Unacked::begin(self.key, cseq, message, offered, s);
-        Phase::Established(Established::answered(dialog, unacked))
+        let updates = names_option(&self.invite, HeaderName::Allow, "UPDATE");
+        let unacked = Unacked::begin(self.key, cseq, message, offered && !self.described, s);
+        Phase::Established(Established::answered(self.dialog, unacked, self.timer, updates, s))
     }
 
     fn refuse(
@@ -109,7 +151,7 @@ impl Uas {
         material: &Material,
         s: &mut Surroundings<'_>,
     ) {
-        let mut writer = Writer::response(&self.invite, status, Some(&self.local_tag));
+        let mut writer = Writer::response(&self.invite, status, Some(self.local_tag()));
         if let Some(target) = redirect {
             writer.header(HeaderName::Contact, &format!("<{target}>"));
         }
@@ -118,13 +160,15 @@ impl Uas {
         }
         write_headers(&mut writer, &material.headers);
         let message = writer.header(HeaderName::Server, &s.endpoint.product).finish();
-        s.out.push(Out::Stop(LegTimer::Remind));
+        for timer in [LegTimer::Remind, LegTimer::Repeat, LegTimer::NoAck] {
+            s.out.push(Out::Stop(timer));
+        }
         s.out.push(Out::Respond { key: self.key.clone(), status, message });
     }
 
     /// The head of a response that makes a dialog (RFC 3261 section 12.1.1).
     fn response(&self, status: u16, material: &Material, s: &Surroundings<'_>) -> Writer {
-        let mut writer = Writer::response(&self.invite, status, Some(&self.local_tag));
+        let mut writer = Writer::response(&self.invite, status, Some(self.local_tag()));
         for route in self.invite.headers(HeaderName::RecordRoute) {
             writer.header(HeaderName::RecordRoute, route);
         }
@@ -145,21 +189,77 @@ impl Uas {
     }
 
     /// A request in the early dialog.
-    pub(super) fn request(self, request: &Message, key: ServerKey, s: &mut Surroundings<'_>) -> Phase {
-        if request.is(&Method::Bye) {
+    pub(super) fn request(
+        mut self,
+        request: &Message,
+        key: ServerKey,
+        negotiation: &mut Negotiation,
+        s: &mut Surroundings<'_>,
+    ) -> Phase {
+        if !self.dialog.matches_request(request) {
+            respond(request, key, 481, s);
+        } else if !self.dialog.accept_cseq(request) {
+            respond(request, key, 500, s);
+        } else if request.is(&Method::Bye) {
             respond(request, key, 200, s);
             return self.cancelled(request, s);
+        } else if request.is(&Method::Prack) {
+            return self.pracked(request, key, negotiation, s);
+        } else if request.is(&Method::Update) && request.body().is_empty() {
+            respond(request, key, 200, s);
+        } else if request.is(&Method::Update) || request.is(&Method::Invite) {
+            // No new offer before the first is answered (RFC 3311 section 5.2, RFC 3261 section 14.2).
+            respond(request, key, 500, s);
+        } else {
+            respond(request, key, sensible_answer(request), s);
         }
-        // A new offer before the first is answered (RFC 3261 section 14.2).
-        let status = if request.is(&Method::Invite) { 500 } else { sensible_answer(request) };
-        respond(request, key, status, s);
         Phase::Invited(self)
     }
 
-    pub(super) fn timer(self, timer: LegTimer, s: &mut Surroundings<'_>) -> Phase {
-        if let (LegTimer::Remind, Some((status, message))) = (timer, &self.provisional) {
-            s.out.push(Out::Respond { key: self.key.clone(), status: *status, message: message.clone() });
-            s.out.push(Out::Start(LegTimer::Remind, REMIND_EVERY));
+    fn pracked(
+        mut self,
+        prack: &Message,
+        key: ServerKey,
+        negotiation: &mut Negotiation,
+        s: &mut Surroundings<'_>,
+    ) -> Phase {
+        let cseq = self.invite.cseq().map_or(0, |cseq| cseq.number);
+        let Some(unpracked) = self.unpracked.take_if(|unpracked| unpracked.is_acknowledged_by(prack, cseq)) else {
+            respond(prack, key, 481, s);
+            return Phase::Invited(self);
+        };
+        respond(prack, key, 200, s);
+        s.out.push(Out::Stop(LegTimer::Repeat));
+        s.out.push(Out::Stop(LegTimer::NoAck));
+        let mut phase = Phase::Invited(self);
+        for (command, material) in unpracked.queue {
+            phase = match phase {
+                Phase::Invited(uas) => uas.command(command, &material, negotiation, s),
+                answered => answered,
+            };
+        }
+        phase
+    }
+
+    pub(super) fn timer(mut self, timer: LegTimer, s: &mut Surroundings<'_>) -> Phase {
+        match (timer, &mut self.unpracked, &self.provisional) {
+            (LegTimer::Remind, None, Some((status, message))) => {
+                s.out.push(Out::Respond { key: self.key.clone(), status: *status, message: message.clone() });
+                s.out.push(Out::Start(LegTimer::Remind, REMIND_EVERY));
+            }
+            (LegTimer::Repeat, Some(unpracked), _) => {
+                unpracked.wait *= 2;
+                let (status, message) = (unpracked.status, unpracked.message.clone());
+                s.out.push(Out::Respond { key: self.key.clone(), status, message });
+                s.out.push(Out::Start(LegTimer::Repeat, unpracked.wait));
+            }
+            (LegTimer::NoAck, Some(_), _) => {
+                self.refuse(504, None, None, &Material::default(), s);
+                s.out.push(Out::Event(LegEvent::Lost(LostCause::NoAck)));
+                s.out.push(Out::Gone);
+                return Phase::Moving;
+            }
+            _ => {}
         }
         Phase::Invited(self)
     }

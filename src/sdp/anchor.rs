@@ -150,6 +150,12 @@ mod tests {
         let refused = Session::read(ANSWER.replace("6000", "0").as_bytes()).unwrap();
         assert_eq!(refused.audio.rtp, None);
         assert!(Session::read(b"hello").is_err());
+        let odd = ANSWER.replace("AVP 0 101", "AVP 0\x131 101").replace("telephone-event", "tele\rphone-event");
+        let odd = Session::read(odd.as_bytes()).unwrap();
+        assert_eq!(
+            (odd.audio.formats, odd.audio.attributes[0].1.as_str()),
+            (vec!["0".into(), "1".into(), "101".into()], "101 tele phone-event/8000")
+        );
         assert!(Session::read(ANSWER.replace("RTP/AVP", "RTP/SAVP").as_bytes()).is_err());
     }
 }

@@ -207,12 +207,13 @@ fn rtcp(attribute: &Attribute, rtp: Option<SocketAddr>) -> Option<SocketAddr> {
 fn kept(attribute: &Attribute) -> Option<(String, String)> {
     let value = attribute.value.as_ref()?;
     let travels = ["rtpmap", "fmtp", "ptime", "maxptime"].contains(&attribute.attribute.as_str());
-    let clean = !value.chars().any(char::is_control);
-    (travels && clean).then(|| (attribute.attribute.clone(), value.trim().to_owned()))
+    travels.then(|| (attribute.attribute.clone(), value.trim().to_owned()))
 }
 
-/// Mends what the parser is strict about and a relay does not need: the origin line, doubled blanks in m-lines.
+/// Mends what the parser is strict about and a relay does not need: the origin line, doubled blanks in m-lines. What a
+/// relay must not pass on, control characters inside a line, become blanks.
 fn normalised(text: &str) -> String {
+    let text = text.replace(|c: char| c.is_control() && c != '\n', " ");
     let mut out = String::with_capacity(text.len() + 64);
     for line in text.lines().map(str::trim_end).filter(|line| !line.is_empty()) {
         match line.as_bytes() {

@@ -63,7 +63,8 @@ impl Dialog {
             remote: without_tag(from),
             local_cseq: 0,
             remote_cseq: Some(invite.cseq()?.number),
-            remote_target: invite.contact()?.uri.text.to_owned(),
+            // RFC 2543 knew INVITEs without a Contact; their From is where they can be reached, if anything is.
+            remote_target: invite.contact().or(invite.from())?.uri.text.to_owned(),
             route_set: invite.list(HeaderName::RecordRoute).map(str::to_owned).collect(),
             source,
             behind_nat: literal_host(invite.via()?.host).is_some_and(|host| host != source.ip()),
@@ -88,6 +89,12 @@ impl Dialog {
             source,
             behind_nat: false,
         })
+    }
+
+    /// Goes on counting where the early dialog of the same tags stopped.
+    pub fn continue_from(&mut self, early: &Self) {
+        self.local_cseq = self.local_cseq.max(early.local_cseq);
+        self.remote_cseq = self.remote_cseq.max(early.remote_cseq);
     }
 
     /// The dialog of another branch of the same forked INVITE, as its 2xx makes it.
@@ -129,6 +136,14 @@ impl Dialog {
         }
     }
 
+    /// The Request-URI of requests inside the dialog.
+    pub fn request_target(&self) -> &str {
+        match self.first_route() {
+            Some(uri) if uri.params.get("lr").is_none() => uri.text,
+            _ => &self.remote_target,
+        }
+    }
+
     /// Begins a request inside the dialog: Request-URI, Via, Route, Max-Forwards, From, To, Call-ID, CSeq.
     pub fn request(&mut self, method: &Method, endpoint: &Endpoint, branch: &str) -> Writer {
         self.local_cseq += 1;
@@ -138,9 +153,7 @@ impl Dialog {
     /// The same with a sequence number of the past: ACK.
     pub fn request_numbered(&self, method: &Method, cseq: u32, endpoint: &Endpoint, branch: &str) -> Writer {
         let loose = self.first_route().is_none_or(|uri| uri.params.get("lr").is_some());
-        let strict_target = self.first_route().map(|uri| uri.text);
-        let uri = if loose { self.remote_target.as_str() } else { strict_target.unwrap_or_default() };
-        let mut writer = Writer::request(method, uri);
+        let mut writer = Writer::request(method, self.request_target());
         writer.header(HeaderName::Via, &endpoint.via(branch)).header(HeaderName::MaxForwards, "70");
         for route in self.route_set.iter().skip(usize::from(!loose)) {
             writer.header(HeaderName::Route, route);

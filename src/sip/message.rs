@@ -359,7 +359,7 @@ impl Message {
     /// The body, cut to Content-Length where that is shorter (RFC 3261 section 18.3).
     pub fn body(&self) -> &[u8] {
         let body = &self.index.bytes[self.index.body.start as usize..self.index.body.end as usize];
-        let declared = self.header(HeaderName::ContentLength).and_then(|text| text.parse().ok());
+        let declared = self.header(HeaderName::ContentLength).and_then(value::number);
         &body[..declared.unwrap_or(body.len()).min(body.len())]
     }
 
@@ -371,9 +371,11 @@ impl Message {
         if !wants_rport && !moved {
             return self;
         }
-        let Some(line) = self.index.headers.iter().find(|line| HeaderName::Via.is(self.index.text(&line.name))) else {
-            return self;
+        let top = |line: &&wire::HeaderLine| {
+            let first = value::split_commas(self.index.text(&line.value)).next();
+            HeaderName::Via.is(self.index.text(&line.name)) && first.is_some()
         };
+        let Some(line) = self.index.headers.iter().find(top) else { return self };
         let value = self.index.text(&line.value);
         let first = value::split_commas(value).next().unwrap_or("");
         let mut amended = match wants_rport {

@@ -1,7 +1,7 @@
 //! Which answer a bad request deserves (RFC 3261 section 8.2, RFC 4475 section 3.1.2).
 
 use super::message::{HeaderName, Message, Method};
-use super::value::{NameAddr, Uri, Via};
+use super::value::{NameAddr, Uri, Via, number};
 
 /// A refusal of a request, before anybody acts on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,8 +62,11 @@ fn core(message: &Message) -> Result<(), Rejection> {
         return bad("Call-ID");
     }
     let Some(cseq) = message.cseq() else { return bad("CSeq") };
-    if message.method().is_some_and(|method| *method != cseq.method) {
-        return bad("CSeq names another method");
+    match message.method() {
+        // For a method that nobody knows this is the lesser fault (mismatch02, RFC 4475 section 3.1.2.18).
+        Some(method @ Method::Other(_)) if *method != cseq.method => return Err(Rejection::new(501, "method")),
+        Some(method) if *method != cseq.method => return bad("CSeq names another method"),
+        _ => {}
     }
     lengths(message)
 }
@@ -71,16 +74,16 @@ fn core(message: &Message) -> Result<(), Rejection> {
 fn lengths(message: &Message) -> Result<(), Rejection> {
     let bad = |why| Err(Rejection::new(400, why));
     if let Some(text) = message.header(HeaderName::ContentLength) {
-        match text.parse::<u32>() {
-            Ok(length) if length as usize <= message.octets_after_head() => {}
-            Ok(_) => return bad("Content-Length is longer than the message"),
-            Err(_) => return bad("Content-Length"),
+        match number::<u32>(text) {
+            Some(length) if length as usize <= message.octets_after_head() => {}
+            Some(_) => return bad("Content-Length is longer than the message"),
+            None => return bad("Content-Length"),
         }
     }
-    if message.header(HeaderName::MaxForwards).is_some_and(|text| text.parse::<u8>().is_err()) {
+    if message.header(HeaderName::MaxForwards).is_some_and(|text| number::<u8>(text).is_none()) {
         return bad("Max-Forwards");
     }
-    if message.header(HeaderName::Expires).is_some_and(|text| text.parse::<u32>().is_err()) {
+    if message.header(HeaderName::Expires).is_some_and(|text| number::<u32>(text).is_none()) {
         return bad("Expires");
     }
     Ok(())
@@ -99,8 +102,9 @@ fn uris(message: &Message) -> Result<(), Rejection> {
     if !contacts_ok {
         return bad("Contact");
     }
-    let invite_contact_missing = message.is(&Method::Invite) && message.contact().is_none();
-    if invite_contact_missing {
+    // A caller without a From tag speaks RFC 2543, where a Contact was optional (inv2543, RFC 4475 section 3.4.1).
+    let contact_due = message.is(&Method::Invite) && !message.from_tag().is_empty();
+    if contact_due && message.contact().is_none() {
         return bad("INVITE without Contact");
     }
     for name in [HeaderName::Route, HeaderName::RecordRoute] {
@@ -117,9 +121,9 @@ fn required_extensions(message: &Message, known: &[&str]) -> Result<(), Rejectio
     if message.is(&Method::Ack) || message.is(&Method::Cancel) {
         return Ok(());
     }
-    let wanted = [HeaderName::Require, HeaderName::ProxyRequire].into_iter().flat_map(|name| message.list(name));
-    let unsupported: Vec<String> =
-        wanted.filter(|tag| !known.iter().any(|k| k.eq_ignore_ascii_case(tag))).map(str::to_owned).collect();
+    // Proxy-Require speaks to proxies only (RFC 3261 section 20.29).
+    let unknown = |tag: &&str| !known.iter().any(|k| k.eq_ignore_ascii_case(tag));
+    let unsupported: Vec<String> = message.list(HeaderName::Require).filter(unknown).map(str::to_owned).collect();
     if unsupported.is_empty() {
         return Ok(());
     }

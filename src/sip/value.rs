@@ -1,6 +1,7 @@
 //! Single values, read where they stand: nothing is copied, unknown parameters are kept.
 
 use std::borrow::Cow;
+use std::str::FromStr;
 
 use super::message::Method;
 
@@ -138,9 +139,14 @@ pub fn host_and_port(text: &str) -> Option<(&str, Option<u16>)> {
     }
     let port = match port.trim() {
         "" => None,
-        digits => Some(digits.parse().ok()?),
+        digits => Some(number(digits)?),
     };
     Some((host, port))
+}
+
+/// Digits and nothing else: Rust's own reading would take a sign as well.
+pub fn number<N: FromStr>(text: &str) -> Option<N> {
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
 /// Undoes `%HH`; an escape that is none stays as written, and so does text that would not be UTF-8.
@@ -152,8 +158,9 @@ pub fn unescaped(text: &str) -> Cow<'_, str> {
     let mut out = Vec::with_capacity(octets.len());
     let mut at = 0;
     while at < octets.len() {
-        let pair = octets.get(at + 1..at + 3).and_then(|pair| std::str::from_utf8(pair).ok());
-        match (octets[at], pair.and_then(|pair| u8::from_str_radix(pair, 16).ok())) {
+        let pair = octets.get(at + 1..at + 3).filter(|pair| pair.iter().all(u8::is_ascii_hexdigit));
+        let octet = pair.and_then(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
+        match (octets[at], octet) {
             (b'%', Some(octet)) => {
                 out.push(octet);
                 at += 3;
@@ -274,7 +281,7 @@ impl CSeq {
     /// Reads a CSeq; `None` when it is none or out of range.
     pub fn read(value: &str) -> Option<Self> {
         let (number, method) = value.split_once([' ', '\t'])?;
-        let number: u32 = number.parse().ok().filter(|&number| number < 1 << 31)?;
+        let number = self::number(number).filter(|&number: &u32| number < 1 << 31)?;
         Some(Self { number, method: Method::read(method.trim())? })
     }
 }
@@ -326,6 +333,7 @@ mod tests {
         assert_eq!(CSeq::read("2147483648 INVITE"), None);
         assert_eq!(CSeq::read("36893488147419103232 REGISTER"), None);
         assert_eq!(CSeq::read("1"), None);
+        assert_eq!(CSeq::read("+1 INVITE"), None);
     }
 
     #[test]
@@ -333,5 +341,6 @@ mod tests {
         assert_eq!(unescaped("a%20b%zz%4"), "a b%zz%4");
         assert_eq!(unescaped("%C3%A9"), "é");
         assert_eq!(unescaped("%FF"), "%FF");
+        assert_eq!(unescaped("%+5"), "%+5");
     }
 }

@@ -10,6 +10,8 @@ use smallvec::SmallVec;
 
 /// Most header lines of one message.
 pub const MAX_HEADERS: usize = 200;
+/// Longest head, octets: an answer that repeats what it must of it still fits a datagram.
+pub const MAX_HEAD: usize = 32_768;
 /// Longest message, octets.
 pub const MAX_MESSAGE: usize = 65_535;
 
@@ -18,7 +20,7 @@ pub const MAX_MESSAGE: usize = 65_535;
 pub enum Fault {
     /// Nothing that looks like a start line.
     NotSip,
-    /// Longer than [`MAX_MESSAGE`].
+    /// Longer than [`MAX_MESSAGE`], or its head than [`MAX_HEAD`].
     TooLarge,
     /// More header lines than [`MAX_HEADERS`].
     TooManyHeaders,
@@ -70,6 +72,9 @@ pub fn index(bytes: Bytes) -> Result<Index, Fault> {
     }
     let begin = bytes.iter().position(|b| !matches!(b, b'\r' | b'\n')).ok_or(Fault::NotSip)?;
     let (head_end, body_start) = head_bounds(&bytes, begin);
+    if head_end - begin > MAX_HEAD {
+        return Err(Fault::TooLarge);
+    }
     let bytes = mended(bytes, begin, head_end);
     let mut index = Index {
         start: line(&bytes, begin, head_end).0,
@@ -89,8 +94,7 @@ pub fn index(bytes: Bytes) -> Result<Index, Fault> {
             continue;
         }
         if index.headers.len() == MAX_HEADERS {
-            index.fault = Some(Fault::TooManyHeaders);
-            break;
+            return Err(Fault::TooManyHeaders);
         }
         match header(&index.bytes, &text) {
             Some(found) => index.headers.push(found),
@@ -210,14 +214,14 @@ mod tests {
     }
 
     #[test]
-    fn ten_thousand_header_lines_stay_bounded() {
+    fn heads_beyond_the_limits_are_not_read() {
         let mut text = b"OPTIONS sip:a SIP/2.0\r\n".to_vec();
         for _ in 0..5_000 {
             text.extend_from_slice(b"A: b\r\n");
         }
         text.extend_from_slice(b"\r\n");
-        let index = index(Bytes::from(text)).unwrap();
-        assert_eq!(index.headers.len(), MAX_HEADERS);
-        assert_eq!(index.fault, Some(Fault::TooManyHeaders));
+        assert_eq!(index(Bytes::from(text)).unwrap_err(), Fault::TooManyHeaders);
+        let long = format!("OPTIONS sip:a SIP/2.0\r\nA: {}\r\n\r\n", "b".repeat(MAX_HEAD));
+        assert_eq!(index(Bytes::from(long)).unwrap_err(), Fault::TooLarge);
     }
 }

@@ -129,7 +129,7 @@ pub fn settings() -> Settings {
             address: carrier,
             domain: "carrier.example".to_owned(),
             caller_id: "+15550100".to_owned(),
-            plus: true,
+            ..Settings::default().trunk
         },
         ..Settings::default()
     }

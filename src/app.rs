@@ -1,0 +1,263 @@
+//! The program put together: the one place that knows every adapter.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+use bytes::Bytes;
+use rand::Rng as _;
+use tokio::net::{TcpListener, lookup_host};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::admin::{self, AdminQuery, Sources, Surroundings};
+use crate::asapp::{AsappClient, AsappSettings};
+use crate::b2bua::B2bua;
+use crate::b2bua::io::{ApiReply, ApiRequest, Input, MediaCommand, OperatorCommand, PublishedContext};
+use crate::call::record::CallRecord;
+use crate::clock;
+use crate::config::{Config, Destination};
+use crate::driver::{self, Arrivals, Hands, Question, udp::Udp};
+use crate::media::{Media, MediaSettings, Terms};
+use crate::store::contexts::Contexts;
+use crate::store::records::{self, Records, Target, Writer};
+use crate::telemetry;
+
+/// Sees every SIP message and every API exchange as it passes; for captures and ladders.
+pub trait Witness: Send {
+    /// A SIP message, in or out.
+    fn sip(&mut self, at: Instant, from: SocketAddr, to: SocketAddr, bytes: &Bytes);
+    /// A request to ASAPP.
+    fn asked(&mut self, at: Instant, request: &ApiRequest);
+    /// Its answer.
+    fn answered(&mut self, at: Instant, reply: &ApiReply);
+    /// A finished call.
+    fn record(&mut self, record: &CallRecord);
+}
+
+/// The running program.
+#[derive(Debug)]
+pub struct App {
+    /// Where SIP is heard.
+    pub sip: SocketAddr,
+    /// Where HTTP is heard.
+    pub admin: SocketAddr,
+    operators: mpsc::UnboundedSender<OperatorCommand>,
+    driver: JoinHandle<()>,
+    server: JoinHandle<io::Result<()>>,
+    records: Records,
+    writer: Writer,
+}
+
+impl App {
+    /// Binds everything and starts. Errors name what could not be had.
+    pub async fn start(config: &Config, witness: Option<Box<dyn Witness>>) -> Result<Self> {
+        let trunk = resolve(&config.trunk.address).await?;
+        let udp = Udp::bind(config.sip.listen)
+            .with_context(|| format!("cannot listen for SIP on {} (sip.listen)", config.sip.listen))?;
+        let listener = TcpListener::bind(config.admin.listen)
+            .await
+            .with_context(|| format!("cannot listen for HTTP on {} (admin.listen)", config.admin.listen))?;
+        let (media_events, media_arrivals) = mpsc::unbounded_channel();
+        let media = Media::start(media_settings(config), media_events)?;
+        let (records, writer) = records::start(target(&config.records.path), records::CAPACITY)
+            .context("cannot open the file for call records (records.path)")?;
+        let contexts = Arc::new(Contexts::default());
+
+        let mut settings = config.core_settings(trunk);
+        if settings.sip_address.port() == 0 {
+            settings.sip_address.set_port(udp.address().port());
+        }
+        let core = B2bua::new(settings, media.pairs(), seed(), clock::epoch());
+        let (replies, api) = mpsc::unbounded_channel();
+        let (operators, operator_arrivals) = mpsc::unbounded_channel();
+        let (questions, question_arrivals) = mpsc::channel(64);
+        let arrivals =
+            Arrivals { api, media: media_arrivals, operators: operator_arrivals, questions: question_arrivals };
+        let (sip, admin) = (udp.address(), listener.local_addr()?);
+        let server = serve_admin(config, listener, questions, contexts.clone(), records.clone());
+        let mut hands = World {
+            client: client(config)?,
+            replies,
+            media,
+            contexts,
+            records: records.clone(),
+            witness: witness.map(shared),
+        };
+        let driver = tokio::spawn(async move { driver::drive(core, udp, arrivals, &mut hands).await });
+        Ok(Self { sip, admin, operators, driver, server, records, writer })
+    }
+
+    /// Passes a wish on.
+    pub fn operate(&self, command: OperatorCommand) {
+        let _ = self.operators.send(command);
+    }
+
+    /// Opens the record file again, after a log rotation.
+    pub fn reopen_records(&self) {
+        self.records.reopen();
+    }
+
+    /// Waits until the core has closed.
+    pub async fn closed(&mut self) {
+        if !self.driver.is_finished() {
+            let _ = (&mut self.driver).await;
+        }
+    }
+
+    /// Lets go of everything once the core has closed; records are on disk when this returns.
+    pub fn finish(self) {
+        self.server.abort();
+        self.writer.finish();
+    }
+}
+
+/// The first address of `host:port`, or of `host` at 5060.
+async fn resolve(host: &str) -> Result<SocketAddr> {
+    let with_port =
+        host.parse::<SocketAddr>().is_ok() || host.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok());
+    let host = &if with_port { host.to_owned() } else { format!("{host}:5060") };
+    let found = lookup_host(host).await.with_context(|| format!("cannot resolve {host} (trunk.address)"))?.next();
+    match found {
+        Some(address) => Ok(address),
+        None => bail!("{host} has no address (trunk.address)"),
+    }
+}
+
+fn seed() -> [u8; 32] {
+    let mut seed = [0; 32];
+    rand::rng().fill_bytes(&mut seed);
+    seed
+}
+
+fn client(config: &Config) -> Result<AsappClient> {
+    let asapp = &config.asapp;
+    Ok(AsappClient::new(AsappSettings {
+        allow_http: asapp.allow_http,
+        connect_timeout: asapp.connect_timeout,
+        ..AsappSettings::new(asapp.base_url.clone(), asapp.api_id.clone(), asapp.api_secret.clone())
+    })?)
+}
+
+fn media_settings(config: &Config) -> MediaSettings {
+    let (media, own) = (&config.media, MediaSettings::default());
+    MediaSettings {
+        address: media.address,
+        first_port: media.ports.first,
+        last_port: media.ports.last,
+        workers: if media.workers == 0 { own.workers } else { usize::from(media.workers) },
+        terms: Terms { quarantine: media.quarantine, ..own.terms },
+        dscp: Some(media.dscp),
+    }
+}
+
+fn target(destination: &Destination) -> Target {
+    match destination {
+        Destination::File(path) => Target::File(path.clone()),
+        Destination::Stdout => Target::Stdout,
+        Destination::Nowhere => Target::Nowhere,
+    }
+}
+
+/// The admin server asks the core between two inputs, through questions.
+fn serve_admin(
+    config: &Config,
+    listener: TcpListener,
+    questions: mpsc::Sender<Question>,
+    contexts: Arc<Contexts>,
+    records: Records,
+) -> JoinHandle<io::Result<()>> {
+    use secrecy::ExposeSecret as _;
+    let (core, mut queries) = mpsc::channel(64);
+    tokio::spawn(async move {
+        while let Some(query) = queries.recv().await {
+            if questions.send(question(query)).await.is_err() {
+                return;
+            }
+        }
+    });
+    let token = Some(config.admin.token.clone()).filter(|token| !token.expose_secret().is_empty());
+    let sources = Sources {
+        core,
+        context: Arc::new(move |reference| contexts.fetch(clock::now(), reference)),
+        surroundings: Arc::new(move || {
+            let status = records.status();
+            Surroundings {
+                records_written: status.written,
+                records_lost: status.lost,
+                records_failing: status.failing,
+                log_lines_dropped: telemetry::dropped_lines(),
+            }
+        }),
+        token,
+    };
+    tokio::spawn(admin::serve(listener, sources))
+}
+
+fn question(query: AdminQuery) -> Question {
+    Box::new(move |core, now| match query {
+        AdminQuery::Snapshot(answer) => drop(answer.send(core.counters())),
+        AdminQuery::Calls(answer) => drop(answer.send(core.live_calls(now))),
+        AdminQuery::HangUp(call, answer) => {
+            let _ = answer.send(core.has_call(call));
+            core.handle_input(now, Input::Operator(OperatorCommand::HangUp(call)));
+        }
+    })
+}
+
+type SharedWitness = Arc<std::sync::Mutex<Box<dyn Witness>>>;
+
+fn shared(witness: Box<dyn Witness>) -> SharedWitness {
+    Arc::new(std::sync::Mutex::new(witness))
+}
+
+/// The hands of the core.
+struct World {
+    client: AsappClient,
+    replies: mpsc::UnboundedSender<ApiReply>,
+    media: Media,
+    contexts: Arc<Contexts>,
+    records: Records,
+    witness: Option<SharedWitness>,
+}
+
+impl World {
+    fn witnessed(&self, see: impl FnOnce(&mut dyn Witness)) {
+        if let Some(Ok(mut witness)) = self.witness.as_ref().map(|witness| witness.lock()) {
+            see(witness.as_mut());
+        }
+    }
+}
+
+impl Hands for World {
+    fn ask_asapp(&mut self, request: ApiRequest) {
+        self.witnessed(|witness| witness.asked(clock::now(), &request));
+        let (client, replies, witness) = (self.client.clone(), self.replies.clone(), self.witness.clone());
+        tokio::spawn(async move {
+            let reply = client.perform(request).await;
+            if let Some(Ok(mut witness)) = witness.as_ref().map(|witness| witness.lock()) {
+                witness.answered(clock::now(), &reply);
+            }
+            let _ = replies.send(reply);
+        });
+    }
+
+    fn tell_media(&mut self, command: MediaCommand) {
+        self.media.command(command);
+    }
+
+    fn publish(&mut self, context: PublishedContext) {
+        self.contexts.put(clock::now(), context);
+    }
+
+    fn record(&mut self, record: Box<CallRecord>) {
+        self.witnessed(|witness| witness.record(&record));
+        self.records.write(record);
+    }
+
+    fn seen(&mut self, at: Instant, from: SocketAddr, to: SocketAddr, bytes: &Bytes) {
+        self.witnessed(|witness| witness.sip(at, from, to, bytes));
+    }
+}

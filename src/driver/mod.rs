@@ -1,0 +1,110 @@
+//! The loop between the core and the world: one task, one core. It decides nothing.
+
+pub mod udp;
+
+use std::future;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::sleep_until;
+
+use crate::b2bua::B2bua;
+use crate::b2bua::io::{ApiReply, ApiRequest, Datagram, Input, MediaCommand, MediaEvent, OperatorCommand, Output};
+use crate::b2bua::io::{PublishedContext, Transport};
+use crate::call::record::CallRecord;
+use crate::clock;
+use udp::Udp;
+
+/// Something to look up in, or do to, the core between two inputs.
+pub type Question = Box<dyn FnOnce(&mut B2bua, Instant) + Send>;
+
+/// What reaches the core besides SIP.
+#[derive(Debug)]
+pub struct Arrivals {
+    /// Answers of ASAPP's API.
+    pub api: mpsc::UnboundedReceiver<ApiReply>,
+    /// Reports of the relay.
+    pub media: mpsc::UnboundedReceiver<MediaEvent>,
+    /// Wishes of operators.
+    pub operators: mpsc::UnboundedReceiver<OperatorCommand>,
+    /// Look-ups.
+    pub questions: mpsc::Receiver<Question>,
+}
+
+/// The hands of the core. None of them may block.
+pub trait Hands {
+    /// Ask ASAPP; the answer comes back through [`Arrivals`].
+    fn ask_asapp(&mut self, request: ApiRequest);
+    /// Tell the relay.
+    fn tell_media(&mut self, command: MediaCommand);
+    /// Keep a context.
+    fn publish(&mut self, context: PublishedContext);
+    /// Write a record.
+    fn record(&mut self, record: Box<CallRecord>);
+    /// A SIP message passed, in or out; for captures.
+    fn seen(&mut self, _at: Instant, _from: SocketAddr, _to: SocketAddr, _bytes: &Bytes) {}
+}
+
+/// Datagrams taken from the socket before everything else gets its turn.
+const BATCH: usize = 64;
+
+/// Runs the core until it has closed.
+pub async fn drive(mut core: B2bua, udp: Udp, mut arrivals: Arrivals, hands: &mut (impl Hands + Send)) {
+    let mut batch = Vec::with_capacity(BATCH);
+    let mut buffer = vec![0; udp::LONGEST];
+    loop {
+        if drain(&mut core, &udp, hands) {
+            return;
+        }
+        let timeout = core.next_timeout();
+        let timer = async move {
+            match timeout {
+                Some(at) => sleep_until(at.into()).await,
+                None => future::pending().await,
+            }
+        };
+        let input = tokio::select! {
+            () = udp.receive(&mut buffer, &mut batch, BATCH) => None,
+            () = timer => Some(Input::TimeReached),
+            Some(reply) = arrivals.api.recv() => Some(Input::Asapp(reply)),
+            Some(event) = arrivals.media.recv() => Some(Input::Media(event)),
+            Some(command) = arrivals.operators.recv() => Some(Input::Operator(command)),
+            Some(question) = arrivals.questions.recv() => {
+                question(&mut core, clock::now());
+                continue;
+            }
+        };
+        if let Some(input) = input {
+            core.handle_input(clock::now(), input);
+        }
+        for (peer, bytes) in batch.drain(..) {
+            let now = clock::now();
+            hands.seen(now, peer, udp.address(), &bytes);
+            core.handle_input(now, Input::Received(Datagram { transport: Transport::Udp, peer, bytes }));
+            if drain(&mut core, &udp, hands) {
+                return;
+            }
+        }
+    }
+}
+
+/// Does what the core wants. True when it has closed.
+fn drain(core: &mut B2bua, udp: &Udp, hands: &mut impl Hands) -> bool {
+    let mut closed = false;
+    while let Some(output) = core.poll_output() {
+        match output {
+            Output::Transmit(datagram) => {
+                hands.seen(clock::now(), udp.address(), datagram.peer, &datagram.bytes);
+                udp.send(&datagram.bytes, datagram.peer);
+            }
+            Output::Asapp(request) => hands.ask_asapp(request),
+            Output::Media(command) => hands.tell_media(command),
+            Output::Publish(context) => hands.publish(*context),
+            Output::Record(record) => hands.record(record),
+            Output::Closed => closed = true,
+        }
+    }
+    closed
+}

@@ -1,0 +1,398 @@
+//! Whom a port listens to: the address the session description announced, or a source learned in its place.
+//!
+//! ```text
+//!            expect                    announced speaks
+//!   Shut ───────────────► Open ───────────────────────────► Settled
+//!     ▲                    │ ▲ │ candidate consistent          │
+//!     │                    │ │ └► learned, still Open          │
+//!     └──── shut ──────────┘ └─────────── expect ──────────────┘
+//! ```
+//!
+//! - The announced address is believed at once and always: it replaces whoever was learned before it spoke. Once it
+//!   has spoken nobody else is learned until the next `expect`.
+//! - Another port of the announced host is learned after `NEAR_RUN` consistent packets.
+//! - Another host is learned only in place of a private address (a customer behind NAT), after `FAR_RUN`.
+//! - After somebody is learned, a nearer source may still replace him for the learning window; then nobody but the
+//!   announced address may. As long as nobody was heard learning stays open, however late the first packet comes.
+//! - A source of the pair's earlier life ([`Stale`]) is never learned.
+//!
+//! Consistent means same source, same SSRC, sequence numbers in order without a gap (RFC 3550 A.1's probation).
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+/// Consistent packets that make another port of the announced host known.
+const NEAR_RUN: u8 = 2;
+/// Consistent packets that make another host known: 40 ms after its first at 20 ms a packet.
+const FAR_RUN: u8 = 3;
+/// Sources watched at once while learning; more are ignored until one falls silent.
+const CANDIDATES: usize = 4;
+/// A candidate this long silent gives its place to another.
+const CANDIDATE_LIFE: Duration = Duration::from_millis(200);
+/// After a new description repeats the announced address of a known far side, its packets get this long to arrive
+/// before anybody else may be learned.
+const PRECEDENCE: Duration = Duration::from_millis(200);
+
+/// What learning looks at in an RTP header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// Synchronisation source.
+    pub ssrc: u32,
+    /// Sequence number.
+    pub sequence: u16,
+}
+
+/// What the latch makes of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// Not whom we listen to.
+    Foreign,
+    /// Its source is learned: listen to it and send there, until told otherwise.
+    Learned,
+    /// The announced address itself: nobody else from now on.
+    Settled,
+}
+
+/// The state of one RTP port; see the module.
+#[derive(Debug, Default)]
+pub enum Latch {
+    /// No far side is known: everything is foreign.
+    #[default]
+    Shut,
+    /// A far side was announced and has not spoken from there.
+    Open(Box<Open>),
+    /// The announced address has spoken.
+    Settled(SocketAddr),
+}
+
+/// Learning.
+#[derive(Debug)]
+pub struct Open {
+    announced: SocketAddr,
+    /// Learned before the description was repeated; believed at once when it goes on.
+    incumbent: Option<SocketAddr>,
+    /// Nobody is learned before this.
+    from: Instant,
+    learned: Option<Learned>,
+    candidates: [Option<Candidate>; CANDIDATES],
+}
+
+/// How far a source is from the announced address; the nearer is the greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Distance {
+    Far,
+    Near,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Learned {
+    source: SocketAddr,
+    distance: Distance,
+    at: Instant,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    source: SocketAddr,
+    mark: Mark,
+    run: u8,
+    at: Instant,
+}
+
+impl Latch {
+    /// A description announced this address. Where it repeats the last one, the source learned under that stays
+    /// believable, and a far side that has spoken keeps precedence for a moment.
+    pub fn expect(&mut self, announced: SocketAddr, now: Instant) {
+        let (incumbent, known) = match self {
+            Self::Open(open) if open.announced == announced => {
+                let incumbent = open.learned.map(|learned| learned.source).or(open.incumbent);
+                (incumbent, incumbent.is_some())
+            }
+            Self::Settled(before) => (None, *before == announced),
+            Self::Shut | Self::Open(_) => (None, false),
+        };
+        let from = if known { now + PRECEDENCE } else { now };
+        *self =
+            Self::Open(Box::new(Open { announced, incumbent, from, learned: None, candidates: [None; CANDIDATES] }));
+    }
+
+    /// The far side is forgotten.
+    pub fn shut(&mut self) {
+        *self = Self::Shut;
+    }
+
+    /// The address the last description announced.
+    pub fn announced(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Shut => None,
+            Self::Open(open) => Some(open.announced),
+            Self::Settled(announced) => Some(*announced),
+        }
+    }
+
+    /// Judges an RTP packet from a source not yet accepted.
+    pub fn hear(&mut self, source: SocketAddr, mark: Mark, now: Instant, window: Duration, stale: &Stale) -> Heard {
+        match self {
+            Self::Shut => Heard::Foreign,
+            Self::Settled(announced) if *announced == source => Heard::Settled,
+            Self::Settled(_) => Heard::Foreign,
+            Self::Open(open) if open.announced == source => {
+                *self = Self::Settled(source);
+                Heard::Settled
+            }
+            Self::Open(_) if stale.contains(source) => Heard::Foreign,
+            Self::Open(open) => open.hear(source, mark, now, window),
+        }
+    }
+}
+
+impl Open {
+    fn hear(&mut self, source: SocketAddr, mark: Mark, now: Instant, window: Duration) -> Heard {
+        let Some(distance) = distance(source.ip(), self.announced.ip()) else { return Heard::Foreign };
+        if self.learned.is_some_and(|present| present.source == source) {
+            return Heard::Learned;
+        }
+        if self.incumbent.take_if(|incumbent| *incumbent == source).is_some() {
+            return self.learn(source, distance, now);
+        }
+        if !self.may_learn(distance, now, window) {
+            return Heard::Foreign;
+        }
+        let needed = if distance == Distance::Near { NEAR_RUN } else { FAR_RUN };
+        if self.run(source, mark, now) < needed || now < self.from {
+            return Heard::Foreign;
+        }
+        self.learn(source, distance, now)
+    }
+
+    fn learn(&mut self, source: SocketAddr, distance: Distance, at: Instant) -> Heard {
+        self.learned = Some(Learned { source, distance, at });
+        Heard::Learned
+    }
+
+    /// True while nobody is learned, and for nearer sources within the window after somebody was.
+    fn may_learn(&self, distance: Distance, now: Instant, window: Duration) -> bool {
+        self.learned.is_none_or(|present| distance > present.distance && now < present.at + window)
+    }
+
+    /// How many consistent packets this source has now sent in a row; 0 when all places are taken.
+    fn run(&mut self, source: SocketAddr, mark: Mark, now: Instant) -> u8 {
+        let known = self.candidates.iter_mut().flatten().find(|candidate| candidate.source == source);
+        if let Some(candidate) = known {
+            let next = Mark { sequence: candidate.mark.sequence.wrapping_add(1), ..candidate.mark };
+            let run = if mark == next { candidate.run.saturating_add(1) } else { 1 };
+            *candidate = Candidate { source, mark, run, at: now };
+            return run;
+        }
+        let free = |place: &&mut Option<Candidate>| place.is_none_or(|candidate| candidate.at + CANDIDATE_LIFE <= now);
+        let Some(place) = self.candidates.iter_mut().find(free) else { return 0 };
+        *place = Some(Candidate { source, mark, run: 1, at: now });
+        1
+    }
+}
+
+/// `None` when a source so far off may not be learned at all.
+fn distance(source: IpAddr, announced: IpAddr) -> Option<Distance> {
+    if source == announced {
+        Some(Distance::Near)
+    } else if is_private(announced) {
+        Some(Distance::Far)
+    } else {
+        None
+    }
+}
+
+/// True for addresses that mean nothing outside their own network: RFC 1918, RFC 6598, RFC 4193.
+fn is_private(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_private() || (v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64),
+        IpAddr::V6(v6) => v6.is_unique_local(),
+    }
+}
+
+/// Sources heard in a pair's earlier life, newest last: their streams must not reach the next call (M12).
+#[derive(Debug, Default)]
+pub struct Stale(Vec<(SocketAddr, Instant)>);
+
+impl Stale {
+    const LIMIT: usize = 8;
+
+    /// Remembers a source; the longest unheard makes room.
+    pub fn note(&mut self, source: SocketAddr, now: Instant) {
+        self.0.retain(|(known, _)| *known != source);
+        if self.0.len() == Self::LIMIT {
+            self.0.remove(0);
+        }
+        self.0.push((source, now));
+    }
+
+    /// Forgets those last heard at `since` or before: a phone that fell silent may call again.
+    pub fn forget_before(&mut self, since: Instant) {
+        self.0.retain(|(_, at)| *at > since);
+    }
+
+    /// True for a source remembered.
+    pub fn contains(&self, source: SocketAddr) -> bool {
+        self.0.iter().any(|(known, _)| *known == source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW: Duration = Duration::from_secs(2);
+    const PUBLIC: &str = "192.0.2.1:4000";
+    const PRIVATE: &str = "10.0.0.1:4000";
+    const STRANGER: &str = "198.51.100.9:999";
+
+    /// A latch and a clock of 20 ms a packet.
+    struct Scene {
+        latch: Latch,
+        stale: Stale,
+        now: Instant,
+    }
+
+    impl Scene {
+        fn expecting(announced: &str) -> Self {
+            let mut scene = Self { latch: Latch::Shut, stale: Stale::default(), now: crate::clock::now() };
+            scene.expect(announced);
+            scene
+        }
+
+        fn expect(&mut self, announced: &str) {
+            self.latch.expect(address(announced), self.now);
+        }
+
+        /// `count` packets of one stream, 20 ms apart; what the latch made of each.
+        fn stream(&mut self, source: &str, ssrc: u32, count: u16) -> Vec<Heard> {
+            (0..count).map(|sequence| self.packet(source, ssrc, sequence)).collect()
+        }
+
+        fn packet(&mut self, source: &str, ssrc: u32, sequence: u16) -> Heard {
+            self.now += Duration::from_millis(20);
+            self.latch.hear(address(source), Mark { ssrc, sequence }, self.now, WINDOW, &self.stale)
+        }
+    }
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    use Heard::{Foreign, Learned, Settled};
+
+    #[test]
+    fn nobody_is_heard_before_expect() {
+        let mut scene = Scene::expecting(PUBLIC);
+        scene.latch.shut();
+        assert_eq!(scene.stream(PUBLIC, 1, 3), [Foreign; 3]);
+    }
+
+    #[test]
+    fn announced_settles_at_once_and_alone() {
+        let mut scene = Scene::expecting(PUBLIC);
+        assert_eq!(scene.stream(PUBLIC, 1, 1), [Settled]);
+        assert_eq!(scene.stream("192.0.2.1:5000", 2, 9), [Foreign; 9]);
+    }
+
+    #[test]
+    fn m2_a_stranger_is_never_learned_beside_a_public_address() {
+        let mut scene = Scene::expecting(PUBLIC);
+        assert_eq!(scene.stream(STRANGER, 7, 500), [Foreign; 500]);
+        assert_eq!(scene.stream(PUBLIC, 1, 1), [Settled]);
+        assert_eq!(scene.stream(STRANGER, 7, 500), [Foreign; 500]);
+    }
+
+    #[test]
+    fn another_port_of_the_host_needs_two() {
+        let mut scene = Scene::expecting(PUBLIC);
+        assert_eq!(scene.stream("192.0.2.1:5000", 2, 2), [Foreign, Learned]);
+    }
+
+    #[test]
+    fn m1_nat_source_needs_three_however_late() {
+        let mut scene = Scene::expecting(PRIVATE);
+        scene.now += Duration::from_secs(30);
+        scene.expect(PRIVATE); // the same description again, when the call is answered
+        assert_eq!(scene.stream("203.0.113.5:61000", 3, 3), [Foreign, Foreign, Learned]);
+        assert_eq!(scene.stream(STRANGER, 7, 500), [Foreign; 500]);
+    }
+
+    #[test]
+    fn m2_inconsistent_sprayers_are_not_learned_and_do_not_stop_learning() {
+        let mut scene = Scene::expecting(PRIVATE);
+        for round in 0..200_u16 {
+            assert_eq!(scene.packet(STRANGER, 7, round.wrapping_mul(77)), Foreign);
+            assert_eq!(scene.packet(STRANGER, u32::from(round), round), Foreign);
+        }
+        assert_eq!(scene.stream("203.0.113.5:61000", 3, 3), [Foreign, Foreign, Learned]);
+    }
+
+    #[test]
+    fn announced_takes_over_from_whoever_was_learned() {
+        let mut scene = Scene::expecting(PRIVATE);
+        assert_eq!(scene.stream(STRANGER, 7, 3)[2], Learned);
+        scene.now += Duration::from_secs(60);
+        assert_eq!(scene.packet(PRIVATE, 1, 0), Settled);
+        assert_eq!(scene.stream(STRANGER, 7, 9), [Foreign; 9]);
+    }
+
+    #[test]
+    fn a_nearer_source_replaces_a_far_one_within_the_window_only() {
+        let mut scene = Scene::expecting(PRIVATE);
+        assert_eq!(scene.stream(STRANGER, 7, 3)[2], Learned);
+        assert_eq!(scene.stream("10.0.0.1:5000", 2, 2), [Foreign, Learned]);
+
+        let mut scene = Scene::expecting(PRIVATE);
+        assert_eq!(scene.stream(STRANGER, 7, 3)[2], Learned);
+        scene.now += WINDOW;
+        assert_eq!(scene.stream("10.0.0.1:5000", 2, 9), [Foreign; 9]);
+    }
+
+    #[test]
+    fn a_repeated_description_keeps_the_learned_source_and_learns_again() {
+        let mut scene = Scene::expecting(PRIVATE);
+        assert_eq!(scene.stream("203.0.113.5:61000", 3, 3)[2], Learned);
+        scene.expect(PRIVATE);
+        assert_eq!(scene.packet("203.0.113.5:61000", 3, 3), Learned, "no probation a second time");
+        scene.expect(PRIVATE);
+        assert_eq!(scene.stream("203.0.113.5:61001", 3, 11)[10], Learned, "it moved, and the old one is silent");
+    }
+
+    #[test]
+    fn m2_a_flood_between_description_and_next_packet_is_not_learned() {
+        let mut scene = Scene::expecting(PRIVATE);
+        assert_eq!(scene.packet(PRIVATE, 1, 0), Settled);
+        scene.expect(PRIVATE);
+        let (latch, stale, now) = (&mut scene.latch, &scene.stale, scene.now);
+        for sequence in 0..1000 {
+            assert_eq!(latch.hear(address(STRANGER), Mark { ssrc: 7, sequence }, now, WINDOW, stale), Foreign);
+        }
+        assert_eq!(scene.packet(PRIVATE, 1, 1), Settled);
+    }
+
+    #[test]
+    fn m12_a_stale_source_is_not_learned_until_it_has_been_forgotten() {
+        let mut scene = Scene::expecting(PUBLIC);
+        let stale = "192.0.2.1:5000";
+        scene.stale.note(address(stale), scene.now);
+        assert_eq!(scene.stream(stale, 2, 9), [Foreign; 9]);
+        scene.stale.forget_before(scene.now);
+        assert_eq!(scene.stream(stale, 2, 2), [Foreign, Learned]);
+    }
+
+    #[test]
+    fn the_memory_of_stale_sources_is_bounded() {
+        let mut stale = Stale::default();
+        let now = crate::clock::now();
+        (1..=100).for_each(|port| stale.note(SocketAddr::from(([127, 0, 0, 1], port)), now));
+        assert_eq!(stale.0.len(), Stale::LIMIT);
+        assert!(stale.contains(SocketAddr::from(([127, 0, 0, 1], 100))));
+    }
+
+    #[test]
+    fn shared_address_space_is_private() {
+        assert!(is_private("100.64.0.1".parse().unwrap()) && is_private("fd00::1".parse().unwrap()));
+        assert!(!is_private("100.128.0.1".parse().unwrap()) && !is_private("127.0.0.1".parse().unwrap()));
+    }
+}

@@ -1,0 +1,721 @@
+//! The media path: RTP and RTCP of every leg pass through here.
+//!
+//! All port pairs are opened at start and shared out among relay threads; a pair and its peer live on one thread, so
+//! that no packet takes a lock. From the top:
+//!
+//! - [`Media`]: the threads, and the way commands reach them; events come back on a channel.
+//! - [`worker`]: one thread, its epoll and its timer.
+//! - [`relay`]: the table of what happens to a packet. Pure.
+//! - [`latch`]: whom a port listens to. Pure.
+//! - [`stream`]: one continuous stream from many sources. Pure.
+//! - [`tones`]: our own sounds. [`ports`]: sockets. [`guard`]: where we never send.
+
+pub mod guard;
+pub mod latch;
+pub mod ports;
+pub mod relay;
+pub mod stream;
+pub mod tones;
+pub mod worker;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fd::OwnedFd;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::b2bua::io::{MediaCommand, MediaEvent, PortPair};
+use ports::Socket;
+pub use relay::Terms;
+use worker::Worker;
+
+/// What the relay is told at start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MediaSettings {
+    /// The local address all ports are bound to.
+    pub address: IpAddr,
+    /// The first port of the range; pairs start at even ports.
+    pub first_port: u16,
+    /// The last port of the range.
+    pub last_port: u16,
+    /// Relay threads; pairs are shared out among them evenly.
+    pub workers: usize,
+    /// How long to learn, how long to drain.
+    pub terms: Terms,
+    /// Differentiated services code point of what we send, 0 to 63; `None` leaves it to the kernel.
+    pub dscp: Option<u8>,
+}
+
+impl Default for MediaSettings {
+    fn default() -> Self {
+        Self {
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            first_port: 10_000,
+            last_port: 19_999,
+            workers: thread::available_parallelism().map_or(1, usize::from),
+            terms: Terms {
+                learn_window: Duration::from_secs(2),
+                quarantine: Duration::from_secs(2),
+                quarantine_limit: Duration::from_secs(30),
+            },
+            dscp: Some(46), // expedited forwarding (RFC 3246)
+        }
+    }
+}
+
+/// Why the relay could not start, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum MediaError {
+    /// The range holds no pair.
+    #[error("the media port range {first}-{last} holds no pair: it needs an even port and the odd one above it")]
+    Range {
+        /// First port of the range.
+        first: u16,
+        /// Last port of the range.
+        last: u16,
+    },
+    /// Every pair is taken.
+    #[error(
+        "every media port from {first} to {last} is in use: stop the program that holds them or choose another range"
+    )]
+    AllInUse {
+        /// First port of the range.
+        first: u16,
+        /// Last port of the range.
+        last: u16,
+    },
+    /// Too few descriptors.
+    #[error(
+        "the media ports need {needed} open files and the limit is {allowed}: raise it (LimitNOFILE= in the systemd \
+         unit, or ulimit -Hn) or choose a smaller port range"
+    )]
+    Descriptors {
+        /// How many are needed.
+        needed: u64,
+        /// How many are allowed.
+        allowed: u64,
+    },
+    /// A port could not be bound for another reason than being in use.
+    #[error("cannot bind media port {address}:{port}: {source}; the address must be one of this machine's")]
+    Bind {
+        /// The address.
+        address: IpAddr,
+        /// The port.
+        port: u16,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The DSCP does not fit in six bits.
+    #[error("the DSCP {0} is not between 0 and 63")]
+    Dscp(u8),
+    /// A thread, epoll or eventfd could not be made.
+    #[error("the media threads could not be started: {0}")]
+    System(#[from] io::Error),
+}
+
+/// The running relay. Dropping it stops and joins its threads.
+pub struct Media {
+    pairs: Vec<PortPair>,
+    lanes: Vec<Lane>,
+}
+
+/// The way to one thread.
+struct Lane {
+    /// `None` once it was told to stop.
+    commands: Option<Sender<MediaCommand>>,
+    wake: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Media {
+    /// Opens every free port pair of the range and starts the threads. Events go to `events`.
+    pub fn start(settings: MediaSettings, events: UnboundedSender<MediaEvent>) -> Result<Self, MediaError> {
+        if let Some(dscp) = settings.dscp.filter(|dscp| *dscp > 63) {
+            return Err(MediaError::Dscp(dscp));
+        }
+        let open = ports::open_all(&settings)?;
+        tones::prepare();
+
+        let workers = settings.workers.clamp(1, open.len().min(usize::from(u16::MAX)));
+        let mut shares: Vec<(Vec<PortPair>, Vec<Socket>)> = (0..workers).map(|_| Default::default()).collect();
+        for (number, (port, sockets)) in open.into_iter().enumerate() {
+            let worker = number % workers;
+            shares[worker].0.push(PortPair { worker: worker as u16, port });
+            shares[worker].1.extend(sockets);
+        }
+        let mut media = Self { pairs: Vec::new(), lanes: Vec::new() };
+        for (pairs, sockets) in shares {
+            media.lanes.push(Lane::start(&settings, &pairs, sockets, events.clone(), media.lanes.len())?);
+            media.pairs.extend(pairs);
+        }
+        media.pairs.sort_by_key(|pair| pair.port);
+        Ok(media)
+    }
+
+    /// Every pair that can be lent, by port.
+    pub fn pairs(&self) -> Vec<PortPair> {
+        self.pairs.clone()
+    }
+
+    /// Hands the command to the thread of its pair; never blocks. Commands to one pair take effect in order.
+    pub fn command(&self, command: MediaCommand) {
+        let worker = match &command {
+            MediaCommand::Expect { pair, .. }
+            | MediaCommand::Bridge(pair, _)
+            | MediaCommand::Play { pair, .. }
+            | MediaCommand::Watch { pair, .. }
+            | MediaCommand::Close(pair) => pair.worker,
+        };
+        match self.lanes.get(usize::from(worker)) {
+            Some(lane) => lane.send(command),
+            None => tracing::error!(?command, "a media command for a worker that does not exist"),
+        }
+    }
+}
+
+impl Drop for Media {
+    fn drop(&mut self) {
+        self.lanes.iter_mut().for_each(Lane::stop);
+    }
+}
+
+impl Lane {
+    fn start(
+        settings: &MediaSettings,
+        pairs: &[PortPair],
+        sockets: Vec<Socket>,
+        events: UnboundedSender<MediaEvent>,
+        number: usize,
+    ) -> Result<Self, MediaError> {
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let (commands, inbox): (_, Receiver<MediaCommand>) = channel();
+        let worker = Worker::new(settings, pairs, sockets, (wake.clone(), inbox), events)?;
+        let thread = thread::Builder::new().name(format!("media-{number}")).spawn(move || worker.run())?;
+        Ok(Self { commands: Some(commands), wake, thread: Some(thread) })
+    }
+
+    fn send(&self, command: MediaCommand) {
+        let sent = self.commands.as_ref().map(|commands| commands.send(command));
+        if !matches!(sent, Some(Ok(()))) {
+            tracing::error!("a relay thread has ended, a media command is lost");
+        }
+        self.wake();
+    }
+
+    /// A full eventfd is awake already.
+    fn wake(&self) {
+        let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
+    }
+
+    fn stop(&mut self) {
+        self.commands = None;
+        self.wake();
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("a relay thread had panicked");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{SocketAddr, UdpSocket};
+
+    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+    use crate::b2bua::io::{Law, Sound};
+    use crate::clock::now;
+    use crate::leg::MediaCounters;
+
+    const SHORT: Duration = Duration::from_millis(100);
+    const LONG: Duration = Duration::from_secs(3);
+    const HOME: &str = "127.0.0.1";
+    const ELSEWHERE: &str = "127.0.0.2";
+
+    /// A relay of one thread with short terms, on a port range of its own.
+    struct Stage {
+        media: Media,
+        events: UnboundedReceiver<MediaEvent>,
+        runtime: tokio::runtime::Runtime,
+    }
+
+    fn settings(first_port: u16) -> MediaSettings {
+        MediaSettings {
+            first_port,
+            last_port: first_port + 19,
+            workers: 1,
+            terms: Terms {
+                quarantine: Duration::from_millis(150),
+                quarantine_limit: Duration::from_millis(400),
+                ..MediaSettings::default().terms
+            },
+            ..MediaSettings::default()
+        }
+    }
+
+    impl Stage {
+        fn on(first_port: u16) -> Self {
+            let (sender, events) = unbounded_channel();
+            let media = Media::start(settings(first_port), sender).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            Self { media, events, runtime }
+        }
+
+        fn event(&mut self) -> MediaEvent {
+            let next = async { tokio::time::timeout(LONG, self.events.recv()).await };
+            self.runtime.block_on(next).expect("an event in time").expect("a running relay")
+        }
+
+        fn no_event(&mut self) {
+            assert_eq!(self.events.try_recv().ok(), None);
+        }
+
+        fn expect(&self, pair: PortPair, far: &Party) {
+            self.expect_at(pair, far.rtp.local_addr().unwrap(), far.rtcp.local_addr().unwrap());
+        }
+
+        fn expect_at(&self, pair: PortPair, rtp: SocketAddr, rtcp: SocketAddr) {
+            self.media.command(MediaCommand::Expect { pair, rtp, rtcp });
+        }
+
+        fn play(&self, pair: PortPair, sound: Sound) {
+            self.media.command(MediaCommand::Play { pair, sound, law: Law::Mu });
+        }
+
+        fn close(&mut self, pair: PortPair) -> MediaCounters {
+            self.media.command(MediaCommand::Close(pair));
+            loop {
+                if let MediaEvent::Closed(closed, counters) = self.event()
+                    && closed == pair
+                {
+                    return counters;
+                }
+            }
+        }
+
+        fn quiet(&mut self, pair: PortPair) {
+            while self.event() != MediaEvent::Quiet(pair) {}
+        }
+
+        /// Two parties on bridged pairs who have heard each other.
+        fn call(first_port: u16) -> (Self, Party, Party) {
+            let stage = Self::on(first_port);
+            let pairs = stage.media.pairs();
+            let (a, b) = (Party::at(HOME, pairs[0]), Party::at(HOME, pairs[1]));
+            stage.expect(a.pair, &a);
+            stage.expect(b.pair, &b);
+            stage.media.command(MediaCommand::Bridge(a.pair, b.pair));
+            a.reaches(&b);
+            b.reaches(&a);
+            (stage, a, b)
+        }
+    }
+
+    /// A far side: two sockets, and the pair it talks to.
+    struct Party {
+        pair: PortPair,
+        rtp: UdpSocket,
+        rtcp: UdpSocket,
+        ssrc: u32,
+    }
+
+    impl Party {
+        fn at(host: &str, pair: PortPair) -> Self {
+            let socket = || UdpSocket::bind((host, 0)).unwrap();
+            let rtp = socket();
+            let ssrc = u32::from(rtp.local_addr().unwrap().port());
+            Self { pair, rtp, rtcp: socket(), ssrc }
+        }
+
+        fn sends(&self, sequence: u16) -> Vec<u8> {
+            let packet = rtp(self.ssrc, sequence, u32::from(sequence).wrapping_mul(160));
+            self.sends_raw(&packet);
+            packet
+        }
+
+        fn sends_raw(&self, packet: &[u8]) {
+            self.rtp.send_to(packet, (HOME, self.pair.port)).unwrap();
+        }
+
+        fn sends_rtcp(&self) -> Vec<u8> {
+            let mut report = vec![0x80, 201, 0, 1];
+            report.extend(self.ssrc.to_be_bytes());
+            self.rtcp.send_to(&report, (HOME, self.pair.port + 1)).unwrap();
+            report
+        }
+
+        fn hears(&self) -> Vec<u8> {
+            heard(&self.rtp, LONG).expect("a packet in time")
+        }
+
+        fn hears_nothing(&self) {
+            assert_eq!(heard(&self.rtp, SHORT), None);
+        }
+
+        /// Sends until the other hears it: commands are on their way meanwhile.
+        fn reaches(&self, other: &Party) {
+            for sequence in 0..30 {
+                self.sends(sequence);
+                if heard(&other.rtp, SHORT).is_some() {
+                    while heard(&other.rtp, Duration::from_millis(5)).is_some() {}
+                    return;
+                }
+            }
+            panic!("never heard");
+        }
+    }
+
+    fn heard(socket: &UdpSocket, patience: Duration) -> Option<Vec<u8>> {
+        let mut buffer = [0; 2048];
+        socket.set_read_timeout(Some(patience)).unwrap();
+        socket.recv(&mut buffer).ok().map(|length| buffer[..length].to_vec())
+    }
+
+    fn rtp(ssrc: u32, sequence: u16, timestamp: u32) -> Vec<u8> {
+        let mut packet = vec![0x80, 0];
+        packet.extend(sequence.to_be_bytes());
+        packet.extend(timestamp.to_be_bytes());
+        packet.extend(ssrc.to_be_bytes());
+        packet.extend((0..160).map(|n| (sequence as u8).wrapping_mul(31).wrapping_add(n)));
+        packet
+    }
+
+    fn position(packet: &[u8]) -> stream::Position {
+        stream::Position::read(packet)
+    }
+
+    #[test]
+    fn both_ways_untouched() {
+        let (mut stage, a, b) = Stage::call(20_000);
+        for sequence in (65_300..=u16::MAX).chain(0..200) {
+            assert_eq!(b.hears_after(a.sends(sequence)), Ok(()));
+            assert_eq!(a.hears_after(b.sends(sequence.wrapping_mul(3))), Ok(()));
+        }
+        assert_eq!(b.rtcp_after(a.sends_rtcp()), Ok(()));
+        assert_eq!(a.rtcp_after(b.sends_rtcp()), Ok(()));
+        let (of_a, of_b) = (stage.close(a.pair), stage.close(b.pair));
+        assert!(of_a.received_packets >= 437 && of_a.received_octets == 172 * of_a.received_packets);
+        assert!(of_b.sent_packets >= 437 && of_b.sent_octets == 172 * of_b.sent_packets);
+        assert_eq!((of_a.received_rtcp, of_a.foreign_packets, of_a.invalid_packets), (1, 0, 0));
+    }
+
+    impl Party {
+        /// The difference between what was sent and what is heard.
+        fn hears_after(&self, sent: Vec<u8>) -> Result<(), (Vec<u8>, Vec<u8>)> {
+            same(sent, self.hears())
+        }
+
+        fn rtcp_after(&self, sent: Vec<u8>) -> Result<(), (Vec<u8>, Vec<u8>)> {
+            same(sent, heard(&self.rtcp, LONG).expect("a report in time"))
+        }
+    }
+
+    fn same(sent: Vec<u8>, heard: Vec<u8>) -> Result<(), (Vec<u8>, Vec<u8>)> {
+        if sent == heard { Ok(()) } else { Err((sent, heard)) }
+    }
+
+    #[test]
+    fn what_is_not_rtp_is_counted_and_dropped() {
+        let (mut stage, a, b) = Stage::call(20_100);
+        for garbage in [&b""[..], b"x", &[0; 172], &[0x80; 11], &[0xb0; 13]] {
+            a.sends_raw(garbage);
+        }
+        b.hears_nothing();
+        assert_eq!(b.hears_after(a.sends(9)), Ok(()));
+        assert_eq!(stage.close(a.pair).invalid_packets, 5);
+    }
+
+    #[test]
+    fn m1_nat_source_is_learned_by_its_third_packet_and_hears() {
+        let stage = Stage::on(20_200);
+        let pairs = stage.media.pairs();
+        let (phone, trunk) = (Party::at(HOME, pairs[0]), Party::at(HOME, pairs[1]));
+        let private = |port| SocketAddr::from(([10, 255, 255, 254], port));
+        stage.expect_at(phone.pair, private(4000), private(4001));
+        stage.expect(trunk.pair, &trunk);
+        stage.media.command(MediaCommand::Bridge(phone.pair, trunk.pair));
+        trunk.sends(0);
+        trunk.sends_rtcp();
+        phone.hears_nothing();
+        for sequence in 0..3 {
+            phone.sends(sequence);
+        }
+        assert_eq!(position(&trunk.hears()).sequence, 2);
+        assert_eq!(phone.hears_after(trunk.sends(1)), Ok(()));
+        assert_eq!(trunk.rtcp_after(phone.sends_rtcp()), Ok(()));
+        assert_eq!(phone.rtcp_after(trunk.sends_rtcp()), Ok(()));
+    }
+
+    #[test]
+    fn m2_sprayer_is_neither_heard_nor_learned_nor_answered() {
+        let mut stage = Stage::on(20_300);
+        let pairs = stage.media.pairs();
+        let (a, b) = (Party::at(HOME, pairs[0]), Party::at(HOME, pairs[1]));
+        let sprayer = Party::at(ELSEWHERE, a.pair);
+        stage.expect(a.pair, &a);
+        stage.expect(b.pair, &b);
+        stage.media.command(MediaCommand::Bridge(a.pair, b.pair));
+        b.hears_nothing();
+        let spray = || {
+            (0..200).for_each(|sequence| drop(sprayer.sends(sequence)));
+            sprayer.sends_rtcp();
+        };
+        spray();
+        b.hears_nothing();
+        stage.no_event();
+        a.reaches(&b);
+        spray();
+        b.hears_nothing();
+        stage.expect(a.pair, &a);
+        spray();
+        assert_eq!(b.hears_after(a.sends(7)), Ok(()));
+        assert_eq!(a.hears_after(b.sends(7)), Ok(()));
+        sprayer.hears_nothing();
+        assert!(stage.close(a.pair).foreign_packets >= 201);
+    }
+
+    #[test]
+    fn m3_media_follows_to_a_new_port_and_the_old_one_is_ignored() {
+        let (stage, a, b) = Stage::call(20_400);
+        let moved = Party::at(HOME, a.pair);
+        stage.expect(a.pair, &moved);
+        (100..120).for_each(|sequence| drop(a.sends(sequence)));
+        b.hears_nothing();
+        moved.reaches(&b);
+        assert_eq!(moved.hears_after(b.sends(1)), Ok(()));
+        stage.expect(a.pair, &moved);
+        (0..20).for_each(|sequence| drop(a.sends(sequence)));
+        b.hears_nothing();
+        assert_eq!(b.hears_strictly_after(moved.sends(40)), 40);
+        a.hears_nothing();
+    }
+
+    impl Party {
+        fn hears_strictly_after(&self, sent: Vec<u8>) -> u16 {
+            let heard = self.hears();
+            assert_eq!(heard[12..], sent[12..]);
+            position(&sent).sequence
+        }
+    }
+
+    #[test]
+    fn m4_one_stream_through_ringback_bridge_and_noise() {
+        let stage = Stage::on(20_500);
+        let pairs = stage.media.pairs();
+        let (a, b) = (Party::at(HOME, pairs[0]), Party::at(HOME, pairs[1]));
+        stage.expect(a.pair, &a);
+        stage.expect(b.pair, &b);
+        let (start, mut packets) = (now(), Vec::new());
+        let mut hear = |patience| {
+            let packet = heard(&a.rtp, patience);
+            packet.map(|packet| packets.push((now() - start, packet))).is_some()
+        };
+        stage.play(a.pair, Sound::Ringback);
+        (0..15).for_each(|_| assert!(hear(LONG)));
+        stage.media.command(MediaCommand::Bridge(a.pair, b.pair));
+        while hear(SHORT) {} // a frame may have crossed the command; then nobody speaks
+        for sequence in 65_530..=u16::MAX {
+            b.sends(sequence);
+            assert!(hear(LONG));
+            heard(&b.rtp, Duration::from_millis(20)); // nothing comes: B's own pace
+        }
+        stage.play(a.pair, Sound::ComfortNoise);
+        (0..15).for_each(|_| assert!(hear(LONG)));
+        strictly(&packets, 3);
+    }
+
+    /// A strict receiver: one SSRC, no sequence number missing, timestamps that rise by a frame at least and follow
+    /// real time, a marker at the start of each source and nowhere else.
+    fn strictly(packets: &[(Duration, Vec<u8>)], sources: usize) {
+        for pair in packets.windows(2) {
+            let (before, after) = (position(&pair[0].1), position(&pair[1].1));
+            assert_eq!((before.ssrc, before.sequence.wrapping_add(1)), (after.ssrc, after.sequence));
+            assert!(after.timestamp.wrapping_sub(before.timestamp) as i32 >= 160, "{before:?} {after:?}");
+        }
+        let [(first_at, first), .., (last_at, last)] = packets else { panic!("a handful of packets") };
+        let samples = position(last).timestamp.wrapping_sub(position(first).timestamp);
+        let claimed = Duration::from_micros(u64::from(samples) * 125);
+        let off = claimed.abs_diff(*last_at - *first_at);
+        assert!(off < Duration::from_millis(150), "timestamps are {off:?} off");
+        assert_eq!(packets[0].1[1] >> 7, 1);
+        assert_eq!(packets.iter().filter(|(_, packet)| packet[1] >> 7 == 1).count(), sources);
+    }
+
+    #[test]
+    fn sounds_are_paced_without_drift() {
+        let stage = Stage::on(20_600);
+        let a = Party::at(HOME, stage.media.pairs()[0]);
+        stage.play(a.pair, Sound::ComfortNoise);
+        a.hears_nothing(); // nobody is known yet
+        stage.expect(a.pair, &a);
+        let first = position(&a.hears());
+        let start = now();
+        let last = (0..50).fold(first, |_, _| position(&a.hears()));
+        let late = (now() - start).abs_diff(Duration::from_secs(1));
+        assert_eq!(last.sequence.wrapping_sub(first.sequence), 50);
+        assert!(late < Duration::from_millis(60), "{late:?} off after a second");
+    }
+
+    #[test]
+    fn m12_a_stale_stream_never_reaches_the_next_call() {
+        let (mut stage, a, b) = Stage::call(20_700);
+        stage.close(a.pair);
+        stage.close(b.pair);
+        let mut sequence = 100;
+        let mut streams_on = || {
+            sequence += 1;
+            a.sends(sequence);
+        };
+        let begun = now();
+        while now() - begun < Duration::from_millis(600) {
+            streams_on();
+            heard(&a.rtp, Duration::from_millis(10));
+        }
+        stage.quiet(a.pair); // by the limit, for the stream goes on
+        (0..50).for_each(|_| streams_on());
+        let next = Party::at(HOME, a.pair);
+        stage.expect(next.pair, &next);
+        stage.expect(b.pair, &b);
+        stage.media.command(MediaCommand::Bridge(next.pair, b.pair));
+        (0..50).for_each(|_| streams_on());
+        b.hears_nothing();
+        (0..50).for_each(|_| streams_on());
+        b.hears_nothing();
+        next.reaches(&b);
+        b.reaches(&next);
+        (0..50).for_each(|_| streams_on());
+        assert_eq!(b.hears_after(next.sends(77)), Ok(()));
+        a.hears_nothing();
+    }
+
+    #[test]
+    fn close_reports_at_once_and_quiet_after_silence() {
+        let (mut stage, a, b) = Stage::call(20_800);
+        stage.close(a.pair);
+        a.sends(50);
+        b.sends(50);
+        a.hears_nothing();
+        b.hears_nothing();
+        stage.quiet(a.pair);
+        stage.close(b.pair);
+        stage.media.command(MediaCommand::Close(b.pair)); // means nothing any more
+        stage.quiet(b.pair);
+        stage.no_event();
+        stage.expect(a.pair, &a);
+        a.sends(1);
+        a.hears_nothing();
+        a.sends(2);
+        assert_eq!(stage.event(), MediaEvent::Started(a.pair));
+        assert!((1..=2).contains(&stage.close(a.pair).received_packets), "a fresh lend counts from nothing");
+    }
+
+    #[test]
+    fn m13_icmp_errors_are_survived_without_spinning() {
+        let (stage, a, b) = Stage::call(20_900);
+        let address = b.rtp.local_addr().unwrap();
+        let (pair, ssrc, rtcp) = (b.pair, b.ssrc, b.rtcp);
+        drop(b.rtp);
+        for sequence in 0..200 {
+            a.sends(sequence);
+            heard(&a.rtp, Duration::from_millis(1));
+        }
+        let before = relay_ticks();
+        a.hears_nothing();
+        a.hears_nothing();
+        assert!(relay_ticks() - before <= 5, "the relay thread spins");
+        let b = Party { pair, rtp: UdpSocket::bind(address).unwrap(), rtcp, ssrc };
+        a.reaches(&b);
+        b.reaches(&a);
+        drop(stage);
+    }
+
+    /// Processor time of this process's relay threads, in hundredths of a second.
+    fn relay_ticks() -> u64 {
+        let ticks = |stat: String| -> u64 {
+            let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+            if stat.contains("(media-0)") {
+                fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+            } else {
+                0
+            }
+        };
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).ok()).map(ticks).sum()
+    }
+
+    #[test]
+    fn silence_and_sound_are_reported_once_each() {
+        let (mut stage, a, _b) = Stage::call(21_000);
+        let watch = |stage: &Stage, limit| stage.media.command(MediaCommand::Watch { pair: a.pair, limit });
+        while stage.events.try_recv().is_ok() {}
+        watch(&stage, Some(SHORT));
+        assert_eq!(stage.event(), MediaEvent::Silent(a.pair));
+        a.hears_nothing();
+        a.hears_nothing();
+        stage.no_event();
+        a.sends(1);
+        assert_eq!(stage.event(), MediaEvent::Resumed(a.pair));
+        watch(&stage, None);
+        a.hears_nothing();
+        a.hears_nothing();
+        stage.no_event();
+    }
+
+    #[test]
+    fn started_comes_once_a_lend() {
+        let (mut stage, a, b) = Stage::call(21_100);
+        stage.expect(a.pair, &a);
+        a.reaches(&b);
+        let mut events: Vec<_> = std::iter::from_fn(|| stage.events.try_recv().ok()).collect();
+        events.sort_by_key(|event| *event == MediaEvent::Started(b.pair));
+        assert_eq!(events, [MediaEvent::Started(a.pair), MediaEvent::Started(b.pair)]);
+    }
+
+    #[test]
+    fn a_far_side_that_is_ourselves_or_nobody_is_dead() {
+        let (mut stage, a, b) = Stage::call(21_200);
+        let own = SocketAddr::from(([127, 0, 0, 1], b.pair.port));
+        for dead in [own, "224.0.0.1:4000".parse().unwrap(), "0.0.0.0:0".parse().unwrap()] {
+            stage.expect_at(a.pair, dead, dead);
+            b.sends(1);
+            a.sends(1);
+            b.hears_nothing();
+        }
+        a.hears_nothing();
+        stage.expect(a.pair, &a);
+        a.reaches(&b);
+        assert!(stage.close(a.pair).foreign_packets >= 3);
+    }
+
+    #[test]
+    fn ports_in_use_are_left_out_and_errors_say_what_to_do() {
+        let taken = UdpSocket::bind((HOME, 21_303)).unwrap();
+        let start = |settings| Media::start(settings, unbounded_channel().0);
+        let media = start(settings(21_301)).unwrap();
+        let ports: Vec<u16> = media.pairs().iter().map(|pair| pair.port).collect();
+        assert_eq!(ports, (21_304..21_320).step_by(2).collect::<Vec<_>>());
+
+        let text = |settings| start(settings).err().unwrap().to_string();
+        assert!(text(MediaSettings { first_port: 21_302, last_port: 21_303, ..settings(0) }).contains("in use"));
+        assert!(text(MediaSettings { first_port: 21_399, last_port: 21_399, ..settings(0) }).contains("holds no pair"));
+        let abroad = MediaSettings { address: "192.0.2.1".parse().unwrap(), ..settings(21_380) };
+        assert!(text(abroad).contains("one of this machine's"));
+        assert!(text(MediaSettings { dscp: Some(64), ..settings(21_380) }).contains("63"));
+        drop(taken);
+    }
+
+    #[test]
+    fn dropping_stops_the_threads_and_frees_the_ports() {
+        for _ in 0..3 {
+            let settings = MediaSettings { workers: 3, ..settings(21_400) };
+            let media = Media::start(settings, unbounded_channel().0).unwrap();
+            assert_eq!(media.pairs().len(), 10);
+            assert_eq!(media.pairs().iter().map(|pair| pair.worker).max(), Some(2));
+        }
+    }
+}

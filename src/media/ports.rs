@@ -1,0 +1,220 @@
+//! Port pairs and their sockets: opening them, and the few operations a worker needs.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, connect, connect_unspec, recvfrom, send,
+    sendto, socket_with, sockopt,
+};
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+use super::{MediaError, MediaSettings};
+
+/// Descriptors the rest of the process needs beside ours: SIP, HTTP, logs, the epoll of each worker.
+const OTHER_DESCRIPTORS: u64 = 128;
+/// A socket's receive queue holds a few hundred packets; a flood must not keep [`Socket::drain`] busy for ever.
+const DRAIN_LIMIT: usize = 4096;
+
+/// Opens every free pair of the range: RTP on the even port, RTCP on the odd one above it, both or neither. Pairs
+/// in use by others are left out.
+pub fn open_all(settings: &MediaSettings) -> Result<Vec<(u16, [Socket; 2])>, MediaError> {
+    let (first, last) = (settings.first_port, settings.last_port);
+    let ports: Vec<u16> = (first..last).filter(|port| port.is_multiple_of(2)).collect();
+    if first == 0 || ports.is_empty() {
+        return Err(MediaError::Range { first, last });
+    }
+    let needed = 2 * ports.len() as u64 + OTHER_DESCRIPTORS;
+    let allowed = raise_descriptor_limit(needed);
+    if allowed < needed {
+        return Err(MediaError::Descriptors { needed, allowed });
+    }
+    let mut open = Vec::with_capacity(ports.len());
+    for port in ports {
+        match Socket::open(settings, port).and_then(|rtp| Ok([rtp, Socket::open(settings, port + 1)?])) {
+            Ok(pair) => open.push((port, pair)),
+            Err(Errno::ADDRINUSE) => tracing::info!(port, "media port pair is in use by others, left out"),
+            Err(error) => return Err(MediaError::Bind { address: settings.address, port, source: error.into() }),
+        }
+    }
+    if open.is_empty() { Err(MediaError::AllInUse { first, last }) } else { Ok(open) }
+}
+
+/// Raises the soft limit of open files to `needed` where the hard limit allows; returns the limit now in force.
+fn raise_descriptor_limit(needed: u64) -> u64 {
+    let mut limit = getrlimit(Resource::Nofile);
+    let now = limit.current.unwrap_or(u64::MAX);
+    if now >= needed {
+        return now;
+    }
+    let raised = limit.maximum.map_or(needed, |maximum| needed.min(maximum));
+    limit.current = Some(raised);
+    setrlimit(Resource::Nofile, limit).map_or(now, |()| raised)
+}
+
+/// True when the address is one of this machine's, found out by binding to it.
+pub fn is_local(address: IpAddr) -> bool {
+    UdpSocket::bind(SocketAddr::new(address, 0)).is_ok()
+}
+
+/// One non-blocking UDP socket, connected or not.
+pub struct Socket {
+    fd: OwnedFd,
+    peer: Option<SocketAddr>,
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Socket {
+    fn open(settings: &MediaSettings, port: u16) -> rustix::io::Result<Self> {
+        let family = if settings.address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let fd = socket_with(family, SocketType::DGRAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)?;
+        if settings.address.is_ipv6() {
+            sockopt::set_ipv6_v6only(&fd, true)?;
+        }
+        if let Some(dscp) = settings.dscp {
+            mark(&fd, settings.address, dscp)?;
+        }
+        bind(&fd, &SocketAddr::new(settings.address, port))?;
+        Ok(Self { fd, peer: None })
+    }
+
+    /// One datagram, its length and its source; `None` when there was none, or an ICMP error in its place (reading
+    /// the error is what clears it, so a level-triggered epoll does not spin).
+    pub fn receive(&self, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
+        match recvfrom(&self.fd, buffer, RecvFlags::empty()) {
+            Ok((length, _, Some(source))) => Some((length, plain(SocketAddr::try_from(source).ok()?))),
+            Ok((_, _, None)) => None,
+            Err(error) => {
+                tracing::trace!(%error, "nothing received");
+                None
+            }
+        }
+    }
+
+    /// Sends one datagram; false when the kernel did not take it. A refusal that belongs to an earlier packet (ICMP
+    /// port unreachable) costs one more try, never two.
+    pub fn send(&self, packet: &[u8], target: SocketAddr) -> bool {
+        let once = || match self.peer {
+            Some(peer) => {
+                debug_assert_eq!(peer, target, "a connected socket has one target");
+                send(&self.fd, packet, SendFlags::empty())
+            }
+            None => sendto(&self.fd, packet, SendFlags::empty(), &target),
+        };
+        match once() {
+            Err(Errno::CONNREFUSED) => once().is_ok(),
+            Err(error) => {
+                tracing::trace!(%error, %target, "not sent");
+                false
+            }
+            Ok(_) => true,
+        }
+    }
+
+    /// Lets the kernel filter and route for us: strangers get an ICMP refusal and we do not even count them. Packets
+    /// queued before are still to be checked. Stays unconnected when the kernel has no way there.
+    pub fn connect(&mut self, peer: SocketAddr) {
+        self.peer = connect(&self.fd, &peer).is_ok().then_some(peer);
+    }
+
+    /// Hears everybody again.
+    pub fn disconnect(&mut self) {
+        if self.peer.take().is_some()
+            && let Err(error) = connect_unspec(&self.fd)
+        {
+            tracing::error!(%error, "a media socket could not be disconnected");
+        }
+    }
+
+    /// Discards whatever is queued.
+    pub fn drain(&self) {
+        for _ in 0..DRAIN_LIMIT {
+            match recvfrom(&self.fd, &mut [0; 1], RecvFlags::TRUNC) {
+                Ok(_) | Err(Errno::CONNREFUSED | Errno::INTR) => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+fn mark(fd: &OwnedFd, address: IpAddr, dscp: u8) -> rustix::io::Result<()> {
+    let octet = dscp << 2;
+    if address.is_ipv4() { sockopt::set_ip_tos(fd, octet) } else { sockopt::set_ipv6_tclass(fd, u32::from(octet)) }
+}
+
+/// Without flow label and scope, so that addresses compare by host and port alone.
+fn plain(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip(), address.port())
+}
+
+impl From<Errno> for MediaError {
+    fn from(error: Errno) -> Self {
+        Self::System(io::Error::from(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(first_port: u16) -> (Socket, SocketAddr) {
+        let settings = MediaSettings { first_port, last_port: first_port + 1, ..MediaSettings::default() };
+        let (port, [rtp, _rtcp]) = open_all(&settings).unwrap().remove(0);
+        (rtp, SocketAddr::new(settings.address, port))
+    }
+
+    /// A party, and what it sent: loopback delivers before `send_to` returns.
+    fn party(to: SocketAddr, packet: &[u8]) -> UdpSocket {
+        let party = UdpSocket::bind("127.0.0.1:0").unwrap();
+        party.send_to(packet, to).unwrap();
+        party
+    }
+
+    #[test]
+    fn m12_draining_discards_what_is_queued() {
+        let (socket, address) = open(21_500);
+        (0..100).for_each(|_| drop(party(address, b"stale")));
+        socket.drain();
+        assert_eq!(socket.receive(&mut [0; 16]), None);
+        party(address, b"fresh");
+        assert_eq!(socket.receive(&mut [0; 16]).map(|(length, _)| length), Some(5));
+    }
+
+    #[test]
+    fn a_connected_socket_hears_one_and_a_disconnected_one_everybody() {
+        let (mut socket, address) = open(21_510);
+        let far = party(address, b"before");
+        socket.drain();
+        socket.connect(far.local_addr().unwrap());
+        party(address, b"stranger");
+        assert_eq!(socket.receive(&mut [0; 16]), None);
+        far.send_to(b"far", address).unwrap();
+        assert_eq!(socket.receive(&mut [0; 16]), Some((3, far.local_addr().unwrap())));
+        socket.disconnect();
+        let other = party(address, b"stranger");
+        assert_eq!(socket.receive(&mut [0; 16]), Some((8, other.local_addr().unwrap())));
+    }
+
+    #[test]
+    fn m13_a_refusal_is_read_once_and_costs_no_later_packet() {
+        let (mut socket, address) = open(21_520);
+        let far = party(address, b"hello");
+        let gone = far.local_addr().unwrap();
+        socket.drain();
+        socket.connect(gone);
+        drop(far);
+        assert!(socket.send(b"one", gone));
+        assert!(socket.send(b"two", gone), "the refusal of the first is not the second's");
+        assert_eq!(socket.receive(&mut [0; 16]), None);
+        let back = UdpSocket::bind(gone).unwrap();
+        assert!(socket.send(b"three", gone));
+        assert_eq!(back.recv(&mut [0; 16]).unwrap(), 5);
+    }
+}

@@ -1,0 +1,561 @@
+//! What the relay does with a packet, as plain data: one row a port pair, and [`Table::step`], which is pure.
+//!
+//! A packet's fate follows from its slot's row alone: the source it must come from, the row it goes to, the constants
+//! added to its header, the counters. Nothing here reads a clock, locks, allocates per packet or touches a socket.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use rtp_rs::RtpReader;
+
+use super::latch::{Heard, Latch, Mark, Stale};
+use super::stream::{HEADER, Outgoing, is_rtcp, rename_rtcp};
+use super::tones::{self, FRAME};
+use crate::b2bua::io::{Law, MediaEvent, PortPair, Sound};
+use crate::leg::MediaCounters;
+
+/// A socket of the table: RTP of row `n` is `2n`, its RTCP `2n + 1`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot(pub usize);
+
+impl Slot {
+    /// The RTP socket of a row.
+    pub fn rtp(row: usize) -> Self {
+        Self(2 * row)
+    }
+
+    /// The RTCP socket of a row.
+    pub fn rtcp(row: usize) -> Self {
+        Self(2 * row + 1)
+    }
+
+    fn row(self) -> usize {
+        self.0 / 2
+    }
+
+    fn is_rtp(self) -> bool {
+        self.0.is_multiple_of(2)
+    }
+}
+
+/// What to do with the packet just judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing.
+    Drop,
+    /// Send it from this socket to this address.
+    Forward(Slot, SocketAddr),
+}
+
+/// What a packet changed beyond its own fate; rare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    /// The first RTP packet of a lend was accepted.
+    Started(PortPair),
+    /// The announced address has spoken: the RTP socket may be connected to it.
+    Settled(Slot, SocketAddr),
+}
+
+/// Where a pair is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    /// In the pool.
+    Idle,
+    /// A leg's.
+    Lent,
+    /// Closed, waiting for silence. `heard` is when something last arrived.
+    Draining { closed: Instant, heard: Instant },
+}
+
+/// What a far side is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Feed {
+    Nothing,
+    /// What this row receives; the same holds the other way round.
+    Row(usize),
+    Sound {
+        sound: Sound,
+        law: Law,
+        frame: usize,
+    },
+}
+
+/// One direction of one socket.
+#[derive(Debug, Clone, Copy, Default)]
+struct Side {
+    /// What the session description said.
+    announced: Option<SocketAddr>,
+    /// Whose packets are accepted without a second look.
+    source: Option<SocketAddr>,
+    /// Where packets to the far side go.
+    target: Option<SocketAddr>,
+}
+
+impl Side {
+    /// A description announced this address; `None` one that may not be sent to.
+    fn expect(&mut self, announced: Option<SocketAddr>) {
+        self.source = None;
+        if self.announced != announced {
+            self.target = announced;
+        }
+        self.announced = announced;
+    }
+
+    fn accept(&mut self, source: SocketAddr) {
+        self.source = Some(source);
+        self.target = Some(source);
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Watch {
+    limit: Duration,
+    since: Instant,
+    silent: bool,
+}
+
+/// Everything about one port pair.
+#[derive(Debug)]
+struct Row {
+    pair: PortPair,
+    life: Life,
+    rtp: Side,
+    rtcp: Side,
+    latch: Latch,
+    stale: Stale,
+    feed: Feed,
+    outgoing: Outgoing,
+    watch: Option<Watch>,
+    /// When something was last accepted.
+    heard: Option<Instant>,
+    counters: MediaCounters,
+}
+
+/// The times the table goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// How long after a source was learned a nearer one may replace it.
+    pub learn_window: Duration,
+    /// A closed pair is quiet when nothing has arrived for this long,
+    pub quarantine: Duration,
+    /// and after this long even though somebody goes on sending to it.
+    pub quarantine_limit: Duration,
+}
+
+/// The rows of one worker.
+#[derive(Debug)]
+pub struct Table {
+    rows: Vec<Row>,
+    terms: Terms,
+    /// What the packets since the last look changed.
+    pub notices: Vec<Notice>,
+}
+
+impl Table {
+    /// One idle row for each pair, in this order.
+    pub fn new(pairs: &[PortPair], terms: Terms) -> Self {
+        let rows = pairs.iter().map(|&pair| Row::new(pair)).collect();
+        Self { rows, terms, notices: Vec::new() }
+    }
+
+    /// Judges one packet, edits it in place, and says where it goes. `now` may be as old as the batch it came in.
+    pub fn step(&mut self, slot: Slot, source: SocketAddr, packet: &mut [u8], now: Instant) -> Step {
+        if !slot.is_rtp() {
+            return self.report(slot, source, packet, now);
+        }
+        let index = slot.row();
+        let row = &mut self.rows[index];
+        if row.rtp.source != Some(source) {
+            if !self.introduce(index, source, packet, now) {
+                return Step::Drop;
+            }
+        } else if is_rtcp(packet) {
+            return self.report(slot, source, packet, now); // multiplexed (RFC 5761)
+        } else if RtpReader::new(packet).is_err() {
+            row.counters.invalid_packets += 1;
+            return Step::Drop;
+        }
+        let row = &mut self.rows[index];
+        row.counters.received_packets += 1;
+        row.counters.received_octets += packet.len() as u64;
+        row.heard = Some(now);
+
+        let Feed::Row(peer) = row.feed else { return Step::Drop };
+        let peer_row = &mut self.rows[peer];
+        let Some(target) = peer_row.rtp.target else { return Step::Drop };
+        peer_row.outgoing.carry(packet, now);
+        Step::Forward(Slot::rtp(peer), target)
+    }
+
+    /// An RTP packet from a source that is not the accepted one; true when it is from now on.
+    #[cold]
+    fn introduce(&mut self, index: usize, source: SocketAddr, packet: &[u8], now: Instant) -> bool {
+        let row = &mut self.rows[index];
+        let heard = match RtpReader::new(packet) {
+            Ok(rtp) if !is_rtcp(packet) => {
+                let mark = Mark { ssrc: rtp.ssrc(), sequence: rtp.sequence_number().into() };
+                row.latch.hear(source, mark, now, self.terms.learn_window, &row.stale)
+            }
+            _ => Heard::Foreign,
+        };
+        match heard {
+            Heard::Foreign => {
+                row.foreign(source, now);
+                return false;
+            }
+            Heard::Learned => {}
+            Heard::Settled => self.notices.push(Notice::Settled(Slot::rtp(index), source)),
+        }
+        row.accept(source);
+        if row.counters.received_packets == 0 {
+            self.notices.push(Notice::Started(row.pair));
+        }
+        true
+    }
+
+    /// RTCP, on its own port or, from the accepted RTP source, multiplexed.
+    fn report(&mut self, slot: Slot, source: SocketAddr, packet: &mut [u8], now: Instant) -> Step {
+        let row = &mut self.rows[slot.row()];
+        if !is_rtcp(packet) && row.rtcp.source == Some(source) {
+            row.counters.invalid_packets += 1;
+            return Step::Drop;
+        }
+        if !is_rtcp(packet) || !(slot.is_rtp() || row.accepts_rtcp(source)) {
+            row.foreign(source, now);
+            return Step::Drop;
+        }
+        row.counters.received_rtcp += 1;
+        row.heard = Some(now);
+
+        let Feed::Row(peer) = row.feed else { return Step::Drop };
+        let heard = row.outgoing.renaming();
+        let peer_row = &self.rows[peer];
+        rename_rtcp(packet, peer_row.outgoing.renaming(), heard);
+        let (out, side) =
+            if slot.is_rtp() { (Slot::rtp(peer), peer_row.rtp) } else { (Slot::rtcp(peer), peer_row.rtcp) };
+        side.target.map_or(Step::Drop, |target| Step::Forward(out, target))
+    }
+
+    /// Counts a packet the kernel took.
+    pub fn sent(&mut self, slot: Slot, octets: usize) {
+        if slot.is_rtp() {
+            let counters = &mut self.rows[slot.row()].counters;
+            counters.sent_packets += 1;
+            counters.sent_octets += octets as u64;
+        }
+    }
+
+    /// Takes an idle row into use; true when it was idle.
+    pub fn lend(&mut self, index: usize, now: Instant) -> bool {
+        let row = &mut self.rows[index];
+        let idle = row.life == Life::Idle;
+        if idle {
+            row.life = Life::Lent;
+            if let Some(since) = now.checked_sub(self.terms.quarantine) {
+                row.stale.forget_before(since);
+            }
+        }
+        idle
+    }
+
+    /// True while the row is a leg's.
+    pub fn is_lent(&self, index: usize) -> bool {
+        self.rows[index].life == Life::Lent
+    }
+
+    /// True while the row is in the pool.
+    pub fn is_idle(&self, index: usize) -> bool {
+        self.rows[index].life == Life::Idle
+    }
+
+    /// A description named this far side; `None` in place of an address that may not be sent to.
+    pub fn expect(&mut self, index: usize, rtp: Option<SocketAddr>, rtcp: Option<SocketAddr>, now: Instant) {
+        let row = &mut self.rows[index];
+        let rtcp = rtcp.filter(|_| rtp.is_some());
+        if rtp != row.rtp.announced
+            && let Some(before) = row.rtp.source.filter(|source| Some(*source) != rtp)
+        {
+            row.stale.note(before, now); // M3: the old source is ignored after a move
+        }
+        match rtp {
+            Some(announced) => row.latch.expect(announced, now),
+            None => row.latch.shut(),
+        }
+        row.rtp.expect(rtp);
+        row.rtcp.expect(rtcp);
+    }
+
+    /// Two rows hear each other.
+    pub fn bridge(&mut self, one: usize, other: usize) {
+        if self.rows[one].feed == Feed::Row(other) {
+            return;
+        }
+        for (index, peer) in [(one, other), (other, one)] {
+            self.part(index);
+            self.rows[index].feed = Feed::Row(peer);
+            self.rows[index].outgoing.change_source();
+        }
+    }
+
+    /// The row's far side hears a sound.
+    pub fn play(&mut self, index: usize, sound: Sound, law: Law) {
+        self.part(index);
+        self.rows[index].feed = Feed::Sound { sound, law, frame: 0 };
+    }
+
+    /// Ends what the row is fed, and what it feeds.
+    fn part(&mut self, index: usize) {
+        if let Feed::Row(peer) = std::mem::replace(&mut self.rows[index].feed, Feed::Nothing) {
+            self.rows[peer].feed = Feed::Nothing;
+        }
+    }
+
+    /// True while the row's far side is to hear a sound.
+    pub fn is_sounding(&self, index: usize) -> bool {
+        matches!(self.rows[index].feed, Feed::Sound { .. })
+    }
+
+    /// Writes the next packet of the row's sound, due now; `None` while there is none or nobody to send it to.
+    pub fn sound(&mut self, index: usize, packet: &mut [u8; HEADER + FRAME], due: Instant) -> Option<SocketAddr> {
+        let row = &mut self.rows[index];
+        let target = row.rtp.target?;
+        let Feed::Sound { sound, law, frame } = &mut row.feed else { return None };
+        packet[HEADER..].copy_from_slice(tones::frame(*sound, *law, *frame));
+        row.outgoing.originate(packet, tones::payload_type(*law), *frame == 0, due);
+        *frame += 1;
+        Some(target)
+    }
+
+    /// Watches for silence from now on, or no longer.
+    pub fn watch(&mut self, index: usize, limit: Option<Duration>, now: Instant) {
+        self.rows[index].watch = limit.map(|limit| Watch { limit, since: now, silent: false });
+    }
+
+    /// Ends a lend: everything is forgotten but the sources that may go on sending.
+    pub fn close(&mut self, index: usize, now: Instant) -> MediaEvent {
+        self.part(index);
+        let row = &mut self.rows[index];
+        let mut stale = std::mem::take(&mut row.stale);
+        [row.rtp.source, row.rtcp.source].into_iter().flatten().for_each(|source| stale.note(source, now));
+        let closed = MediaEvent::Closed(row.pair, row.counters);
+        *row = Row { stale, life: Life::Draining { closed: now, heard: now }, ..Row::new(row.pair) };
+        closed
+    }
+
+    /// The coarse look at one row: silence, sound again, quiet.
+    pub fn look(&mut self, index: usize, now: Instant) -> Option<MediaEvent> {
+        let Terms { quarantine, quarantine_limit, .. } = self.terms;
+        let row = &mut self.rows[index];
+        match row.life {
+            Life::Idle => None,
+            Life::Lent => row.look(now),
+            Life::Draining { closed, heard } => {
+                let quiet = now >= heard + quarantine;
+                let over = quiet || now >= closed + quarantine_limit;
+                over.then(|| {
+                    row.life = Life::Idle;
+                    MediaEvent::Quiet(row.pair)
+                })
+            }
+        }
+    }
+}
+
+impl Row {
+    fn new(pair: PortPair) -> Self {
+        Self {
+            pair,
+            life: Life::Idle,
+            rtp: Side::default(),
+            rtcp: Side::default(),
+            latch: Latch::Shut,
+            stale: Stale::default(),
+            feed: Feed::Nothing,
+            outgoing: Outgoing::default(),
+            watch: None,
+            heard: None,
+            counters: MediaCounters::default(),
+        }
+    }
+
+    /// This source is the far side's RTP from now on; RTCP learned from another host is forgotten.
+    fn accept(&mut self, source: SocketAddr) {
+        self.rtp.accept(source);
+        if self.rtcp.source.is_some_and(|rtcp| rtcp.ip() != source.ip()) {
+            self.rtcp.source = None;
+            self.rtcp.target = self.rtcp.announced;
+        }
+    }
+
+    /// The announced address always; until its source is known, any port of the host whose RTP is accepted.
+    fn accepts_rtcp(&mut self, source: SocketAddr) -> bool {
+        if self.rtcp.source == Some(source) {
+            return true;
+        }
+        let announced = self.rtcp.announced == Some(source);
+        let beside = || self.rtp.source.is_some_and(|rtp| rtp.ip() == source.ip()) && !self.stale.contains(source);
+        let accepted = announced || (self.rtcp.source.is_none() && beside());
+        if accepted {
+            self.rtcp.accept(source);
+        }
+        accepted
+    }
+
+    /// A packet from somebody we do not listen to.
+    fn foreign(&mut self, source: SocketAddr, now: Instant) {
+        match &mut self.life {
+            Life::Lent => self.counters.foreign_packets += 1,
+            Life::Draining { heard, .. } => {
+                *heard = now;
+                self.stale.note(source, now);
+            }
+            Life::Idle if self.stale.contains(source) => self.stale.note(source, now),
+            Life::Idle => {}
+        }
+    }
+
+    fn look(&mut self, now: Instant) -> Option<MediaEvent> {
+        let watch = self.watch.as_mut()?;
+        let last = self.heard.map_or(watch.since, |heard| heard.max(watch.since));
+        let silent = now >= last + watch.limit;
+        let changed = silent != watch.silent;
+        watch.silent = silent;
+        changed.then_some(if silent { MediaEvent::Silent(self.pair) } else { MediaEvent::Resumed(self.pair) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TERMS: Terms = Terms {
+        learn_window: Duration::from_secs(2),
+        quarantine: Duration::from_secs(2),
+        quarantine_limit: Duration::from_secs(30),
+    };
+
+    /// Two rows and a clock of 20 ms a packet.
+    struct Scene {
+        table: Table,
+        now: Instant,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let pairs = [10_000, 10_002].map(|port| PortPair { worker: 0, port });
+            Self { table: Table::new(&pairs, TERMS), now: crate::clock::now() }
+        }
+
+        /// Row 0 for this far side, row 1 for `192.0.2.2:5000`, bridged.
+        fn call(far: &str) -> Self {
+            let mut scene = Self::new();
+            scene.expect(0, far);
+            scene.expect(1, "192.0.2.2:5000");
+            scene.table.bridge(0, 1);
+            scene
+        }
+
+        fn expect(&mut self, row: usize, far: &str) {
+            self.table.lend(row, self.now);
+            let far = address(far);
+            let rtcp = SocketAddr::new(far.ip(), far.port() + 1);
+            self.table.expect(row, Some(far), Some(rtcp), self.now);
+        }
+
+        fn packet(&mut self, row: usize, source: &str, sequence: u16) -> Step {
+            self.now += Duration::from_millis(20);
+            let mut packet = [0; 172];
+            packet[0] = 0x80;
+            packet[2..4].copy_from_slice(&sequence.to_be_bytes());
+            self.table.step(Slot::rtp(row), address(source), &mut packet, self.now)
+        }
+
+        /// True when any packet of a stream gets through.
+        fn passes(&mut self, row: usize, source: &str) -> bool {
+            (0..50).any(|sequence| self.packet(row, source, sequence) != Step::Drop)
+        }
+
+        fn report(&mut self, row: usize, source: &str) -> Step {
+            self.table.step(Slot::rtcp(row), address(source), &mut [0x80, 201, 0, 1, 0, 0, 0, 7], self.now)
+        }
+    }
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_packet_goes_to_the_other_far_side() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        assert_eq!(scene.packet(0, "192.0.2.1:4000", 1), Step::Forward(Slot(2), address("192.0.2.2:5000")));
+        assert_eq!(scene.packet(1, "192.0.2.2:5000", 1), Step::Forward(Slot(0), address("192.0.2.1:4000")));
+        assert_eq!(scene.report(0, "192.0.2.1:4001"), Step::Forward(Slot(3), address("192.0.2.2:5001")));
+        assert_eq!(scene.table.notices.len(), 4, "both started and settled");
+    }
+
+    #[test]
+    fn m3_the_old_source_is_not_learned_again_before_the_new_one_speaks() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        assert!(scene.passes(0, "192.0.2.1:4000"));
+        scene.expect(0, "192.0.2.1:4002");
+        assert!(!scene.passes(0, "192.0.2.1:4000"));
+        assert!(scene.passes(0, "192.0.2.1:4002"));
+    }
+
+    #[test]
+    fn rtcp_is_learned_from_the_rtp_host_only() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        assert_eq!(scene.report(0, "192.0.2.1:9999"), Step::Drop, "nobody is known yet");
+        assert!(scene.passes(0, "192.0.2.1:4000"));
+        assert_eq!(scene.report(0, "192.0.2.9:4001"), Step::Drop);
+        assert_ne!(scene.report(0, "192.0.2.1:9999"), Step::Drop);
+        assert_eq!(scene.report(0, "192.0.2.1:9998"), Step::Drop, "one is known");
+        assert_ne!(scene.report(0, "192.0.2.1:4001"), Step::Drop, "the announced one always");
+    }
+
+    #[test]
+    fn m12_whoever_sent_to_the_closed_pair_is_not_learned_in_its_next_life() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        scene.table.close(0, scene.now);
+        let mut quiet = None;
+        for sequence in 0..1500 {
+            assert_eq!(scene.packet(0, "192.0.2.7:6000", sequence), Step::Drop);
+            quiet = quiet.or(scene.table.look(0, scene.now));
+        }
+        assert_eq!(quiet, Some(MediaEvent::Quiet(PortPair { worker: 0, port: 10_000 })), "the limit");
+        scene.expect(0, "192.0.2.7:7000");
+        scene.expect(1, "192.0.2.2:5000");
+        scene.table.bridge(0, 1);
+        assert!(!scene.passes(0, "192.0.2.7:6000"));
+        assert!(scene.passes(0, "192.0.2.7:7002"), "the host itself is not banned");
+    }
+
+    #[test]
+    fn a_pair_is_quiet_after_silence_only() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        scene.table.close(0, scene.now);
+        for sequence in 0..200 {
+            scene.packet(0, "192.0.2.1:4000", sequence);
+            assert_eq!(scene.table.look(0, scene.now), None);
+        }
+        scene.now += TERMS.quarantine;
+        assert!(matches!(scene.table.look(0, scene.now), Some(MediaEvent::Quiet(_))));
+        scene.expect(0, "192.0.2.1:4008");
+        scene.expect(1, "192.0.2.2:5000");
+        scene.table.bridge(0, 1);
+        assert!(scene.passes(0, "192.0.2.1:4000"), "fell silent, so it may call again");
+    }
+
+    #[test]
+    fn play_parts_both_and_bridge_ends_play() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        scene.table.play(0, Sound::ComfortNoise, Law::A);
+        assert!(!scene.passes(0, "192.0.2.1:4000") && !scene.passes(1, "192.0.2.2:5000"));
+        let mut packet = [0; HEADER + FRAME];
+        let target = scene.table.sound(0, &mut packet, scene.now);
+        assert_eq!((target, packet[1]), (Some(address("192.0.2.1:4000")), 0x88), "PCMA with the marker");
+        scene.table.bridge(0, 1);
+        assert!(!scene.table.is_sounding(0));
+        assert!(scene.passes(0, "192.0.2.1:4000"));
+    }
+}

@@ -1,0 +1,278 @@
+//! A relay thread: level-triggered epoll over its ports, the [`Table`] for every decision, a tick for our own sounds.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::{Duration, Instant};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll;
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::guard::Guard;
+use super::ports::Socket;
+use super::relay::{Notice, Slot, Step, Table};
+use super::stream::HEADER;
+use super::tones::FRAME;
+use super::{MediaError, MediaSettings};
+use crate::b2bua::io::{MediaCommand, MediaEvent, PortPair};
+use crate::clock::now;
+
+/// Wake-ups handled before the clock is read again: at 10 µs a packet, 2.5 ms.
+const BATCH: usize = 256;
+/// The largest UDP payload there is.
+const LARGEST: usize = 65_535;
+/// While a pair is in use a timer ticks: one frame of our own sounds each time.
+const TICK: Duration = Duration::from_millis(20);
+/// Frames sent late one after the other; older ones are left out.
+const CATCH_UP: u64 = 5;
+/// How often silence, sound again and quiet are looked for.
+const LOOK: Duration = Duration::from_millis(80);
+/// Epoll's names for the eventfd and the timer; all others are slots.
+const WAKE: u64 = u64::MAX;
+const TIMER: u64 = u64::MAX - 1;
+
+/// One thread's ports and everything known about them.
+pub struct Worker {
+    epoll: OwnedFd,
+    wake: Arc<OwnedFd>,
+    commands: Receiver<MediaCommand>,
+    events: UnboundedSender<MediaEvent>,
+    guard: Guard,
+    /// By slot.
+    sockets: Vec<Socket>,
+    table: Table,
+    /// Row of an RTP port.
+    rows: HashMap<u16, usize>,
+    /// Rows that are not idle.
+    busy: Vec<usize>,
+    /// Rows that hear a sound of ours.
+    sounding: Vec<usize>,
+    timer: OwnedFd,
+    /// When the timer should tick next: a grid that does not drift.
+    next_tick: Instant,
+    next_look: Instant,
+    buffer: Box<[u8]>,
+    now: Instant,
+}
+
+impl Worker {
+    /// Takes over the sockets of these pairs.
+    pub fn new(
+        settings: &MediaSettings,
+        pairs: &[PortPair],
+        sockets: Vec<Socket>,
+        (wake, commands): (Arc<OwnedFd>, Receiver<MediaCommand>),
+        events: UnboundedSender<MediaEvent>,
+    ) -> Result<Self, MediaError> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &*wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
+        for (slot, socket) in sockets.iter().enumerate() {
+            epoll::add(&epoll, socket, epoll::EventData::new_u64(slot as u64), epoll::EventFlags::IN)?;
+        }
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), epoll::EventFlags::IN)?;
+        let started = now();
+        Ok(Self {
+            epoll,
+            wake,
+            commands,
+            events,
+            guard: Guard::new(settings),
+            sockets,
+            table: Table::new(pairs, settings.terms),
+            rows: pairs.iter().enumerate().map(|(row, pair)| (pair.port, row)).collect(),
+            busy: Vec::new(),
+            sounding: Vec::new(),
+            timer,
+            next_tick: started,
+            next_look: started,
+            buffer: vec![0; LARGEST].into_boxed_slice(),
+            now: started,
+        })
+    }
+
+    /// Works until the command channel is closed.
+    pub fn run(mut self) {
+        let mut woken = Vec::with_capacity(BATCH);
+        loop {
+            woken.clear();
+            match epoll::wait(&self.epoll, spare_capacity(&mut woken), None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return tracing::error!(%error, "a relay thread lost its epoll and ends"),
+            }
+            self.now = now();
+            for event in &woken {
+                match event.data.u64() {
+                    WAKE if !self.obey() => return,
+                    WAKE => {}
+                    TIMER => self.tick(),
+                    slot => self.receive(Slot(slot as usize)),
+                }
+            }
+        }
+    }
+
+    // --- packets -----------------------------------------------------------------------------------------------
+
+    fn receive(&mut self, slot: Slot) {
+        let Some((length, source)) = self.sockets[slot.0].receive(&mut self.buffer) else { return };
+        let packet = &mut self.buffer[..length];
+        if let Step::Forward(out, target) = self.table.step(slot, source, packet, self.now)
+            && self.sockets[out.0].send(packet, target)
+        {
+            self.table.sent(out, length);
+        }
+        if !self.table.notices.is_empty() {
+            self.heed();
+        }
+    }
+
+    fn heed(&mut self) {
+        while let Some(notice) = self.table.notices.pop() {
+            match notice {
+                Notice::Started(pair) => self.tell(MediaEvent::Started(pair)),
+                Notice::Settled(slot, far) => self.sockets[slot.0].connect(far),
+            }
+        }
+    }
+
+    /// A receiver that is gone is the process ending.
+    fn tell(&self, event: MediaEvent) {
+        let _ = self.events.send(event);
+    }
+
+    // --- commands ----------------------------------------------------------------------------------------------
+
+    /// Carries out what is queued; false when nobody can command us any more.
+    fn obey(&mut self) -> bool {
+        let _ = rustix::io::read(&*self.wake, &mut [0; 8]); // resets the count, whatever it was
+        loop {
+            match self.commands.try_recv() {
+                Ok(command) => self.carry_out(command),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn carry_out(&mut self, command: MediaCommand) {
+        match command {
+            MediaCommand::Expect { pair, rtp, rtcp } => {
+                if let Some(row) = self.lent(pair) {
+                    self.expect(row, rtp, rtcp);
+                }
+            }
+            MediaCommand::Bridge(one, other) => {
+                if let (Some(one), Some(other)) = (self.lent(one), self.lent(other)) {
+                    self.table.bridge(one, other);
+                }
+            }
+            MediaCommand::Play { pair, sound, law } => {
+                if let Some(row) = self.lent(pair) {
+                    self.table.play(row, sound, law);
+                    if !self.sounding.contains(&row) {
+                        self.sounding.push(row);
+                    }
+                }
+            }
+            MediaCommand::Watch { pair, limit } => {
+                if let Some(row) = self.lent(pair) {
+                    self.table.watch(row, limit, self.now);
+                }
+            }
+            MediaCommand::Close(pair) => {
+                if let Some(row) = self.lent(pair) {
+                    self.sockets[Slot::rtp(row).0].disconnect();
+                    let closed = self.table.close(row, self.now);
+                    self.tell(closed);
+                }
+            }
+        }
+    }
+
+    /// The row of a pair in use; the first command to an idle pair takes it into use, with nothing of its past in the
+    /// sockets. A pair that still drains takes no command.
+    fn lent(&mut self, pair: PortPair) -> Option<usize> {
+        let Some(&row) = self.rows.get(&pair.port) else {
+            tracing::error!(?pair, "a media command for a pair this worker does not have");
+            return None;
+        };
+        if self.table.lend(row, self.now) {
+            if self.busy.is_empty() {
+                self.set_timer(TICK);
+            }
+            self.busy.push(row);
+            [Slot::rtp(row), Slot::rtcp(row)].iter().for_each(|slot| self.sockets[slot.0].drain());
+        }
+        let lent = self.table.is_lent(row);
+        if !lent {
+            tracing::error!(?pair, "a media command for a closed pair that is not quiet yet");
+        }
+        lent.then_some(row)
+    }
+
+    fn expect(&mut self, row: usize, rtp: SocketAddr, rtcp: SocketAddr) {
+        self.sockets[Slot::rtp(row).0].disconnect();
+        self.table.expect(row, self.guard.admit(rtp), self.guard.admit(rtcp), self.now);
+    }
+
+    // --- time --------------------------------------------------------------------------------------------------
+
+    /// Starts the timer, or stops it with zero.
+    fn set_timer(&mut self, interval: Duration) {
+        let interval = Timespec { tv_sec: 0, tv_nsec: interval.subsec_nanos().into() };
+        let setting = Itimerspec { it_interval: interval, it_value: interval };
+        if let Err(error) = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &setting) {
+            tracing::error!(%error, "a relay thread has no timer: no sounds, no watch, no quiet");
+        }
+        self.next_tick = now() + TICK;
+    }
+
+    /// All frames that are due. After a long stall the oldest are left out, and the timestamps of the next ones say so.
+    fn tick(&mut self) {
+        let mut count = [0; 8];
+        let due = rustix::io::read(&self.timer, &mut count).map_or(0, |_| u64::from_ne_bytes(count));
+        for late in (0..due).rev() {
+            if late < CATCH_UP {
+                self.send_frame();
+            }
+            self.next_tick += TICK;
+        }
+        if self.now >= self.next_look {
+            self.next_look = self.now + LOOK;
+            self.look();
+        }
+    }
+
+    fn send_frame(&mut self) {
+        let mut packet = [0; HEADER + FRAME];
+        self.sounding.retain(|&row| self.table.is_sounding(row));
+        for &row in &self.sounding {
+            let slot = Slot::rtp(row);
+            if let Some(target) = self.table.sound(row, &mut packet, self.next_tick)
+                && self.sockets[slot.0].send(&packet, target)
+            {
+                self.table.sent(slot, packet.len());
+            }
+        }
+    }
+
+    fn look(&mut self) {
+        for &row in &self.busy {
+            if let Some(event) = self.table.look(row, self.now) {
+                self.tell(event);
+            }
+        }
+        self.busy.retain(|&row| !self.table.is_idle(row));
+        if self.busy.is_empty() {
+            self.set_timer(Duration::ZERO);
+        }
+    }
+}

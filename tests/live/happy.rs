@@ -1,0 +1,39 @@
+//! The happy paths.
+
+use std::time::Duration;
+
+use crate::stage::{SOON, Setting, Stage, handed_over};
+
+const TALK: Duration = Duration::from_millis(500);
+
+/// GenerativeAgent hangs up with this transferType: the IVR gets the customer back with the context.
+async fn handed_back_with(transfer_type: &str, outcome: &str) {
+    let stage = Stage::set(Setting::default().behaviour(handed_over(transfer_type))).await;
+    let carrier = stage.carrier("carrier_hangs_up").pause(TALK).start();
+    let ivr = stage.ivr("ivr_gets_it_back").play(SOON).await;
+    carrier.well(SOON).await;
+
+    assert_eq!(ivr.logged("transfer"), [transfer_type]);
+    assert_eq!(ivr.logged("outcome"), [outcome]);
+    assert_eq!(ivr.logged("conversation"), ivr.logged("sent"));
+    assert_eq!(ivr.logged("sentiment"), ["neutral"]);
+    let (verdict, record) = stage.verdict().await;
+    assert_eq!(verdict, outcome);
+    assert_eq!(record["verdict"]["ended_by"], "genagent");
+    let context = stage.get_json(&format!("/v1/context/{}", ivr.logged("reference")[0])).await;
+    assert_eq!(context["reference"], record["context_ref"]);
+    assert_eq!(context["outcome"], outcome);
+    let variables = context["output"]["transfer_variables"].to_string();
+    assert!(variables.contains(r#"["orderNumber","48213"]"#), "{variables}");
+    stage.close(&[]).await;
+}
+
+#[tokio::test]
+async fn h1_genagent_hangs_up_and_the_ivr_gets_the_customer_back_with_the_context() {
+    handed_back_with("AGENT", "agent").await;
+}
+
+#[tokio::test]
+async fn h2_a_solved_call_comes_back_as_system() {
+    handed_back_with("SYSTEM", "system").await;
+}

@@ -1,0 +1,13 @@
+//! The built program on loopback, with SIPp as the IVR and as the carrier. Tests are named after the flows they play.
+#![allow(clippy::unwrap_used, reason = "the harness is part of the tests")]
+
+mod capture;
+mod ending;
+mod happy;
+mod heavy;
+mod races;
+mod rtp;
+mod setup;
+mod sipp;
+mod stage;
+mod wire;

@@ -1,0 +1,219 @@
+//! What goes through the relay, octet by octet.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use switchback::demo::message::Invitation;
+use switchback::demo::party::{Call, CallEvent, Party};
+use switchback::demo::sdp;
+use switchback::demo::tap::Tap;
+use tokio::net::UdpSocket;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::stage::{SOON, Setting, Stage};
+
+const PACKET: Duration = Duration::from_millis(20);
+const MOMENT: Duration = Duration::from_millis(500);
+
+/// How long both sides speak: 20 s, or the full minute.
+fn long() -> Duration {
+    Duration::from_secs(if std::env::var_os("SWITCHBACK_LONG").is_some() { 60 } else { 20 })
+}
+
+/// A stream of G.711 whose packets are all different: the sequence number and the timestamp wrap on the way.
+fn stream(ssrc: u32, packets: u32) -> Vec<Vec<u8>> {
+    let packet = |index: u32| {
+        let (sequence, timestamp) = (65_000_u16.wrapping_add(index as u16), 0xffff_0000_u32.wrapping_add(index * 160));
+        let mut packet = vec![0x80, if index == 0 { 0x80 } else { 0 }];
+        packet.extend(sequence.to_be_bytes());
+        packet.extend(timestamp.to_be_bytes());
+        packet.extend(ssrc.to_be_bytes());
+        packet.extend((0..160_u32).map(|at| (index.wrapping_mul(31) ^ at.wrapping_mul(7) ^ ssrc) as u8));
+        packet
+    };
+    (0..packets).map(packet).collect()
+}
+
+/// A media socket of the test.
+#[derive(Debug, Clone)]
+struct Mouth(Arc<UdpSocket>);
+
+impl Mouth {
+    async fn open(here: SocketAddr) -> Self {
+        Self(Arc::new(UdpSocket::bind(here).await.unwrap()))
+    }
+
+    /// Sends these packets, one each interval.
+    fn speak(&self, to: SocketAddr, packets: Vec<Vec<u8>>, every: Duration) -> JoinHandle<()> {
+        let socket = self.0.clone();
+        tokio::spawn(async move {
+            let mut pace = tokio::time::interval(every);
+            for packet in packets {
+                pace.tick().await;
+                socket.send_to(&packet, to).await.unwrap();
+            }
+        })
+    }
+
+    /// Everything heard until it is silent for this long, and from whom.
+    async fn listen(&self, silence: Duration) -> (Vec<Vec<u8>>, Vec<SocketAddr>) {
+        let (mut packets, mut sources, mut buffer) = (Vec::new(), Vec::new(), [0; 2048]);
+        while let Ok(received) = timeout(silence, self.0.recv_from(&mut buffer)).await {
+            let (length, source) = received.unwrap();
+            packets.push(buffer[..length].to_vec());
+            if !sources.contains(&source) {
+                sources.push(source);
+            }
+        }
+        (packets, sources)
+    }
+
+    fn hear(&self, silence: Duration) -> JoinHandle<(Vec<Vec<u8>>, Vec<SocketAddr>)> {
+        let this = self.clone();
+        tokio::spawn(async move { this.listen(silence).await })
+    }
+}
+
+/// A call that is up, with the media of both sides in the test's hands.
+struct Bridged {
+    customer: Call,
+    genagent: Call,
+    /// Where each side's RTP goes.
+    towards_customer_leg: SocketAddr,
+    towards_genagent_leg: SocketAddr,
+    _parties: [Party; 2],
+}
+
+async fn bridge(stage: &Stage, customer_media: SocketAddr, genagent_media: SocketAddr) -> Bridged {
+    let ivr = Party::start(stage.street.ivr(), Tap::default()).await.unwrap();
+    let mut carrier = Party::start(stage.street.carrier(), Tap::default()).await.unwrap();
+    let mut customer = ivr.call(&Invitation {
+        target: stage.street.switchback(),
+        user: "7000".to_owned(),
+        caller: "+15550100042".to_owned(),
+        headers: Vec::new(),
+        sdp: sdp::describe(customer_media),
+    });
+    let genagent = timeout(SOON, carrier.accept()).await.unwrap().unwrap();
+    let towards_genagent_leg = sdp::audio_address(genagent.invite().unwrap().body()).unwrap();
+    assert!(genagent.respond(200, &sdp::describe(genagent_media)));
+    let towards_customer_leg = loop {
+        match timeout(SOON, customer.next()).await.unwrap() {
+            CallEvent::Answered(answer) => break sdp::audio_address(answer.body()).unwrap(),
+            CallEvent::Progressed(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    for port in [towards_customer_leg.port(), towards_genagent_leg.port()] {
+        assert!(port.is_multiple_of(2), "RTP on the odd port {port}");
+    }
+    Bridged { customer, genagent, towards_customer_leg, towards_genagent_leg, _parties: [ivr, carrier] }
+}
+
+async fn until_hung_up(call: &mut Call) {
+    while !matches!(timeout(SOON, call.next()).await.unwrap(), CallEvent::HungUp(_)) {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn m2_rtp_passes_unchanged_both_ways_while_strangers_spray_the_ports_and_nothing_follows_the_bye() {
+    let _machine = crate::heavy::alone().await;
+    let stage = Stage::set(Setting::default()).await;
+    let (here, there) = (stage.street.at(3, 9000), stage.street.at(4, 9000));
+    let (customer, genagent) = (Mouth::open(here).await, Mouth::open(there).await);
+    let mut call = bridge(&stage, here, there).await;
+    let packets = (long().as_millis() / PACKET.as_millis()) as u32;
+
+    // Other hosts spray from before the first word on, another port of each side's own host joins in the middle.
+    let spray = stream(0xbad, packets * 3);
+    let mut strangers = Vec::new();
+    for (house, port) in [(8, 9000), (9, 7000)] {
+        let stranger = Mouth::open(stage.street.at(house, port)).await;
+        for target in [call.towards_customer_leg, call.towards_genagent_leg] {
+            stranger.speak(target, spray.clone(), Duration::from_millis(5));
+        }
+        strangers.push(stranger);
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+
+    let (from_customer, from_genagent) = (stream(0xc057, packets), stream(0x6e4a, packets));
+    let listening = [genagent.hear(Duration::from_secs(2)), customer.hear(Duration::from_secs(2))];
+    let speaking = [
+        customer.speak(call.towards_customer_leg, from_customer.clone(), PACKET),
+        genagent.speak(call.towards_genagent_leg, from_genagent.clone(), PACKET),
+    ];
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for (house, target) in [(3, call.towards_customer_leg), (4, call.towards_genagent_leg)] {
+        let stranger = Mouth::open(stage.street.at(house, 9998)).await;
+        stranger.speak(target, spray.clone(), Duration::from_millis(5));
+        strangers.push(stranger);
+    }
+    for spoken in speaking {
+        spoken.await.unwrap();
+    }
+    let [at_genagent, at_customer] = listening;
+    let ((at_genagent, genagent_hears), (at_customer, customer_hears)) =
+        (at_genagent.await.unwrap(), at_customer.await.unwrap());
+    assert_eq!((at_genagent.len(), at_customer.len()), (packets as usize, packets as usize), "packets heard");
+    assert!(at_genagent == from_customer, "GenerativeAgent hears what the customer says, octet by octet, in order");
+    assert!(at_customer == from_genagent, "the customer hears what GenerativeAgent says, octet by octet, in order");
+    assert_eq!((genagent_hears, customer_hears), (vec![call.towards_genagent_leg], vec![call.towards_customer_leg]));
+    println!("{packets} packets each way in {:?}: all arrived, in order, unchanged", long());
+
+    // The customer hangs up; both go on talking to a wall.
+    assert!(call.customer.hang_up(&[]));
+    until_hung_up(&mut call.genagent).await;
+    customer.listen(Duration::from_millis(50)).await;
+    genagent.listen(Duration::from_millis(50)).await;
+    customer.speak(call.towards_customer_leg, stream(0xc057, 50), PACKET);
+    genagent.speak(call.towards_genagent_leg, stream(0x6e4a, 50), PACKET);
+    let after = [customer.hear(Duration::from_secs(1)), genagent.hear(Duration::from_secs(1))];
+    for heard in after {
+        assert!(heard.await.unwrap().0.is_empty(), "something follows the BYE");
+    }
+    for stranger in strangers {
+        assert!(stranger.listen(Duration::from_millis(10)).await.0.is_empty(), "a stranger hears something");
+    }
+    let record = stage.verdict().await.1;
+    for leg in ["customer_media", "genagent_media"] {
+        assert_eq!(record[leg]["received_packets"], packets, "{leg}");
+        assert_eq!(record[leg]["sent_packets"], packets, "{leg}");
+    }
+    println!("customer leg: {}\nGenerativeAgent leg: {}", record["customer_media"], record["genagent_media"]);
+}
+
+#[tokio::test]
+async fn m8_rtcp_passes_both_ways_beside_the_rtp() {
+    let stage = Stage::set(Setting::default()).await;
+    let (here, there) = (stage.street.at(3, 9000), stage.street.at(4, 9000));
+    let (customer, genagent) =
+        (Mouth::open(stage.street.at(3, 9001)).await, Mouth::open(stage.street.at(4, 9001)).await);
+    let call = bridge(&stage, here, there).await;
+    // An empty receiver report (RFC 3550 section 6.4.2).
+    let report = |ssrc: u32| [&[0x80, 201, 0, 1][..], &ssrc.to_be_bytes()].concat();
+    let rtcp = |rtp: SocketAddr| SocketAddr::new(rtp.ip(), rtp.port() + 1);
+    customer.speak(rtcp(call.towards_customer_leg), vec![report(1)], PACKET).await.unwrap();
+    genagent.speak(rtcp(call.towards_genagent_leg), vec![report(2)], PACKET).await.unwrap();
+    assert_eq!(genagent.listen(MOMENT).await.0, [report(1)]);
+    assert_eq!(customer.listen(MOMENT).await.0, [report(2)]);
+}
+
+#[tokio::test]
+async fn h1_sipp_streams_and_the_echo_comes_back_through_the_relay() {
+    let stage = Stage::set(Setting::default()).await;
+    stage.has_voice("customer.ulaw");
+    let carrier = stage.carrier("carrier_is_hung_up_on").option(&["-rtp_echo"]).start();
+    stage.ivr("ivr_speaks").pause(Duration::from_secs(3)).play(SOON).await;
+    carrier.well(SOON).await;
+    let record = stage.verdict().await.1;
+    let count = |leg: &str, what: &str| record[leg][what].as_u64().unwrap();
+    let spoken = count("customer_media", "received_packets");
+    println!("SIPp spoke {spoken} packets in 3 s; {} came back", count("customer_media", "sent_packets"));
+    assert!((140..=160).contains(&spoken), "{spoken} packets of 20 ms in 3 s");
+    assert_eq!(count("genagent_media", "sent_packets"), spoken);
+    // The last echo may cross the BYE.
+    assert!(spoken - count("genagent_media", "received_packets") <= 2);
+    assert!(spoken - count("customer_media", "sent_packets") <= 2);
+    stage.close(&[]).await;
+}
