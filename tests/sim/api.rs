@@ -107,20 +107,18 @@ fn a6_a_retry_after_beyond_the_budget_falls_back_at_once() {
 fn a7_a_black_hole_opens_the_breaker_and_a_probe_closes_it() {
     let w = World::new();
     w.expect_warning("circuit breaker open");
-    let mut failures = 0;
-    while w.counters().breaker_open == 0 {
+    // The first call tries four times within its budget; in the second the fifth failure opens the breaker.
+    for tries in [4, 1] {
         let began = w.now();
         let mut customer = w.ivr.invite();
         customer.expect("180");
-        while w.counters().active_calls > 0 && failures < 5 {
+        for _ in 0..tries {
             w.api.expect_create().after(secs(1)).fail(FailureClass::Unreachable);
-            failures += 1;
-            w.run_for(ms(2100));
         }
         customer.expect_refusal(480);
-        assert!(w.now() - began <= secs(9), "fallback at the budget");
+        assert!(w.now() - began <= secs(9), "fallback within the budget");
     }
-    assert_eq!(failures, 5);
+    assert_eq!(w.counters().breaker_open, 1);
     let began = w.now();
     let mut customer = w.ivr.invite();
     customer.expect("180");
@@ -207,4 +205,42 @@ fn a2_the_settling_get_follows_the_retry_guidance() {
     customer.expect_refusal(480);
     w.api.expect_nothing_for(secs(10));
     assert_eq!(reason(&w), Some(NotConnected::ApiRefused));
+}
+
+#[test]
+fn a14_the_customer_is_reminded_that_it_rings() {
+    let w = World::set(|settings| settings.call.ring_limit = secs(200));
+    let mut customer = w.ivr.invite();
+    customer.expect("180");
+    w.api.expect_create().answer_number(NUMBER, secs(600));
+    let mut genagent = w.carrier.expect_invite();
+    genagent.respond(180);
+    w.run_for(secs(185));
+    assert_eq!(w.count(&w.ivr, "180"), 4, "once a minute");
+    customer.cancel();
+    customer.expect("200 CANCEL");
+    customer.expect_refusal(487);
+    genagent.expect_and_ok("CANCEL");
+    genagent.respond(487);
+    genagent.expect("ACK");
+}
+
+#[test]
+fn a_budget_is_a_budget_however_the_api_fails() {
+    for class in [FailureClass::ServerError, FailureClass::Unreachable, FailureClass::Throttled] {
+        let w = World::set(|settings| settings.breaker.failures = 0);
+        let mut customer = w.ivr.invite();
+        customer.expect("180");
+        while w.counters().active_calls > 0 {
+            let question = { w.stage().questions.pop_front() };
+            if let Some((number, request)) = question {
+                assert!(request.timeout <= secs(4));
+                w.stage().engine.reply(number, ms(300), Err(crate::engine::failure(class)));
+            }
+            w.run_for(ms(10));
+        }
+        customer.expect_refusal(480);
+        assert!(w.now() < ms(8200), "{class:?}: {:?}", w.now());
+        assert!(w.api.asked() <= 4, "three retries at most");
+    }
 }

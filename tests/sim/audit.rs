@@ -1,7 +1,7 @@
 //! What must hold whatever happens, seen from the wire: every request answered, every 2xx acknowledged, every dialog
 //! ended, no number dialled twice or late, and every octet that leaves read alike by two independent readers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,8 @@ pub struct Audit {
     /// When the last INVITE to a number may leave.
     guards: BTreeMap<String, Instant>,
     breaches: Vec<String>,
+    /// Messages that were read already; a repeat is the same octets.
+    read: HashSet<Bytes>,
 }
 
 /// One INVITE of ours.
@@ -73,7 +75,9 @@ impl Audit {
     }
 
     pub fn sent(&mut self, now: Instant, to: SocketAddr, octets: &Bytes, carrier: SocketAddr) {
-        self.read_twice(octets, to);
+        if self.read.insert(octets.clone()) {
+            self.read_twice(octets, to);
+        }
         let Some(sip) = Sip::read(octets) else { return self.breach("we sent what is no SIP at all".to_owned()) };
         match sip.status() {
             Some(200..) => {

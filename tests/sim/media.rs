@@ -132,3 +132,37 @@ fn talk_again(w: &World) -> (Line, Line) {
     assert!(w.talking(&customer, &genagent), "{}", w.ladder());
     (customer, genagent)
 }
+
+#[test]
+fn m3_the_carrier_moves_its_audio() {
+    let w = World::new();
+    let (mut customer, mut genagent) = talk(&w);
+    let port = genagent.told;
+    genagent.rtp = address("203.0.113.99:41234");
+    genagent.reinvite(genagent.sdp());
+    genagent.expect("200");
+    genagent.ack();
+    assert_eq!(genagent.told, port, "ours never moves");
+    assert!(w.talking(&customer, &genagent));
+    customer.bye();
+    customer.expect("200 BYE");
+    genagent.expect_and_ok("BYE");
+}
+
+#[test]
+fn m5_digits_as_info_reach_the_other_side() {
+    let w = World::new();
+    let (mut customer, mut genagent) = talk(&w);
+    let mut info = customer.request("INFO").with("Content-Type", "application/dtmf-relay");
+    info.body = "Signal=5\r\nDuration=160".to_owned();
+    customer.send(&info);
+    customer.expect("200 INFO");
+    let relayed = genagent.expect_and_ok("INFO");
+    assert_eq!((relayed.header("Content-Type"), &relayed.body), ("application/dtmf-relay", &info.body));
+    let options = genagent.request("OPTIONS");
+    genagent.send(&options);
+    genagent.expect("200 OPTIONS");
+    customer.bye();
+    customer.expect("200 BYE");
+    genagent.expect_and_ok("BYE");
+}

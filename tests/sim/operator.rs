@@ -134,3 +134,23 @@ fn x_the_hand_back_is_measured_from_what_led_to_it() {
     customer.expect_and_ok("BYE");
     assert!(w.counters().hand_back.sum < 1.0, "not from the refusal two minutes ago: {:?}", w.counters().hand_back);
 }
+
+#[test]
+fn x7_above_its_limits_the_excess_is_refused() {
+    let w = World::set(|settings| settings.max_calls = 1);
+    let (mut customer, mut genagent) = talk(&w);
+    assert!(w.ivr.invite().expect_refusal(503).has("Retry-After"));
+    customer.bye();
+    customer.expect("200 BYE");
+    genagent.expect_and_ok("BYE");
+    assert_eq!(w.counters().rejected["calls"], 1);
+
+    let w = World::set(|settings| settings.max_calls_per_second = 2);
+    let mut lines: Vec<_> = (0..3).map(|_| w.ivr.invite()).collect();
+    lines[2].expect_refusal(503);
+    for line in &mut lines[..2] {
+        line.expect("180");
+        w.api.expect_create().fail(FailureClass::Refused);
+        line.expect_refusal(480);
+    }
+}

@@ -383,3 +383,18 @@ fn r18_a_customers_bye_in_the_early_dialog() {
     w.carrier.expect_nothing_for(secs(5));
     assert_eq!(w.verdict(), (Outcome::CustomerHungUp, EndedBy::Customer, Phase::BeforeAnswer));
 }
+
+#[test]
+fn r11_genagent_hangs_up_during_a_hold() {
+    let w = World::new();
+    let (mut customer, mut genagent) = talk(&w);
+    customer.reinvite(text::audio("198.51.100.10", customer.rtp.port(), "0 8 101", "sendonly"));
+    customer.expect("200");
+    genagent.bye();
+    genagent.expect("200 BYE");
+    w.api.expect_fetch().answer_completed("AGENT", &[]);
+    customer.expect_nothing_for(secs(2));
+    customer.ack();
+    assert_eq!(customer.expect_and_ok("BYE").header("X-GA-transfer"), "AGENT");
+    assert_eq!(w.verdict().0, Outcome::Agent);
+}
