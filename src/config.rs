@@ -167,6 +167,8 @@ pub struct Asapp {
     /// One exchange.
     #[serde(with = "words::span")]
     pub timeout: Duration,
+    /// Requests a second; 0: no limit of our own.
+    pub rate: u32,
     /// Failures in a row after which the API is left alone; 0: never.
     pub breaker_failures: u32,
     /// For how long.
@@ -188,6 +190,9 @@ pub struct Call {
     #[serde(with = "words::span")]
     pub ring_limit: Duration,
     pub max_attempts: u8,
+    #[serde(with = "words::span")]
+    pub verify_after: Duration,
+    pub resume_attempts: u8,
     #[serde(with = "words::span")]
     pub collect_limit: Duration,
     #[serde(with = "words::span")]
@@ -326,6 +331,7 @@ impl Config {
             max_calls: sip.max_calls,
             max_calls_per_second: sip.max_calls_per_second,
             retry_after: sip.retry_after.as_secs() as u32,
+            api_rate: asapp.rate,
             breaker: BreakerSettings { failures: asapp.breaker_failures, open_for: asapp.breaker_open_for },
             media_timeout: media.timeout,
             call: self.call_settings(),
@@ -343,6 +349,8 @@ impl Config {
             default_lifetime: call.default_lifetime,
             ring_limit: call.ring_limit,
             max_attempts: call.max_attempts,
+            verify_after: call.verify_after,
+            resume_attempts: call.resume_attempts,
             collect_limit: call.collect_limit,
             max_duration: call.max_duration,
             release_limit: call.release_limit,
@@ -441,6 +449,7 @@ impl Default for Asapp {
             number_prefixes: call.number_prefixes,
             connect_timeout: Duration::from_secs(2),
             timeout: call.api_timeout,
+            rate: Settings::default().api_rate,
             breaker_failures: breaker.failures,
             breaker_open_for: breaker.open_for,
         }
@@ -456,6 +465,8 @@ impl Default for Call {
             default_lifetime: core.default_lifetime,
             ring_limit: core.ring_limit,
             max_attempts: core.max_attempts,
+            verify_after: core.verify_after,
+            resume_attempts: core.resume_attempts,
             collect_limit: core.collect_limit,
             max_duration: core.max_duration,
             release_limit: core.release_limit,

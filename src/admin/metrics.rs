@@ -60,6 +60,7 @@ impl Collector for Scrape {
         let api =
             c.api.iter().map(|((operation, result), count)| ([("operation", *operation), ("result", *result)], *count));
         page.counters("api_exchanges", "Exchanges with ASAPP's API", api)?;
+        page.counter("misdirected", "Legs cut because the number led to somebody else", c.misdirected)?;
         page.counter("numbers_unused", "Numbers that arrived when nobody wanted them any more", c.numbers_unused)?;
         page.counter("breaker_openings", "Times the circuit breaker opened", c.breaker_openings)?;
         page.counter("records_written", "Call records written", around.records_written)?;

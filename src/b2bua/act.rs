@@ -10,6 +10,7 @@ use super::io::{
     ApiFailure, ApiOperation, ApiReply, ApiRequest, CreateTransfer, Datagram, FailureClass, Law, MediaCommand, Output,
     PortPair, Sound, Transport,
 };
+use super::limiter::Priority;
 use super::route::Origin;
 use super::transactions::LegId;
 use super::{B2bua, COUNTERS_LIMIT, CallEntry, LegEntry, TimerKey};
@@ -246,8 +247,11 @@ impl B2bua {
                 CallAction::Dial(ticket) => self.dial(now, call, ticket),
                 CallAction::Abandon => self.abandon(now, call),
                 CallAction::Create(transfer, deadline) => self.create(now, call, transfer, deadline),
-                CallAction::Fetch(transfer, deadline) => {
-                    self.ask(now, call, transfer, ApiOperation::Fetch, deadline);
+                CallAction::Fetch(transfer, deadline) => self.fetch(now, call, transfer, deadline),
+                CallAction::Verify(transfer, deadline) => self.verify(now, call, transfer, deadline),
+                CallAction::Misdirected(transfer) => {
+                    self.counters.misdirected += 1;
+                    tracing::warn!(call = %call, transfer = transfer.0, "the number led to somebody else: leg cut");
                 }
                 CallAction::Connect { watched } => self.connect(call, watched),
                 CallAction::Play(sound) => self.play(call, sound),
@@ -366,18 +370,30 @@ impl B2bua {
             task: intake.task.clone(),
             variables: intake.variables.clone(),
         }));
-        if self.breaker.admit(now) {
-            return self.ask(now, call, transfer, operation, deadline);
-        }
-        let withheld = ApiFailure {
-            class: FailureClass::Withheld,
-            status: None,
-            request_id: None,
-            detail: "circuit breaker open".to_owned(),
-            retry_after: None,
+        // The rate is looked at first: a probe of the breaker that is then shed would keep it open.
+        let withheld = match () {
+            () if !self.limiter.admit(now, Priority::Create) => FailureClass::Shed,
+            () if !self.breaker.admit(now) => FailureClass::Withheld,
+            () => return self.ask(now, call, transfer, operation, deadline),
         };
-        *self.counters.api.entry(("create", "withheld")).or_default() += 1;
-        self.tell_call(now, call, CallEvent::Created(transfer, Err(withheld)));
+        *self.counters.api.entry(("create", withheld.as_str())).or_default() += 1;
+        self.tell_call(now, call, CallEvent::Created(transfer, Err(ApiFailure::not_asked(withheld))));
+    }
+
+    /// A finished call's context comes before everything else, and is asked for a moment later where it must wait.
+    fn fetch(&mut self, now: Instant, call: CallRef, transfer: TransferId, deadline: Instant) {
+        if self.limiter.admit(now, Priority::Fetch) {
+            return self.ask(now, call, transfer, ApiOperation::Fetch, deadline);
+        }
+        *self.counters.api.entry(("fetch", FailureClass::Shed.as_str())).or_default() += 1;
+        self.tell_call(now, call, CallEvent::Fetched(transfer, Err(ApiFailure::not_asked(FailureClass::Shed))));
+    }
+
+    fn verify(&mut self, now: Instant, call: CallRef, transfer: TransferId, deadline: Instant) {
+        match self.limiter.admit(now, Priority::Verify) {
+            true => self.ask(now, call, transfer, ApiOperation::Fetch, deadline),
+            false => *self.counters.api.entry(("verify", "skipped")).or_default() += 1,
+        }
     }
 
     fn ask(&mut self, now: Instant, call: CallRef, transfer: TransferId, operation: ApiOperation, deadline: Instant) {
@@ -472,9 +488,15 @@ impl B2bua {
         } else if entry.genagent_pair == Some(pair) {
             entry.genagent_media = Some(counters);
         }
-        let complete =
-            entry.customer_media.is_some() && (entry.genagent_media.is_some() || entry.genagent_pair.is_none());
-        if complete && entry.record.is_some() {
+        self.write_if_counted(call);
+    }
+
+    fn write_if_counted(&mut self, call: CallRef) {
+        let counted = |entry: &CallEntry| {
+            let genagent = entry.genagent_media.is_some() || entry.genagent_pair.is_none();
+            entry.record.is_some() && entry.customer_media.is_some() && genagent
+        };
+        if self.calls.get(&call).is_some_and(counted) {
             self.write_record(call);
         }
     }
@@ -491,6 +513,7 @@ impl B2bua {
         }
         self.stop_timers(call);
         self.timers.start(TimerKey::Record(call), now + COUNTERS_LIMIT);
+        self.write_if_counted(call);
     }
 
     pub(super) fn write_record(&mut self, call: CallRef) {

@@ -57,6 +57,8 @@ pub struct Counters {
     pub api: BTreeMap<(&'static str, &'static str), u64>,
     /// Numbers that arrived when nobody wanted them any more.
     pub numbers_unused: u64,
+    /// Legs cut because the number led to somebody else.
+    pub misdirected: u64,
     /// Circuit breaker openings.
     pub breaker_openings: u64,
     /// From the INVITE to the customer's 200.
@@ -99,6 +101,7 @@ impl Default for Counters {
             outcomes: BTreeMap::new(),
             api: BTreeMap::new(),
             numbers_unused: 0,
+            misdirected: 0,
             breaker_openings: 0,
             setup: Histogram::new(FAST),
             conversation: Histogram::new(LONG),

@@ -10,6 +10,7 @@
 pub mod breaker;
 pub mod counters;
 pub mod io;
+pub mod limiter;
 pub mod ports;
 pub mod settings;
 pub mod timers;
@@ -35,6 +36,7 @@ use crate::sip::transaction::timer::Timer;
 use breaker::Breaker;
 use counters::Counters;
 use io::{Epoch, Input, LiveCall, MediaEvent, OperatorCommand, Output, PortPair};
+use limiter::Limiter;
 use ports::Ports;
 use settings::Settings;
 use timers::Timers;
@@ -100,6 +102,7 @@ pub struct B2bua {
     calls: HashMap<CallRef, CallEntry>,
     ports: Ports<CallRef>,
     breaker: Breaker,
+    limiter: Limiter,
     admitted: route::Admission,
     draining: bool,
     closed: bool,
@@ -118,6 +121,7 @@ impl B2bua {
             call_settings: Arc::new(settings.call.clone()),
             endpoint: Endpoint { address: settings.sip_address, product: settings.product.clone() },
             breaker: Breaker::new(settings.breaker),
+            limiter: Limiter::new(settings.api_rate),
             settings: Arc::new(settings),
             base,
             epoch,

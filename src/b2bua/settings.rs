@@ -34,6 +34,8 @@ pub struct Settings {
     pub max_calls_per_second: u32,
     /// Seconds in the Retry-After of our 503.
     pub retry_after: u32,
+    /// Requests a second to ASAPP's API, which permits 100 for the account; 0: no limit of our own.
+    pub api_rate: u32,
     /// The API circuit breaker.
     pub breaker: BreakerSettings,
     /// Media timeout: both directions dead this long end the call.
@@ -150,6 +152,7 @@ impl Default for Settings {
             max_calls: 10_000,
             max_calls_per_second: 500,
             retry_after: 5,
+            api_rate: 90,
             breaker: BreakerSettings::default(),
             media_timeout: Duration::from_secs(30),
             call: CallSettings::default(),

@@ -104,6 +104,14 @@ pub struct ApiFailure {
     pub retry_after: Option<Duration>,
 }
 
+impl ApiFailure {
+    /// The failure of an exchange that we did not even try.
+    pub fn not_asked(class: FailureClass) -> Self {
+        let detail = format!("not asked: {}", class.as_str());
+        Self { class, status: None, request_id: None, detail, retry_after: None }
+    }
+}
+
 /// Classes of API failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -126,6 +134,8 @@ pub enum FailureClass {
     Unreachable,
     /// Not asked: our own circuit breaker is open.
     Withheld,
+    /// Not asked: our own rate towards the API is used up.
+    Shed,
     /// A 2xx whose body is unreadable, too large, or not what was asked for.
     Malformed,
 }
@@ -143,6 +153,7 @@ impl FailureClass {
             Self::Ambiguous => "ambiguous",
             Self::Unreachable => "unreachable",
             Self::Withheld => "withheld",
+            Self::Shed => "shed",
             Self::Malformed => "malformed",
         }
     }

@@ -41,6 +41,8 @@ pub enum CallTimer {
     NumberGuard,
     /// It has rung long enough.
     RingLimit,
+    /// Ask the API whether the party that answered is ours.
+    VerifyDue,
     /// The longest permitted conversation: take the customer back.
     MaxDuration,
     /// Ask for the outputContext again.
@@ -53,11 +55,12 @@ pub enum CallTimer {
 
 impl CallTimer {
     /// Every timer.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::NumberBudget,
         Self::RetryDue,
         Self::NumberGuard,
         Self::RingLimit,
+        Self::VerifyDue,
         Self::MaxDuration,
         Self::PollDue,
         Self::CollectLimit,
@@ -87,6 +90,10 @@ pub enum CallAction {
     Create(TransferId, Instant),
     /// Look this transfer up.
     Fetch(TransferId, Instant),
+    /// Look this transfer up as evidence, if the API can bear one more request now.
+    Verify(TransferId, Instant),
+    /// The number led to somebody else: somebody should look at this.
+    Misdirected(TransferId),
     /// Let the two legs hear each other; `watched`: and tell when both fall silent.
     Connect {
         /// Whether silence on both sides is to be reported.

@@ -24,6 +24,11 @@ pub struct CallSettings {
     pub ring_limit: Duration,
     /// Call transfers a call may spend before it falls back.
     pub max_attempts: u8,
+    /// After the answer, when the API is asked whether it was the right party; asked again once after the same time
+    /// before the leg is cut. Zero: never asked.
+    pub verify_after: Duration,
+    /// How often a customer whose conversation broke off is reconnected to it through a fresh number.
+    pub resume_attempts: u8,
     /// From GenerativeAgent's BYE to giving up on the outputContext.
     pub collect_limit: Duration,
     /// The longest conversation.
@@ -130,6 +135,8 @@ impl Default for CallSettings {
             default_lifetime: Duration::from_secs(60),
             ring_limit: Duration::from_secs(30),
             max_attempts: 2,
+            verify_after: Duration::from_secs(2),
+            resume_attempts: 0,
             collect_limit: Duration::from_secs(3),
             max_duration: Duration::from_secs(2 * 3600),
             release_limit: Duration::from_secs(35),

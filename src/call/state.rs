@@ -79,6 +79,19 @@ pub struct Dialing {
 pub struct Bridged {
     /// The transfer.
     pub transfer: TransferId,
+    /// What the API said of the party that answered.
+    pub party: Party,
+}
+
+/// Whether the party that answered is ours (design section 4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Party {
+    /// Not asked yet.
+    Unverified,
+    /// The API had heard of no call when it was asked; it is asked once more.
+    Doubtful,
+    /// It is ours, or the API could not tell.
+    Accepted,
 }
 
 /// The outputContext is being fetched.
@@ -90,6 +103,8 @@ pub struct Collecting {
     pub deadline: Instant,
     /// Whether a fetch is under way.
     pub fetching: bool,
+    /// Fetches since GenerativeAgent hung up.
+    pub polls: u8,
     /// Exchanges that failed in a row.
     pub failures: u8,
 }
@@ -160,8 +175,12 @@ pub struct Facts {
     pub genagent: LegStage,
     /// Transfers asked for.
     pub attempts: Vec<AttemptRecord>,
-    /// Numbers dialled.
+    /// Numbers dialled since there was last a conversation.
     pub dialled: u8,
+    /// Conversations reconnected.
+    pub resumed: u8,
+    /// The verdict of the conversation that broke off and is being reconnected.
+    pub broken_off: Option<Verdict>,
     /// What the verdict will rest on.
     pub evidence: Evidence,
     /// The outputContext, once known.
@@ -204,6 +223,8 @@ impl Call {
             genagent: LegStage::None,
             attempts: Vec::new(),
             dialled: 0,
+            resumed: 0,
+            broken_off: None,
             evidence: Evidence::default(),
             output: None,
             hand_back: None,
@@ -256,7 +277,7 @@ impl Facts {
             if let LegEvent::HungUp { reason: Some(reason), .. } | LegEvent::Refused { reason: Some(reason), .. } =
                 event
             {
-                self.evidence.reason.get_or_insert_with(|| reason.clone());
+                self.evidence.reason = Some(reason.clone());
             }
         }
     }

@@ -8,7 +8,7 @@ use super::TransferId;
 use super::asapp::{ApiFailure, FailureClass, Transfer, TransferStatus};
 use super::event::{CallAction, CallEvent, CallTimer, Sound};
 use super::settings::Fallback;
-use super::state::{Asking, Bridged, CallState, Collecting, Dialing, Facts, LegStage, Releasing, Requesting};
+use super::state::{Asking, Bridged, CallState, Collecting, Dialing, Facts, LegStage, Party, Releasing, Requesting};
 use super::ticket::DialTicket;
 use super::verdict::{EndedBy, NotConnected, Outcome, Phase, Verdict};
 use crate::leg::{Cause, LegCommand, LegEvent, LegRole, LostCause, Side};
@@ -112,10 +112,10 @@ fn requesting(
             not_connected(facts, NotConnected::ApiDown, now, actions)
         }
         CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
-            customer_gone(facts, &event, Phase::BeforeAnswer, None, now, actions)
+            customer_gone(facts, &event, facts.phase(), None, now, actions)
         }
-        CallEvent::Pulled => pulled(facts, Outcome::Operator, Phase::BeforeAnswer, now, actions),
-        CallEvent::Stopped => stopped(facts, Phase::BeforeAnswer, now, actions),
+        CallEvent::Pulled => pulled(facts, Outcome::Operator, facts.phase(), now, actions),
+        CallEvent::Stopped => stopped(facts, facts.phase(), now, actions),
         CallEvent::Fetched(..) | CallEvent::Leg(..) | CallEvent::MediaDead | CallEvent::Timer(_) => {
             CallState::Requesting(state)
         }
@@ -142,6 +142,7 @@ fn create_failed(
             not_connected(facts, NotConnected::ApiRefused, now, actions)
         }
         FailureClass::Malformed | FailureClass::Withheld => not_connected(facts, NotConnected::ApiDown, now, actions),
+        FailureClass::Shed => not_connected(facts, NotConnected::ApiThrottled, now, actions),
     }
 }
 
@@ -154,7 +155,7 @@ fn settling_failed(
 ) -> CallState {
     note_failure(facts, failure);
     match failure.class {
-        FailureClass::ServerError | FailureClass::Ambiguous | FailureClass::Unreachable => {
+        FailureClass::ServerError | FailureClass::Ambiguous | FailureClass::Unreachable | FailureClass::Shed => {
             pause(facts, state, failure, &RETRY_TROUBLE, Asking::PausingToSettle, now, actions)
         }
         FailureClass::Throttled => {
@@ -273,14 +274,14 @@ fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, ac
             try_again(facts, "rang too long", NotConnected::NoAnswer, now, actions)
         }
         CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
-            customer_gone(facts, &event, Phase::BeforeAnswer, None, now, actions)
+            customer_gone(facts, &event, facts.phase(), None, now, actions)
         }
         CallEvent::Created(_, answer) => {
             unused(&answer, actions);
             CallState::Dialing(state)
         }
-        CallEvent::Pulled => pulled(facts, Outcome::Operator, Phase::BeforeAnswer, now, actions),
-        CallEvent::Stopped => stopped(facts, Phase::BeforeAnswer, now, actions),
+        CallEvent::Pulled => pulled(facts, Outcome::Operator, facts.phase(), now, actions),
+        CallEvent::Stopped => stopped(facts, facts.phase(), now, actions),
         CallEvent::Leg(..) | CallEvent::Fetched(..) | CallEvent::MediaDead | CallEvent::Timer(_) => {
             CallState::Dialing(state)
         }
@@ -303,15 +304,23 @@ fn try_again(facts: &mut Facts, result: &str, reason: NotConnected, now: Instant
 
 // --- Bridged -----------------------------------------------------------------------------------------------------
 
-/// GenerativeAgent has answered: now, and only now, the customer is answered.
+/// GenerativeAgent has answered: now, and only now, the customer is answered. One that waits for its conversation to be
+/// resumed has been answered before.
 fn bridge(facts: &mut Facts, state: Dialing, now: Instant, actions: &mut Actions) -> CallState {
     facts.genagent_answered(now);
-    facts.customer = LegStage::Up;
+    facts.broken_off = None;
     actions.push(CallAction::StopTimers);
-    actions.push(CallAction::Start(CallTimer::MaxDuration, now + facts.settings.max_duration));
-    actions.push(facts.tell(LegRole::Customer, LegCommand::Answer));
+    let limit = facts.answered.unwrap_or(now) + facts.settings.max_duration;
+    actions.push(CallAction::Start(CallTimer::MaxDuration, limit));
+    if facts.settings.verify_after > Duration::ZERO {
+        actions.push(CallAction::Start(CallTimer::VerifyDue, now + facts.settings.verify_after));
+    }
+    if facts.customer == LegStage::Ringing {
+        facts.customer = LegStage::Up;
+        actions.push(facts.tell(LegRole::Customer, LegCommand::Answer));
+    }
     actions.push(CallAction::Connect { watched: true });
-    CallState::Bridged(Bridged { transfer: state.transfer })
+    CallState::Bridged(Bridged { transfer: state.transfer, party: Party::Unverified })
 }
 
 fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, actions: &mut Actions) -> CallState {
@@ -320,9 +329,15 @@ fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, ac
         CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::HungUp { .. }) => collect(facts, state, now, actions),
         CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::Lost(_) | LegEvent::Refused { .. })
         | CallEvent::MediaDead => {
-            facts.hang_up(LegRole::GenerativeAgent, Cause::FAILURE, actions);
             let verdict = facts.verdict(Outcome::GenagentLost, EndedBy::Network, Phase::Talking);
-            hand_back(facts, verdict, now, actions)
+            broken_off(facts, verdict, now, actions)
+        }
+        CallEvent::Timer(CallTimer::VerifyDue) => {
+            actions.push(CallAction::Verify(state.transfer.clone(), now + facts.settings.api_timeout));
+            CallState::Bridged(state)
+        }
+        CallEvent::Fetched(transfer, answer) if transfer == state.transfer && state.party != Party::Accepted => {
+            verified(facts, state, answer, now, actions)
         }
         CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
             customer_gone(facts, &event, Phase::Talking, None, now, actions)
@@ -346,6 +361,53 @@ fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, ac
     }
 }
 
+/// What the API says of the party that answered. Only its word that no call of ours arrived cuts the leg: an API that
+/// cannot tell does not end a conversation.
+fn verified(
+    facts: &mut Facts,
+    state: Bridged,
+    answer: Result<Transfer, ApiFailure>,
+    now: Instant,
+    actions: &mut Actions,
+) -> CallState {
+    let status = answer.ok().and_then(|transfer| transfer.status);
+    match (status, state.party) {
+        (Some(TransferStatus::Active), Party::Unverified) => {
+            actions.push(CallAction::Start(CallTimer::VerifyDue, now + facts.settings.verify_after));
+            CallState::Bridged(Bridged { party: Party::Doubtful, ..state })
+        }
+        (Some(status @ (TransferStatus::Active | TransferStatus::Expired)), _) => {
+            facts.attempt_result("misdirected");
+            facts.evidence.api_status = Some(status.as_str().to_owned());
+            actions.push(CallAction::Misdirected(state.transfer));
+            let verdict = facts.verdict(Outcome::Misdirected, EndedBy::Us, Phase::Talking);
+            broken_off(facts, verdict, now, actions)
+        }
+        _ => CallState::Bridged(Bridged { party: Party::Accepted, ..state }),
+    }
+}
+
+/// The conversation broke off before GenerativeAgent had finished. Where that is permitted, the customer is parked and
+/// goes on where it stopped, through a fresh number; else the customer is handed back.
+fn broken_off(facts: &mut Facts, verdict: Verdict, now: Instant, actions: &mut Actions) -> CallState {
+    // A stranger was no conversation: a fresh number is the first one's due.
+    let free = verdict.outcome == Outcome::Misdirected && facts.dialled < facts.settings.max_attempts;
+    let resumed = facts.resumed < facts.settings.resume_attempts;
+    if facts.customer != LegStage::Up || !(free || resumed) {
+        facts.hang_up(LegRole::GenerativeAgent, Cause::FAILURE, actions);
+        return hand_back(facts, verdict, now, actions);
+    }
+    if !free {
+        facts.resumed += 1;
+        facts.dialled = 0;
+    }
+    actions.push(CallAction::Abandon);
+    facts.genagent = LegStage::None;
+    facts.broken_off = Some(verdict);
+    actions.push(CallAction::Play(Sound::ComfortNoise));
+    request_number(facts, now, actions)
+}
+
 // --- Collecting --------------------------------------------------------------------------------------------------
 
 /// Parks the customer and asks for the outputContext; enters [`CallState::Collecting`].
@@ -354,14 +416,14 @@ fn collect(facts: &mut Facts, state: Bridged, now: Instant, actions: &mut Action
     actions.push(CallAction::StopTimers);
     actions.push(CallAction::Play(Sound::ComfortNoise));
     actions.push(CallAction::Start(CallTimer::CollectLimit, deadline));
-    let collecting = Collecting { transfer: state.transfer, deadline, fetching: false, failures: 0 };
+    let collecting = Collecting { transfer: state.transfer, deadline, fetching: false, polls: 0, failures: 0 };
     fetch(facts, collecting, actions)
 }
 
 fn fetch(facts: &mut Facts, state: Collecting, actions: &mut Actions) -> CallState {
     facts.evidence.polls = facts.evidence.polls.saturating_add(1);
     actions.push(CallAction::Fetch(state.transfer.clone(), state.deadline));
-    CallState::Collecting(Collecting { fetching: true, ..state })
+    CallState::Collecting(Collecting { fetching: true, polls: state.polls.saturating_add(1), ..state })
 }
 
 fn collecting(
@@ -372,7 +434,8 @@ fn collecting(
     actions: &mut Actions,
 ) -> CallState {
     match event {
-        CallEvent::Fetched(transfer, answer) if transfer == state.transfer && state.fetching => {
+        // Also the late answer to a look-up of the time before: whoever says COMPLETED is right.
+        CallEvent::Fetched(transfer, answer) if transfer == state.transfer => {
             collected(facts, Collecting { fetching: false, ..state }, answer, now, actions)
         }
         CallEvent::Timer(CallTimer::PollDue) if !state.fetching => fetch(facts, state, actions),
@@ -413,7 +476,7 @@ fn collected(
                 Some(TransferStatus::Completed) => genagent_ended(facts, outcome, now, actions),
                 Some(TransferStatus::Expired) => genagent_ended(facts, Outcome::Unconfirmed, now, actions),
                 _ => {
-                    let wait = POLLS[usize::from(facts.evidence.polls.saturating_sub(1)).min(POLLS.len() - 1)];
+                    let wait = POLLS[usize::from(state.polls.saturating_sub(1)).min(POLLS.len() - 1)];
                     actions.push(CallAction::Start(CallTimer::PollDue, now + wait));
                     CallState::Collecting(Collecting { failures: 0, ..state })
                 }
@@ -423,7 +486,10 @@ fn collected(
             facts.evidence.api_failure = Some(failure.detail.clone());
             let guidance = match failure.class {
                 FailureClass::Throttled => &RETRY_THROTTLED,
-                FailureClass::ServerError | FailureClass::Ambiguous | FailureClass::Unreachable => &RETRY_TROUBLE,
+                FailureClass::ServerError
+                | FailureClass::Ambiguous
+                | FailureClass::Unreachable
+                | FailureClass::Shed => &RETRY_TROUBLE,
                 FailureClass::Refused
                 | FailureClass::Unauthorized
                 | FailureClass::NotFound
@@ -454,6 +520,9 @@ fn learn(facts: &mut Facts, transfer: Transfer) -> Outcome {
 
 fn genagent_ended(facts: &mut Facts, outcome: Outcome, now: Instant, actions: &mut Actions) -> CallState {
     let verdict = facts.verdict(outcome, EndedBy::Genagent, Phase::Talking);
+    if outcome == Outcome::Unconfirmed {
+        return broken_off(facts, verdict, now, actions);
+    }
     hand_back(facts, verdict, now, actions)
 }
 
@@ -506,6 +575,10 @@ fn handing_back(
 /// GenerativeAgent was never reached: the customer is refused, and the IVR's own failure branch goes on.
 fn not_connected(facts: &mut Facts, reason: NotConnected, now: Instant, actions: &mut Actions) -> CallState {
     facts.evidence.not_connected = Some(reason);
+    if let Some(verdict) = facts.broken_off.take() {
+        let verdict = Verdict { evidence: facts.evidence.clone(), ..verdict };
+        return hand_back(facts, verdict, now, actions);
+    }
     let ended_by = if reason == NotConnected::TrunkFailed { EndedBy::Network } else { EndedBy::Us };
     let verdict = facts.verdict(Outcome::NotConnected, ended_by, Phase::BeforeAnswer);
     let (command, rung) = match facts.settings.fallback.clone() {
@@ -631,6 +704,11 @@ fn ended(event: CallEvent, actions: &mut Actions) -> CallState {
 }
 
 impl Facts {
+    /// Where in its life a call is while a number is asked for or dialled.
+    fn phase(&self) -> Phase {
+        if self.broken_off.is_some() { Phase::Talking } else { Phase::BeforeAnswer }
+    }
+
     fn verdict(&self, outcome: Outcome, ended_by: EndedBy, phase: Phase) -> Verdict {
         Verdict { outcome, ended_by, phase, evidence: self.evidence.clone() }
     }

@@ -75,6 +75,7 @@ fn durations(config: &Config, problems: &mut Vec<String>) {
         ("call.expiry_margin", call.expiry_margin, Duration::ZERO, h(1)),
         ("call.default_lifetime", call.default_lifetime, s(1), h(1)),
         ("call.ring_limit", call.ring_limit, s(1), s(600)),
+        ("call.verify_after", call.verify_after, Duration::ZERO, s(60)),
         ("call.collect_limit", call.collect_limit, Duration::ZERO, s(60)),
         ("call.max_duration", call.max_duration, s(1), h(24)),
         ("call.release_limit", call.release_limit, s(1), s(600)),

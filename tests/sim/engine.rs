@@ -14,6 +14,7 @@ use switchback::b2bua::io::{
 use switchback::b2bua::settings::{Network, Settings, Trunk};
 use switchback::call::CallRef;
 use switchback::call::record::CallRecord;
+use switchback::call::settings::CallSettings;
 use switchback::clock;
 use switchback::leg::MediaCounters;
 
@@ -131,6 +132,8 @@ pub fn settings() -> Settings {
             caller_id: "+15550100".to_owned(),
             ..Settings::default().trunk
         },
+        // Whether the right party answered is asked in guard.rs and in the chaos; other flows are easier to read without.
+        call: CallSettings { verify_after: Duration::ZERO, ..CallSettings::default() },
         ..Settings::default()
     }
 }
@@ -348,7 +351,7 @@ pub fn failure(class: FailureClass) -> ApiFailure {
         FailureClass::Throttled => Some(429),
         FailureClass::ServerError => Some(500),
         FailureClass::Malformed => Some(200),
-        FailureClass::Ambiguous | FailureClass::Unreachable | FailureClass::Withheld => None,
+        FailureClass::Ambiguous | FailureClass::Unreachable | FailureClass::Withheld | FailureClass::Shed => None,
     };
     ApiFailure { class, status, request_id: None, detail: class.as_str().to_owned(), retry_after: None }
 }

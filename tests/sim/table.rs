@@ -10,7 +10,7 @@ use switchback::call::intake::Intake;
 use switchback::call::record::Epoch;
 use switchback::call::settings::CallSettings;
 use switchback::call::state::{
-    Asking, Bridged, Call, CallState, Collecting, Dialing, Facts, LegStage, Releasing, Requesting,
+    Asking, Bridged, Call, CallState, Collecting, Dialing, Facts, LegStage, Party, Releasing, Requesting,
 };
 use switchback::call::verdict::{EndedBy, Evidence, Outcome, Phase, Verdict};
 use switchback::call::{CallRef, TransferId};
@@ -81,9 +81,24 @@ fn states() -> Vec<(&'static str, At)> {
             Call::at(facts(now, Ringing, Ringing, dialled), CallState::Dialing(state))
         })
     };
+    let resuming = || -> At {
+        Box::new(|now| {
+            let state = Dialing { transfer: transfer(), guard: now + secs(55) };
+            let mut facts = facts(now, Up, Ringing, 2);
+            facts.answered = Some(now);
+            facts.broken_off = Some(Verdict { outcome: Outcome::GenagentLost, ..verdict() });
+            Call::at(facts, CallState::Dialing(state))
+        })
+    };
+    let bridged = |party| -> At {
+        Box::new(move |now| {
+            let state = Bridged { transfer: transfer(), party };
+            Call::at(facts(now, Up, Up, 1), CallState::Bridged(state))
+        })
+    };
     let collecting = |fetching| -> At {
         Box::new(move |now| {
-            let state = Collecting { transfer: transfer(), deadline: now + secs(3), fetching, failures: 0 };
+            let state = Collecting { transfer: transfer(), deadline: now + secs(3), fetching, polls: 1, failures: 0 };
             Call::at(facts(now, Up, Over, 1), CallState::Collecting(state))
         })
     };
@@ -100,13 +115,10 @@ fn states() -> Vec<(&'static str, At)> {
         ("requesting: settle due", requesting(Asking::PausingToSettle)),
         ("dialing", dialing(1)),
         ("dialing: last attempt", dialing(2)),
-        (
-            "bridged",
-            Box::new(|now| {
-                let state = Bridged { transfer: transfer() };
-                Call::at(facts(now, Up, Up, 1), CallState::Bridged(state))
-            }),
-        ),
+        ("dialing: to resume, last attempt", resuming()),
+        ("bridged: unverified", bridged(Party::Unverified)),
+        ("bridged: doubtful", bridged(Party::Doubtful)),
+        ("bridged: accepted", bridged(Party::Accepted)),
         ("collecting: fetching", collecting(true)),
         ("collecting: poll due", collecting(false)),
         ("handing back", Box::new(|now| Call::at(facts(now, Up, Over, 1), CallState::HandingBack(verdict())))),
@@ -134,6 +146,8 @@ fn facts(now: Instant, customer: LegStage, genagent: LegStage, dialled: u8) -> F
         genagent,
         attempts: Vec::new(),
         dialled,
+        resumed: 0,
+        broken_off: None,
         evidence: Evidence::default(),
         output: None,
         hand_back: None,
@@ -249,6 +263,8 @@ fn worded(action: &CallAction, now: Instant) -> String {
             format!("create #{} {}", transfer.0.rsplit('-').next().unwrap_or(""), after(*at))
         }
         CallAction::Fetch(_, at) => format!("fetch {}", after(*at)),
+        CallAction::Verify(_, at) => format!("verify {}", after(*at)),
+        CallAction::Misdirected(_) => "alarm: misdirected".to_owned(),
         CallAction::Connect { watched: true } => "connect".to_owned(),
         CallAction::Connect { watched: false } => "connect unwatched".to_owned(),
         CallAction::Play(sound) => format!("play {sound:?}"),

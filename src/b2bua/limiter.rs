@@ -1,0 +1,88 @@
+//! Our own rate towards ASAPP's API, below its limit of 100 requests a second for the account. A finished call's context
+//! comes first, then numbers for new calls; evidence comes last. What does not fit is shed at once instead of rotting.
+
+use std::time::{Duration, Instant};
+
+/// How much a request matters. Each leaves a share of the bucket to those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Priority {
+    /// The outputContext of a finished call, or the settling of a create.
+    Fetch,
+    /// A number for a new call.
+    Create,
+    /// Evidence that the right party answered.
+    Verify,
+}
+
+/// A token bucket that holds a quarter of a second.
+#[derive(Debug)]
+pub struct Limiter {
+    /// Requests a second; 0: no limit.
+    rate: f64,
+    tokens: f64,
+    filled: Option<Instant>,
+}
+
+impl Limiter {
+    /// A full bucket for this many requests a second; 0 admits everything.
+    pub fn new(rate: u32) -> Self {
+        let rate = f64::from(rate);
+        Self { rate, tokens: room(rate), filled: None }
+    }
+
+    /// Whether this request may be made now.
+    pub fn admit(&mut self, now: Instant, priority: Priority) -> bool {
+        let room = room(self.rate);
+        let since = self.filled.map_or(Duration::ZERO, |filled| now.saturating_duration_since(filled));
+        self.filled = Some(now);
+        self.tokens = (self.tokens + since.as_secs_f64() * self.rate).min(room);
+        let left_to_others = match priority {
+            Priority::Fetch => 0.0,
+            Priority::Create => room * 0.3,
+            Priority::Verify => room * 0.6,
+        };
+        let admitted = self.rate == 0.0 || self.tokens >= 1.0 + left_to_others.min(room - 1.0);
+        if admitted {
+            self.tokens -= 1.0;
+        }
+        admitted
+    }
+}
+
+fn room(rate: f64) -> f64 {
+    (rate / 4.0).max(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::disallowed_methods, reason = "any instant will do")]
+    use super::*;
+
+    #[test]
+    fn creates_leave_room_for_fetches_and_evidence_comes_last() {
+        let now = Instant::now();
+        let mut limiter = Limiter::new(80);
+        let verified = (0..100).filter(|_| limiter.admit(now, Priority::Verify)).count();
+        let created = (0..100).filter(|_| limiter.admit(now, Priority::Create)).count();
+        let fetched = (0..100).filter(|_| limiter.admit(now, Priority::Fetch)).count();
+        assert_eq!((verified, created, fetched), (8, 6, 6));
+    }
+
+    #[test]
+    fn over_time_no_more_than_the_rate_is_asked() {
+        let start = Instant::now();
+        let mut limiter = Limiter::new(90);
+        let at = |n| start + Duration::from_millis(n);
+        let admitted = (0..10_000).filter(|&n| limiter.admit(at(n), Priority::Fetch)).count();
+        assert!((900..=923).contains(&admitted), "{admitted}");
+    }
+
+    #[test]
+    fn no_rate_is_no_limit_and_a_small_one_still_serves() {
+        let now = Instant::now();
+        assert!((0..1000).all(|_| Limiter::new(0).admit(now, Priority::Verify)));
+        let mut small = Limiter::new(1);
+        assert!(small.admit(now, Priority::Create) && !small.admit(now, Priority::Fetch));
+        assert!(small.admit(now + Duration::from_secs(1), Priority::Create));
+    }
+}
