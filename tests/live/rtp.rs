@@ -110,6 +110,8 @@ async fn bridge(stage: &Stage, customer_media: SocketAddr, genagent_media: Socke
     for port in [towards_customer_leg.port(), towards_genagent_leg.port()] {
         assert!(port.is_multiple_of(2), "RTP on the odd port {port}");
     }
+    // The relay thread is told beside the customer's 200, which is here at once on loopback.
+    tokio::time::sleep(Duration::from_millis(100)).await;
     Bridged { customer, genagent, towards_customer_leg, towards_genagent_leg, _parties: [ivr, carrier] }
 }
 
