@@ -34,6 +34,21 @@ async fn h1_genagent_hangs_up_and_the_ivr_gets_the_customer_back_with_the_contex
 }
 
 #[tokio::test]
+async fn h15_the_headers_of_the_invite_arrive_in_the_post() {
+    let stage = Stage::set(Setting::default()).await;
+    let carrier = stage.carrier("carrier_hangs_up").pause(TALK).start();
+    let ivr = stage.ivr("ivr_gets_it_back").play(SOON).await;
+    carrier.well(SOON).await;
+    let request = stage.api().requests().remove(0).body;
+    assert_eq!(request["externalConversationId"], ivr.logged("sent")[0]);
+    assert_eq!(request["phoneNumber"]["country"], "US");
+    assert_eq!(request["inputContext"]["taskName"], "OrderStatus");
+    let variables = serde_json::json!({ "name": "Ada Ü", "customerId": "c-1" });
+    assert_eq!(request["inputContext"]["inputVariables"], variables);
+    stage.close(&[]).await;
+}
+
+#[tokio::test]
 async fn h2_a_solved_call_comes_back_as_system() {
     handed_back_with("SYSTEM", "system").await;
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use switchback::clock;
 use switchback::demo::message::Invitation;
 use switchback::demo::party::{Call, CallEvent, Party};
 use switchback::demo::sdp;
@@ -109,6 +110,8 @@ async fn bridge(stage: &Stage, customer_media: SocketAddr, genagent_media: Socke
     for port in [towards_customer_leg.port(), towards_genagent_leg.port()] {
         assert!(port.is_multiple_of(2), "RTP on the odd port {port}");
     }
+    // The relay thread is told beside the customer's 200, which is here at once on loopback.
+    tokio::time::sleep(Duration::from_millis(100)).await;
     Bridged { customer, genagent, towards_customer_leg, towards_genagent_leg, _parties: [ivr, carrier] }
 }
 
@@ -181,6 +184,27 @@ async fn m2_rtp_passes_unchanged_both_ways_while_strangers_spray_the_ports_and_n
         assert_eq!(record[leg]["sent_packets"], packets, "{leg}");
     }
     println!("customer leg: {}\nGenerativeAgent leg: {}", record["customer_media"], record["genagent_media"]);
+}
+
+#[tokio::test]
+async fn m1_a_customer_behind_nat_is_heard_and_hears_within_100_ms_of_the_first_packet() {
+    let _machine = crate::heavy::alone().await;
+    let stage = Stage::set(Setting::default()).await;
+    let (behind, there) = ("10.9.8.7:9000".parse().unwrap(), stage.street.at(4, 9000));
+    // The private address is the description's; the packets come from where the NAT puts them.
+    let (customer, genagent) = (Mouth::open(stage.street.at(3, 40_000)).await, Mouth::open(there).await);
+    let call = bridge(&stage, behind, there).await;
+    genagent.speak(call.towards_genagent_leg, stream(0x6e4a, 100), PACKET);
+    tokio::time::sleep(MOMENT).await;
+    let begun = clock::now();
+    customer.speak(call.towards_customer_leg, stream(0xc057, 50), PACKET);
+    let mut buffer = [0; 2048];
+    timeout(SOON, customer.0.recv_from(&mut buffer)).await.expect("the customer hears").unwrap();
+    let hears = clock::now() - begun;
+    timeout(SOON, genagent.0.recv_from(&mut buffer)).await.expect("GenerativeAgent hears").unwrap();
+    let heard = clock::now() - begun;
+    println!("behind NAT: hears after {hears:?}, is heard after {heard:?}");
+    assert!(hears.max(heard) < Duration::from_millis(100), "hears after {hears:?}, is heard after {heard:?}");
 }
 
 #[tokio::test]

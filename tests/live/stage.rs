@@ -6,7 +6,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -35,8 +35,13 @@ pub struct Street {
 }
 
 impl Street {
+    /// Begins to look where nobody of this process has looked yet: what the last owner left behind, such as the
+    /// listener of a runtime that is still shutting down, is not in the next one's way.
     fn claim() -> Self {
-        let free = (1..=254).find_map(|third| {
+        static LOOKED_AT: AtomicU32 = AtomicU32::new(0);
+        let free = (0..254).find_map(|_| {
+            let next = std::process::id().wrapping_add(LOOKED_AT.fetch_add(1, Ordering::Relaxed));
+            let third = (next % 254 + 1) as u8;
             let claim = TcpListener::bind((Ipv4Addr::new(127, 77, third, 1), 5059)).ok()?;
             Some(Self { third, _claim: claim })
         });
