@@ -238,7 +238,7 @@ fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, ac
             try_again(facts, "expired", NotConnected::NumberExpired, now, actions)
         }
         CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::Progressed { early_media, .. }) => {
-            if early_media {
+            if early_media && facts.customer == LegStage::Ringing {
                 facts.early_media = true;
                 actions.push(facts.tell(LegRole::Customer, LegCommand::Ring { early_media }));
                 actions.push(CallAction::Connect { watched: false });
@@ -292,7 +292,7 @@ fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, ac
 fn try_again(facts: &mut Facts, result: &str, reason: NotConnected, now: Instant, actions: &mut Actions) -> CallState {
     facts.attempt_result(result);
     facts.genagent = LegStage::None;
-    if facts.early_media {
+    if facts.early_media && facts.customer == LegStage::Ringing {
         actions.push(CallAction::Play(Sound::Ringback));
     }
     if facts.dialled < facts.settings.max_attempts {
