@@ -85,6 +85,9 @@ pub struct Sip {
     pub max_calls: usize,
     /// New calls a second; above: 503.
     pub max_calls_per_second: u32,
+    /// How long a drain waits for running calls before it ends them.
+    #[serde(with = "words::span")]
+    pub drain_limit: Duration,
     /// The Retry-After of those 503.
     #[serde(with = "words::span")]
     pub retry_after: Duration,
@@ -330,6 +333,7 @@ impl Config {
             },
             max_calls: sip.max_calls,
             max_calls_per_second: sip.max_calls_per_second,
+            drain_limit: sip.drain_limit,
             retry_after: sip.retry_after.as_secs() as u32,
             api_rate: asapp.rate,
             breaker: BreakerSettings { failures: asapp.breaker_failures, open_for: asapp.breaker_open_for },
@@ -398,6 +402,7 @@ impl Default for Sip {
             session_least: Duration::from_secs(u64::from(core.session.least)),
             max_calls: PortRange::default().pairs() / 2,
             max_calls_per_second: core.max_calls_per_second,
+            drain_limit: core.drain_limit,
             retry_after: Duration::from_secs(core.retry_after.into()),
             product: core.product,
         }

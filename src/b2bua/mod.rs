@@ -50,7 +50,14 @@ enum TimerKey {
     Call(CallRef, CallTimer),
     /// The relay owes counters too long: write the record without them.
     Record(CallRef),
+    /// The drain has lasted long enough: stop.
+    DrainLimit,
+    /// Peers that do not answer our BYEs have had their time: close.
+    StopLimit,
 }
+
+/// How long a stop waits for answers to its BYEs.
+const STOP_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long a record waits for the relay's counters.
 const COUNTERS_LIMIT: Duration = Duration::from_secs(1);
@@ -185,6 +192,8 @@ impl B2bua {
             TimerKey::Leg(id, timer) => self.with_leg(id, |leg, s| leg.timer(timer, s)),
             TimerKey::Call(call, timer) => self.tell_call(now, call, CallEvent::Timer(timer)),
             TimerKey::Record(call) => self.write_record(call),
+            TimerKey::DrainLimit => self.operator(now, OperatorCommand::Stop),
+            TimerKey::StopLimit => self.close(now),
         }
         self.work_off(now);
     }
@@ -202,7 +211,10 @@ impl B2bua {
 
     fn operator(&mut self, now: Instant, command: OperatorCommand) {
         match command {
-            OperatorCommand::Drain => self.draining = true,
+            OperatorCommand::Drain => {
+                self.draining = true;
+                self.timers.start(TimerKey::DrainLimit, now + self.settings.drain_limit);
+            }
             OperatorCommand::HangUp(call) => self.tell_call(now, call, CallEvent::Pulled),
             OperatorCommand::Stop => {
                 self.draining = true;
@@ -212,7 +224,21 @@ impl B2bua {
                     self.tell_call(now, call, CallEvent::Stopped);
                     self.work_off(now);
                 }
+                self.timers.stop(TimerKey::DrainLimit);
+                self.timers.start(TimerKey::StopLimit, now + STOP_LIMIT);
             }
+        }
+    }
+
+    /// Writes the records that are still owed and closes, whatever the peers do.
+    fn close(&mut self, now: Instant) {
+        let calls: Vec<CallRef> = self.calls.keys().copied().collect();
+        for call in calls {
+            self.tell_call(now, call, CallEvent::Timer(CallTimer::ReleaseLimit));
+            self.write_record(call);
+        }
+        if !std::mem::replace(&mut self.closed, true) {
+            self.outputs.push_back(Output::Closed);
         }
     }
 
@@ -220,6 +246,8 @@ impl B2bua {
         let owing = || self.legs.values().any(|entry| !entry.over);
         if self.draining && !self.closed && self.calls.is_empty() && !owing() {
             self.closed = true;
+            self.timers.stop(TimerKey::DrainLimit);
+            self.timers.stop(TimerKey::StopLimit);
             self.outputs.push_back(Output::Closed);
         }
     }

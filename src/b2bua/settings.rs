@@ -32,6 +32,8 @@ pub struct Settings {
     pub max_calls: usize,
     /// New calls a second; above: 503.
     pub max_calls_per_second: u32,
+    /// How long a drain waits for running calls before it ends them.
+    pub drain_limit: Duration,
     /// Seconds in the Retry-After of our 503.
     pub retry_after: u32,
     /// Requests a second to ASAPP's API, which permits 100 for the account; 0: no limit of our own.
@@ -151,6 +153,7 @@ impl Default for Settings {
             session: SessionSettings::default(),
             max_calls: 10_000,
             max_calls_per_second: 500,
+            drain_limit: Duration::from_secs(30 * 60),
             retry_after: 5,
             api_rate: 90,
             breaker: BreakerSettings::default(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::ConversationId;
 
@@ -76,17 +76,26 @@ impl TransferStatus {
     }
 }
 
-/// `outputContext`: what GenerativeAgent leaves behind. Values that are not strings arrive as their JSON text.
+/// `outputContext`: what GenerativeAgent leaves behind. Values that are not strings arrive as their JSON text. Written
+/// down in ASAPP's own spelling.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct OutputContext {
     /// `transferType`, as it came.
     pub transfer_type: Option<String>,
     /// `currentTaskName`.
+    #[serde(rename = "currentTaskName")]
     pub task: Option<String>,
     /// `transferVariables`, in the order given.
+    #[serde(serialize_with = "object")]
     pub transfer_variables: Vec<(String, String)>,
     /// `referenceVariables`, in the order given.
+    #[serde(serialize_with = "object")]
     pub reference_variables: Vec<(String, String)>,
+}
+
+fn object<S: Serializer>(pairs: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(pairs.iter().map(|(name, value)| (name, value)))
 }
 
 /// Why an exchange with ASAPP brought nothing usable.

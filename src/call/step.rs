@@ -315,11 +315,12 @@ fn bridge(facts: &mut Facts, state: Dialing, now: Instant, actions: &mut Actions
     if facts.settings.verify_after > Duration::ZERO {
         actions.push(CallAction::Start(CallTimer::VerifyDue, now + facts.settings.verify_after));
     }
+    // The relay first: what is said right after the answer is heard.
+    actions.push(CallAction::Connect { watched: true });
     if facts.customer == LegStage::Ringing {
         facts.customer = LegStage::Up;
         actions.push(facts.tell(LegRole::Customer, LegCommand::Answer));
     }
-    actions.push(CallAction::Connect { watched: true });
     CallState::Bridged(Bridged { transfer: state.transfer, party: Party::Unverified })
 }
 

@@ -65,6 +65,7 @@ fn durations(config: &Config, problems: &mut Vec<String>) {
         ("sip.t4", sip.t4, sip.t1, s(60)),
         ("sip.session_expires", sip.session_expires, Duration::ZERO, h(24)),
         ("sip.session_least", sip.session_least, s(90), h(24)),
+        ("sip.drain_limit", sip.drain_limit, Duration::ZERO, h(24)),
         ("sip.retry_after", sip.retry_after, s(1), h(1)),
         ("media.timeout", media.timeout, s(1), h(1)),
         ("media.quarantine", media.quarantine, ms(100), s(600)),

@@ -45,6 +45,34 @@ fn x1_stop_ends_every_call_with_a_reason() {
 }
 
 #[test]
+fn x1_at_the_deadline_of_a_drain_both_legs_end_with_a_reason() {
+    let w = World::set(|settings| settings.drain_limit = secs(60));
+    let (mut customer, mut genagent) = talk(&w);
+    w.operator(OperatorCommand::Drain);
+    w.run_for(secs(59));
+    assert!(w.talking(&customer, &genagent));
+    assert!(genagent.expect_and_ok("BYE").header("Reason").starts_with("Q.850;cause="));
+    assert_eq!(customer.expect_and_ok("BYE").header("X-Switchback-Outcome"), "drained");
+    w.run_until("the end of the drain", |stage| stage.engine.closed);
+}
+
+#[test]
+fn x2_a_stop_waits_for_nobody_longer_than_a_second() {
+    let w = World::new();
+    let (mut customer, mut genagent) = talk(&w);
+    w.operator(OperatorCommand::Stop);
+    let (to_customer, to_genagent) = (customer.expect("BYE"), genagent.expect("BYE"));
+    w.run_for(secs(1));
+    assert!(w.stage().engine.closed, "neither has answered, and it has closed");
+    assert_eq!(w.verdict(), (Outcome::Drained, EndedBy::Us, Phase::Talking));
+    customer.reply(&to_customer, 200);
+    genagent.reply(&to_genagent, 200);
+    for line in [&mut customer, &mut genagent] {
+        line.answer_all();
+    }
+}
+
+#[test]
 fn x2_stop_twice() {
     let w = World::new();
     let (mut customer, mut genagent) = talk(&w);
