@@ -1,9 +1,9 @@
 //! The dialog (RFC 3261 section 12): identity, sequence numbers, route set, and requests inside it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use super::message::{HeaderName, Message, Method};
-use super::value::{NameAddr, Uri};
+use super::value::{NameAddr, Uri, literal_host};
 use super::write::Writer;
 
 /// Who we are on this network: what goes into Via and Contact.
@@ -185,11 +185,6 @@ impl Dialog {
 /// The address a URI names, if it names one without DNS.
 pub fn literal_address(uri: &Uri<'_>) -> Option<SocketAddr> {
     Some(SocketAddr::new(literal_host(uri.params.get("maddr").unwrap_or(uri.host))?, uri.port.unwrap_or(5060)))
-}
-
-/// An IP address written as a SIP host.
-pub fn literal_host(host: &str) -> Option<IpAddr> {
-    host.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
 fn with_tag(name_addr: &str, tag: &str) -> String {

@@ -367,7 +367,7 @@ impl Message {
     pub fn with_received(self, source: SocketAddr) -> Self {
         let Some(via) = self.via() else { return self };
         let wants_rport = via.params.get("rport") == Some("");
-        let moved = super::dialog::literal_host(via.host) != Some(source.ip());
+        let moved = value::literal_host(via.host) != Some(source.ip());
         if !wants_rport && !moved {
             return self;
         }

@@ -149,6 +149,11 @@ pub fn number<N: FromStr>(text: &str) -> Option<N> {
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
+/// An IP address written as a SIP host.
+pub fn literal_host(host: &str) -> Option<std::net::IpAddr> {
+    host.trim_start_matches('[').trim_end_matches(']').parse().ok()
+}
+
 /// Undoes `%HH`; an escape that is none stays as written, and so does text that would not be UTF-8.
 pub fn unescaped(text: &str) -> Cow<'_, str> {
     if !text.contains('%') {
