@@ -43,8 +43,8 @@ pub struct Established {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Refresh {
     cseq: u32,
-    /// Whether it answers a challenge already.
-    answered_challenge: bool,
+    /// Challenges answered.
+    answered: u8,
 }
 
 /// ```text
@@ -60,8 +60,8 @@ enum Closing {
     Sent {
         cause: Cause,
         material: Material,
-        /// Whether it answers a challenge already.
-        answered_challenge: bool,
+        /// Challenges answered.
+        answered: u8,
     },
     /// The last word is spoken; what comes now is answered for 64*T1.
     Over,
@@ -145,7 +145,7 @@ impl Established {
             (Closing::Open, Some(_)) => self.closing = Closing::Queued(cause, material.clone()),
             (Closing::Open, None) => {
                 self.send_bye(cause, material, None, s);
-                self.closing = Closing::Sent { cause, material: material.clone(), answered_challenge: false };
+                self.closing = Closing::Sent { cause, material: material.clone(), answered: 0 };
             }
             (Closing::Queued(..) | Closing::Sent { .. } | Closing::Over, _) => {}
         }
@@ -333,7 +333,7 @@ impl Established {
         }
     }
 
-    /// The answer to a challenge of our own peer, unless it has had one already.
+    /// The answer to a challenge of our own peer, where it is also the one that gets it (flow S3).
     fn challenge(
         &self,
         response: &Message,
@@ -341,20 +341,21 @@ impl Established {
         method: &str,
         s: &mut Surroundings<'_>,
     ) -> Option<(HeaderName, String)> {
-        let (peer, credentials) = self.credentials.as_ref().filter(|(peer, _)| *peer == source.ip())?;
-        debug_assert!(peer.is_ipv4() || peer.is_ipv6());
-        let repeated = match &self.closing {
-            Closing::Sent { answered_challenge, .. } => *answered_challenge,
-            _ => self.refresh.is_some_and(|refresh| refresh.answered_challenge),
+        let ours = |peer: IpAddr| peer == source.ip() && peer == self.dialog.next_hop().ip();
+        let (_, credentials) = self.credentials.as_ref().filter(|(peer, _)| ours(*peer))?;
+        let answered = match (&self.closing, self.refresh) {
+            (Closing::Sent { answered, .. }, _) => *answered,
+            (_, Some(refresh)) => refresh.answered,
+            (_, None) => return None,
         };
         let cnonce = s.ids.tag();
-        digest::answer(response, method, self.dialog.request_target(), credentials, &cnonce, repeated)
+        digest::answer(response, method, self.dialog.request_target(), credentials, &cnonce, answered)
     }
 
     fn repeat_bye(&mut self, authorization: (HeaderName, String), s: &mut Surroundings<'_>) {
-        if let Closing::Sent { cause, material, .. } = std::mem::replace(&mut self.closing, Closing::Over) {
+        if let Closing::Sent { cause, material, answered } = std::mem::replace(&mut self.closing, Closing::Over) {
             self.send_bye(cause, &material, Some(authorization), s);
-            self.closing = Closing::Sent { cause, material, answered_challenge: true };
+            self.closing = Closing::Sent { cause, material, answered: answered + 1 };
         }
     }
 
@@ -375,7 +376,7 @@ impl Established {
         let mut writer = self.dialog.request(&method, s.endpoint, &branch);
         writer.header(HeaderName::Contact, &s.endpoint.contact()).header(HeaderName::Allow, super::ALLOW);
         timer.write_refresh(&mut writer);
-        let answered_challenge = authorization.is_some();
+        let answered = u8::from(authorization.is_some());
         if let Some((name, value)) = authorization {
             writer.header(name, &value);
         }
@@ -383,7 +384,7 @@ impl Established {
             Method::Update => writer.finish(),
             _ => writer.finish_with("application/sdp", negotiation.last().as_bytes()),
         };
-        self.refresh = Some(Refresh { cseq: self.dialog.local_cseq, answered_challenge });
+        self.refresh = Some(Refresh { cseq: self.dialog.local_cseq, answered });
         s.out.push(Out::Request { key: ClientKey::new(&branch, method), message, to: self.dialog.next_hop() });
     }
 

@@ -42,6 +42,8 @@ pub struct Uac {
     key: ClientKey,
     to: SocketAddr,
     credentials: Option<Credentials>,
+    /// Challenges answered.
+    answered: u8,
     resends: u8,
     proceeding: bool,
     ending: Ending,
@@ -88,6 +90,7 @@ impl Uac {
             key,
             to: dial.to,
             credentials: dial.credentials.cloned(),
+            answered: 0,
             resends: 0,
             proceeding: false,
             ending: Ending::No,
@@ -122,17 +125,23 @@ impl Uac {
     }
 
     /// What a refusal asks for before it takes the INVITE, if it is ours to give.
-    fn remedy(&self, response: &Message, source: SocketAddr, s: &mut Surroundings<'_>) -> Option<(HeaderName, String)> {
+    fn remedy(
+        &mut self,
+        response: &Message,
+        source: SocketAddr,
+        s: &mut Surroundings<'_>,
+    ) -> Option<(HeaderName, String)> {
         if self.ending != Ending::No || self.resends >= MAX_RESENDS {
             return None;
         }
         match response.status()? {
             401 | 407 if source.ip() == self.to.ip() => {
                 let cnonce = s.ids.tag();
-                let answered = [HeaderName::Authorization, HeaderName::ProxyAuthorization];
-                let repeated = answered.iter().any(|name| self.invite.header(*name).is_some());
                 let uri = self.invite.request_uri();
-                digest::answer(response, "INVITE", uri, self.credentials.as_ref()?, &cnonce, repeated)
+                let credentials = self.credentials.as_ref()?;
+                let header = digest::answer(response, "INVITE", uri, credentials, &cnonce, self.answered)?;
+                self.answered += 1;
+                Some(header)
             }
             422 => {
                 let least: u32 = response.header(HeaderName::MinSe)?.parse().ok()?;
