@@ -270,8 +270,9 @@ impl Established {
         }
         match self.renewed(request, s) {
             Ok(timer) => {
-                super::update(request, key, &mut self.dialog, negotiation, timer, s);
-                self.renew(timer, s);
+                if super::update(request, key, &mut self.dialog, negotiation, timer, s) {
+                    self.renew(timer, s);
+                }
             }
             Err(least) => refuse_interval(request, key, least, s),
         }
@@ -279,11 +280,12 @@ impl Established {
 
     /// The timer that the far side's request asks for; without a wish in it the one that runs is kept.
     fn renewed(&self, request: &Message, s: &Surroundings<'_>) -> Result<Option<SessionTimer>, u32> {
-        Ok(SessionTimer::asked(request, s.session)?.or(self.timer.filter(|timer| timer.ours)))
+        Ok(SessionTimer::asked(request, s.session)?.or(self.timer.filter(|timer| timer.is_ours())))
     }
 
     fn renew(&mut self, timer: Option<SessionTimer>, s: &mut Surroundings<'_>) {
         self.timer = timer;
+        s.out.push(Out::Stop(LegTimer::Retry));
         match timer {
             Some(timer) => timer.start(s),
             None => s.out.extend([Out::Stop(LegTimer::Refresh), Out::Stop(LegTimer::Expire)]),
@@ -376,7 +378,6 @@ impl Established {
         let mut writer = self.dialog.request(&method, s.endpoint, &branch);
         writer.header(HeaderName::Contact, &s.endpoint.contact()).header(HeaderName::Allow, super::ALLOW);
         timer.write_refresh(&mut writer);
-        let answered = u8::from(authorization.is_some());
         if let Some((name, value)) = authorization {
             writer.header(name, &value);
         }
@@ -384,7 +385,7 @@ impl Established {
             Method::Update => writer.finish(),
             _ => writer.finish_with("application/sdp", negotiation.last().as_bytes()),
         };
-        self.refresh = Some(Refresh { cseq: self.dialog.local_cseq, answered });
+        self.refresh = Some(Refresh { cseq: self.dialog.local_cseq, answered: 0 });
         s.out.push(Out::Request { key: ClientKey::new(&branch, method), message, to: self.dialog.next_hop() });
     }
 
@@ -397,20 +398,16 @@ impl Established {
     ) {
         let method = self.refresh_by.clone();
         let authorization = self.challenge(response, source, method.as_str(), s);
-        self.refresh = None;
+        let answered = self.refresh.take().map_or(0, |refresh| refresh.answered);
         match response.status().unwrap_or(0) {
-            200..300 => {
-                if method == Method::Invite {
-                    self.acknowledge(response, s);
-                    let before = negotiation.remote().cloned();
-                    if negotiation.read_answer(response) && negotiation.remote() != before.as_ref() {
-                        s.out.push(Out::RemoteChanged);
-                    }
-                }
-                self.dialog.refresh_target(response);
-                self.agree_again(response, s);
+            200..300 => self.refreshed(&method, response, negotiation, s),
+            401 | 407 if authorization.is_some() => {
+                self.send_refresh(negotiation, authorization, s);
+                self.refresh = self.refresh.map(|refresh| Refresh { answered: answered + 1, ..refresh });
             }
-            401 | 407 if authorization.is_some() => self.send_refresh(negotiation, authorization, s),
+            422 if self.timer.as_mut().is_some_and(|timer| timer.lengthen(response)) => {
+                self.send_refresh(negotiation, None, s);
+            }
             491 => {
                 // 2.1 to 4 s where the Call-ID is ours, up to 2 s where it is theirs, in steps of 10 ms.
                 let wait = if self.ours { 2_100 + 10 * s.ids.below(191) } else { 10 * s.ids.below(201) };
@@ -421,15 +418,44 @@ impl Established {
                 self.refresh_by = Method::Invite;
                 self.send_refresh(negotiation, None, s);
             }
-            _ => {} // It knows the dialog; the next refresh may fare better before the interval ends.
+            status => self.refresh_refused(status, s),
         }
     }
 
-    fn agree_again(&mut self, response: &Message, s: &mut Surroundings<'_>) {
+    fn refreshed(
+        &mut self,
+        method: &Method,
+        response: &Message,
+        negotiation: &mut Negotiation,
+        s: &mut Surroundings<'_>,
+    ) {
+        if *method == Method::Invite {
+            self.acknowledge(response, s);
+        }
+        // A 2xx that comes after our BYE raises nobody from the dead (flow R13).
+        if !matches!(self.closing, Closing::Open) {
+            return;
+        }
+        if *method == Method::Invite {
+            let before = negotiation.remote().cloned();
+            if negotiation.read_answer(response) && negotiation.remote() != before.as_ref() {
+                s.out.push(Out::RemoteChanged);
+            }
+        }
+        self.dialog.refresh_target(response);
         self.timer = SessionTimer::agreed(response, s.session).or(self.timer);
         if let Some(timer) = self.timer {
             timer.start(s);
         }
+    }
+
+    /// A refusal that ends nothing at once (RFC 4028 section 10): tried again until the interval ends.
+    fn refresh_refused(&mut self, status: u16, s: &mut Surroundings<'_>) {
+        let Some(timer) = self.timer.filter(|_| matches!(self.closing, Closing::Open)) else { return };
+        if timer.is_unasked() && !destroys_dialog(status) {
+            return timer.start(s); // It never promised to be refreshed, and it is there.
+        }
+        s.out.push(Out::Start(LegTimer::Retry, timer.pause()));
     }
 
     /// The far side is gone, or might as well be.
@@ -518,6 +544,11 @@ impl Established {
             _ => {}
         }
     }
+}
+
+/// Whether whoever answers a request with this knows no such dialog any more (RFC 5057 section 5.1).
+fn destroys_dialog(status: u16) -> bool {
+    matches!(status, 404 | 410 | 416 | 482..=485 | 502 | 604)
 }
 
 fn refuse_interval(request: &Message, key: ServerKey, least: u32, s: &mut Surroundings<'_>) {

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use super::established::Established;
 use super::negotiation::Negotiation;
 use super::prack::{self, Provisional};
+use super::session_timer::longer_interval;
 use super::{
     ALLOW, EXTENSIONS, LegCommand, LegEvent, LegTimer, LostCause, Material, Out, Phase, Side, Surroundings, reason_of,
     respond, sensible_answer, write_headers,
@@ -130,7 +131,7 @@ impl Uac {
         response: &Message,
         source: SocketAddr,
         s: &mut Surroundings<'_>,
-    ) -> Option<(HeaderName, String)> {
+    ) -> Option<Vec<(HeaderName, String)>> {
         if self.ending != Ending::No || self.resends >= MAX_RESENDS {
             return None;
         }
@@ -141,12 +142,13 @@ impl Uac {
                 let credentials = self.credentials.as_ref()?;
                 let header = digest::answer(response, "INVITE", uri, credentials, &cnonce, self.answered)?;
                 self.answered += 1;
-                Some(header)
+                Some(vec![header])
             }
             422 => {
-                let least: u32 = response.header(HeaderName::MinSe)?.parse().ok()?;
-                let asked: u32 = self.invite.header(HeaderName::SessionExpires)?.parse().ok()?;
-                (least > asked && least <= 86_400).then(|| (HeaderName::SessionExpires, least.to_string()))
+                let asked = self.invite.header(HeaderName::SessionExpires)?.parse().ok()?;
+                let longer = longer_interval(response, asked)?.to_string();
+                // Both, so that nobody on the way shortens it again (RFC 4028 section 7.3).
+                Some(vec![(HeaderName::SessionExpires, longer.clone()), (HeaderName::MinSe, longer)])
             }
             _ => None,
         }
@@ -190,8 +192,8 @@ impl Uac {
             }
             200..300 => self.answered(response, source, negotiation, s),
             status => match self.remedy(response, source, s) {
-                Some(header) => {
-                    self.resend(&[header], s);
+                Some(headers) => {
+                    self.resend(&headers, s);
                     Phase::Calling(self)
                 }
                 None => {
