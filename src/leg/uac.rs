@@ -48,10 +48,20 @@ pub struct Uac {
     resends: u8,
     proceeding: bool,
     ending: Ending,
-    /// Early dialogs by the far tag, each with the RSeq seen last.
-    early: HashMap<String, (Dialog, Option<u32>)>,
+    /// Early dialogs by the far tag.
+    early: HashMap<String, Early>,
     /// The far tag of a BYE that overtook its own 200, and its Reason.
     early_bye: Option<(String, Option<String>)>,
+}
+
+/// One branch of a fork that has said something.
+#[derive(Debug)]
+struct Early {
+    dialog: Dialog,
+    /// The RSeq seen last.
+    rseq: Option<u32>,
+    /// What last described its session, for a 200 that does not (RFC 6337 section 2.2).
+    described: Option<Message>,
 }
 
 /// Whether we still want an answer.
@@ -220,6 +230,8 @@ impl Uac {
         let early_media = !response.body().is_empty() && negotiation.read_answer(response);
         if early_media {
             s.out.push(Out::RemoteChanged);
+            let early = response.to_tag().and_then(|tag| self.early.get_mut(tag));
+            early.into_iter().for_each(|early| early.described = Some(response.clone()));
         }
         s.out.push(Out::Event(LegEvent::Progressed { status, early_media }));
     }
@@ -229,10 +241,10 @@ impl Uac {
         let Some(tag) = response.to_tag() else { return true };
         if !self.early.contains_key(tag) && self.early.len() < MAX_FORKS {
             let Some(dialog) = Dialog::as_uac(&self.invite, response, source) else { return true };
-            self.early.insert(tag.to_owned(), (dialog, None));
+            self.early.insert(tag.to_owned(), Early { dialog, rseq: None, described: None });
         }
-        let Some((dialog, last)) = self.early.get_mut(tag) else { return true };
-        match prack::classify(response, last) {
+        let Some(Early { dialog, rseq, .. }) = self.early.get_mut(tag) else { return true };
+        match prack::classify(response, rseq) {
             Provisional::Plain => true,
             Provisional::Ignore => false,
             Provisional::Reliable(rack) => {
@@ -256,9 +268,10 @@ impl Uac {
     ) -> Phase {
         s.out.push(Out::Stop(LegTimer::CancelLimit));
         let Some(mut dialog) = Dialog::as_uac(&self.invite, response, source) else { return self.lost(s) };
-        if let Some((early, _)) = self.early.remove(&dialog.remote_tag) {
-            dialog.continue_from(&early);
-        }
+        let early = self.early.remove(&dialog.remote_tag);
+        early.iter().for_each(|early| dialog.continue_from(&early.dialog));
+        let described = early.and_then(|early| early.described).filter(|_| response.body().is_empty());
+        let answer = described.as_ref().unwrap_or(response);
         let mut established = Established::dialled(dialog, self.credentials.clone().map(|c| (self.to.ip(), c)));
         established.acknowledge(response, s);
         if self.ending != Ending::No {
@@ -267,7 +280,7 @@ impl Uac {
         } else if let Some((_, reason)) = self.early_bye.filter(|(tag, _)| response.to_tag() == Some(tag)) {
             s.out.push(Out::Event(LegEvent::Answered));
             established.over(LegEvent::HungUp { by: Side::Far, reason }, s);
-        } else if negotiation.read_answer(response) && negotiation.remote().is_some() {
+        } else if !answer.body().is_empty() && negotiation.read_answer(answer) {
             established.agree(response, s);
             s.out.push(Out::RemoteChanged);
             s.out.push(Out::Event(LegEvent::Answered));
@@ -295,13 +308,17 @@ impl Uac {
         s: &mut Surroundings<'_>,
     ) -> Phase {
         let early = self.early.get_mut(request.from_tag());
+        let offers = !request.body().is_empty();
         if request.is(&Method::Bye) {
             respond(request, key, 200, s);
             self.early_bye = Some((request.from_tag().to_owned(), reason_of(request)));
-        } else if let (Some(Method::Update), Some((dialog, _))) = (request.method(), early) {
-            match dialog.accept_cseq(request) {
-                true => super::update(request, key, dialog, negotiation, None, s),
-                false => respond(request, key, 500, s),
+        } else if let (Some(Method::Update), Some(early)) = (request.method(), early) {
+            if !early.dialog.accept_cseq(request) {
+                respond(request, key, 500, s);
+            } else if offers && early.described.is_none() {
+                respond(request, key, 491, s); // Our own offer is not answered yet (RFC 3311 section 5.2).
+            } else if super::update(request, key, &mut early.dialog, negotiation, None, s) && offers {
+                early.described = Some(request.clone());
             }
         } else {
             // An INVITE that crosses ours (RFC 3261 section 14.2).
