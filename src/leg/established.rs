@@ -301,7 +301,10 @@ impl Established {
         s.out.push(Out::Stop(LegTimer::Repeat));
         s.out.push(Out::Stop(LegTimer::NoAck));
         if self.unacked.take().is_some_and(|unacked| unacked.offered) {
-            if !negotiation.read_answer(ack) || negotiation.remote().is_none() {
+            let first = negotiation.remote().is_none();
+            let usable = negotiation.read_answer(ack) && negotiation.remote().is_some();
+            // Later there is a session already, and an answer with the address 0.0.0.0 puts it on hold.
+            if first && !usable && matches!(self.closing, Closing::Open) {
                 return self.refuse_answer(s);
             }
             s.out.push(Out::RemoteChanged);
