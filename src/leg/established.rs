@@ -27,6 +27,8 @@ pub struct Established {
     /// Our ACK, kept for every repeat of the 2xx it belongs to, and its number.
     ack: Option<(u32, Bytes)>,
     closing: Closing,
+    /// Our BYE, to be said again to who wants to know who we are.
+    goodbye: Option<Goodbye>,
     /// What this address, and no other, may be shown when it asks.
     credentials: Option<(IpAddr, Credentials)>,
     /// The session timer, where one runs.
@@ -47,6 +49,14 @@ struct Refresh {
     answered: u8,
 }
 
+#[derive(Debug)]
+struct Goodbye {
+    cause: Cause,
+    material: Material,
+    /// Challenges answered.
+    answered: u8,
+}
+
 /// ```text
 /// Open -HangUp, ACK missing-> Queued -ACK-> Sent -answer-> Over
 ///   |--------------- HangUp ----------------^  ^             ^
@@ -57,12 +67,8 @@ enum Closing {
     Open,
     /// From our 2xx until its ACK a BYE is only an intent (RFC 3261 section 15).
     Queued(Cause, Material),
-    Sent {
-        cause: Cause,
-        material: Material,
-        /// Challenges answered.
-        answered: u8,
-    },
+    /// Our BYE waits for its answer, which brings the last word.
+    Sent,
     /// The last word is spoken; what comes now is answered for 64*T1.
     Over,
 }
@@ -111,6 +117,7 @@ impl Established {
             unacked: None,
             ack: None,
             closing: Closing::Open,
+            goodbye: None,
             credentials,
             timer: None,
             refresh: None,
@@ -144,22 +151,17 @@ impl Established {
         match (&self.closing, &self.unacked) {
             (Closing::Open, Some(_)) => self.closing = Closing::Queued(cause, material.clone()),
             (Closing::Open, None) => {
-                self.send_bye(cause, material, None, s);
-                self.closing = Closing::Sent { cause, material: material.clone(), answered: 0 };
+                self.send_bye(cause, material, s);
+                self.closing = Closing::Sent;
             }
-            (Closing::Queued(..) | Closing::Sent { .. } | Closing::Over, _) => {}
+            (Closing::Queued(..) | Closing::Sent | Closing::Over, _) => {}
         }
     }
 
-    fn send_bye(
-        &mut self,
-        cause: Cause,
-        material: &Material,
-        authorization: Option<(HeaderName, String)>,
-        s: &mut Surroundings<'_>,
-    ) {
-        let (key, message, to) = self.bye(cause, material, authorization, s);
+    fn send_bye(&mut self, cause: Cause, material: &Material, s: &mut Surroundings<'_>) {
+        let (key, message, to) = self.bye(cause, material, None, s);
         s.out.push(Out::Request { key, message, to });
+        self.goodbye = Some(Goodbye { cause, material: material.clone(), answered: 0 });
     }
 
     fn bye(
@@ -204,7 +206,7 @@ impl Established {
         match (request.method(), &self.closing) {
             (Some(Method::Bye), _) => self.far_bye(request, key, s),
             (_, Closing::Over) => respond(request, key, 481, s),
-            (Some(Method::Invite | Method::Update), Closing::Sent { .. }) => respond(request, key, 481, s),
+            (Some(Method::Invite | Method::Update), Closing::Sent) => respond(request, key, 481, s),
             (Some(Method::Invite), Closing::Open | Closing::Queued(..)) => self.reinvite(request, key, negotiation, s),
             (Some(Method::Update), Closing::Open | Closing::Queued(..)) => {
                 self.far_update(request, key, negotiation, s)
@@ -215,7 +217,7 @@ impl Established {
                 let body = Bytes::copy_from_slice(request.body());
                 s.out.push(Out::Event(LegEvent::Informed(Info { content_type, body })));
             }
-            (Some(Method::Info), Closing::Queued(..) | Closing::Sent { .. }) => respond(request, key, 200, s),
+            (Some(Method::Info), Closing::Queued(..) | Closing::Sent) => respond(request, key, 200, s),
             _ => respond(request, key, sensible_answer(request), s),
         }
     }
@@ -348,20 +350,20 @@ impl Established {
     ) -> Option<(HeaderName, String)> {
         let ours = |peer: IpAddr| peer == source.ip() && peer == self.dialog.next_hop().ip();
         let (_, credentials) = self.credentials.as_ref().filter(|(peer, _)| ours(*peer))?;
-        let answered = match (&self.closing, self.refresh) {
-            (Closing::Sent { answered, .. }, _) => *answered,
-            (_, Some(refresh)) => refresh.answered,
-            (_, None) => return None,
+        let answered = match method {
+            "BYE" => self.goodbye.as_ref()?.answered,
+            _ => self.refresh?.answered,
         };
         let cnonce = s.ids.tag();
         digest::answer(response, method, self.dialog.request_target(), credentials, &cnonce, answered)
     }
 
+    /// Whatever state we are in: a dialog that we left must not live on over there (flow O4).
     fn repeat_bye(&mut self, authorization: (HeaderName, String), s: &mut Surroundings<'_>) {
-        if let Closing::Sent { cause, material, answered } = std::mem::replace(&mut self.closing, Closing::Over) {
-            self.send_bye(cause, &material, Some(authorization), s);
-            self.closing = Closing::Sent { cause, material, answered: answered + 1 };
-        }
+        let Some(Goodbye { cause, material, answered }) = self.goodbye.take() else { return };
+        let (key, message, to) = self.bye(cause, &material, Some(authorization), s);
+        s.out.push(Out::Request { key, message, to });
+        self.goodbye = Some(Goodbye { cause, material, answered: answered + 1 });
     }
 
     // --- refreshes of ours (RFC 4028 section 10) ---
@@ -464,7 +466,7 @@ impl Established {
     /// The far side is gone, or might as well be.
     fn expired(&mut self, s: &mut Surroundings<'_>) {
         if matches!(self.closing, Closing::Open | Closing::Queued(..)) {
-            self.send_bye(Cause::TIMEOUT, &Material::default(), None, s);
+            self.send_bye(Cause::TIMEOUT, &Material::default(), s);
             self.over(LegEvent::Lost(LostCause::Expired), s);
         }
     }
@@ -503,14 +505,14 @@ impl Established {
 
     /// Our BYE was answered, or will never be: either way it is over.
     pub(super) fn bye_answered(&mut self, s: &mut Surroundings<'_>) {
-        if matches!(self.closing, Closing::Sent { .. }) {
+        if matches!(self.closing, Closing::Sent) {
             self.over(LegEvent::HungUp { by: Side::Us, reason: None }, s);
         }
     }
 
     /// An answer that cannot be used: hang up, and tell the call that this was no connection.
     pub(super) fn refuse_answer(&mut self, s: &mut Surroundings<'_>) {
-        self.send_bye(Cause::INCOMPATIBLE, &Material::default(), None, s);
+        self.send_bye(Cause::INCOMPATIBLE, &Material::default(), s);
         self.over(LegEvent::Lost(LostCause::UnusableAnswer), s);
     }
 
@@ -538,7 +540,7 @@ impl Established {
                     Closing::Queued(cause, material) => (cause, material),
                     _ => (Cause::TIMEOUT, Material::default()),
                 };
-                self.send_bye(cause, &material, None, s);
+                self.send_bye(cause, &material, s);
                 self.over(LegEvent::Lost(LostCause::NoAck), s);
             }
             (LegTimer::Refresh | LegTimer::Retry, _) => self.send_refresh(negotiation, None, s),

@@ -96,6 +96,68 @@ fn o4_one_stale_nonce_is_forgiven() {
     assert_eq!(record.verdict.evidence.not_connected, Some(NotConnected::TrunkFailed));
 }
 
+/// The carrier asks who says goodbye, and wants to know it again and again.
+fn insist(genagent: &mut Line) {
+    let mut bye = genagent.expect("BYE");
+    for (nonce, stale) in [("b1", "false"), ("b2", "true"), ("b3", "true")] {
+        let asked = challenge(REALM, nonce, &format!(", stale={stale}"));
+        genagent.send(&genagent.response(&bye, 407).with("Proxy-Authenticate", asked));
+        if nonce != "b3" {
+            bye = genagent.expect("BYE");
+            assert_eq!(shown(bye.header("Proxy-Authorization"), "nonce"), nonce);
+        }
+    }
+    genagent.expect_nothing_for(secs(20));
+}
+
+#[test]
+fn o4_a_bye_is_not_explained_for_ever() {
+    let w = world();
+    let (mut customer, mut genagent) = dialled(&w);
+    genagent.answer();
+    genagent.expect("ACK");
+    customer.expect("200");
+    customer.ack();
+    w.run_for(secs(1));
+    customer.bye();
+    customer.expect("200 BYE");
+    insist(&mut genagent);
+}
+
+#[test]
+fn o4_the_bye_after_an_unusable_answer_is_explained_as_well() {
+    let w = world();
+    let (mut customer, mut genagent) = dialled(&w);
+    genagent.respond_with(200, "nonsense");
+    genagent.expect("ACK");
+    insist(&mut genagent);
+    w.api.expect_create().fail(switchback::b2bua::io::FailureClass::Refused);
+    customer.expect_refusal(480);
+}
+
+#[test]
+fn o4_a_refresh_is_explained() {
+    let w = world();
+    let (mut customer, mut genagent) = dialled(&w);
+    let answer = genagent.response(&genagent.invite, 200).with("Session-Expires", "90;refresher=uac");
+    genagent.send(&answer.with("Allow", "UPDATE").with_sdp(genagent.sdp()));
+    genagent.expect("ACK");
+    customer.expect("200");
+    customer.ack();
+    for round in 0..3 {
+        let update = genagent.expect("UPDATE");
+        let asked = challenge(REALM, &format!("u{round}"), "");
+        genagent.send(&genagent.response(&update, 407).with("Proxy-Authenticate", asked));
+        let again = genagent.expect("UPDATE");
+        assert_eq!(shown(again.header("Proxy-Authorization"), "nonce"), format!("u{round}"));
+        assert_eq!(again.cseq(), update.cseq() + 1);
+        genagent.send(&genagent.response(&again, 200).with("Session-Expires", "90;refresher=uac"));
+    }
+    w.run_for(secs(1));
+    assert!(w.talking(&customer, &genagent));
+    hang_up(&mut customer, &mut genagent);
+}
+
 #[test]
 fn o4_a_second_refusal_is_a_refusal() {
     let w = world();
