@@ -173,12 +173,16 @@ impl B2bua {
     }
 
     fn time_reached(&mut self, now: Instant) {
-        // However late we come: no INVITE is repeated to a number whose last safe moment has passed (flow O6).
-        let guard = |key: &TimerKey| matches!(key, TimerKey::Call(_, CallTimer::NumberGuard));
-        while let Some(key) = self.timers.due_where(now, guard) {
+        self.expire_numbers(now);
+        while let Some(key) = self.timers.due(now) {
             self.fire(now, key);
         }
-        while let Some(key) = self.timers.due(now) {
+    }
+
+    /// However late we come: no INVITE is sent again to a number whose last safe moment has passed (flow O6).
+    fn expire_numbers(&mut self, now: Instant) {
+        let guard = |key: &TimerKey| matches!(key, TimerKey::Call(_, CallTimer::NumberGuard));
+        while let Some(key) = self.timers.due_where(now, guard) {
             self.fire(now, key);
         }
     }

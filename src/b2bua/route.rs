@@ -110,6 +110,10 @@ impl B2bua {
             self.counters.unreadable += 1;
             return;
         }
+        // A refusal may ask for the INVITE once more: with credentials, with a longer interval.
+        if message.status().is_some_and(|status| status >= 300) {
+            self.expire_numbers(now);
+        }
         let effects = self.transactions.response(message);
         self.perform(now, effects, Some((message, origin.peer)));
     }

@@ -27,6 +27,8 @@ pub struct Established {
     /// Our ACK, kept for every repeat of the 2xx it belongs to, and its number.
     ack: Option<(u32, Bytes)>,
     closing: Closing,
+    /// Our BYE, to be said again to who wants to know who we are.
+    goodbye: Option<Goodbye>,
     /// What this address, and no other, may be shown when it asks.
     credentials: Option<(IpAddr, Credentials)>,
     /// The session timer, where one runs.
@@ -43,8 +45,16 @@ pub struct Established {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Refresh {
     cseq: u32,
-    /// Whether it answers a challenge already.
-    answered_challenge: bool,
+    /// Challenges answered.
+    answered: u8,
+}
+
+#[derive(Debug)]
+struct Goodbye {
+    cause: Cause,
+    material: Material,
+    /// Challenges answered.
+    answered: u8,
 }
 
 /// ```text
@@ -57,12 +67,8 @@ enum Closing {
     Open,
     /// From our 2xx until its ACK a BYE is only an intent (RFC 3261 section 15).
     Queued(Cause, Material),
-    Sent {
-        cause: Cause,
-        material: Material,
-        /// Whether it answers a challenge already.
-        answered_challenge: bool,
-    },
+    /// Our BYE waits for its answer, which brings the last word.
+    Sent,
     /// The last word is spoken; what comes now is answered for 64*T1.
     Over,
 }
@@ -111,6 +117,7 @@ impl Established {
             unacked: None,
             ack: None,
             closing: Closing::Open,
+            goodbye: None,
             credentials,
             timer: None,
             refresh: None,
@@ -144,22 +151,17 @@ impl Established {
         match (&self.closing, &self.unacked) {
             (Closing::Open, Some(_)) => self.closing = Closing::Queued(cause, material.clone()),
             (Closing::Open, None) => {
-                self.send_bye(cause, material, None, s);
-                self.closing = Closing::Sent { cause, material: material.clone(), answered_challenge: false };
+                self.send_bye(cause, material, s);
+                self.closing = Closing::Sent;
             }
-            (Closing::Queued(..) | Closing::Sent { .. } | Closing::Over, _) => {}
+            (Closing::Queued(..) | Closing::Sent | Closing::Over, _) => {}
         }
     }
 
-    fn send_bye(
-        &mut self,
-        cause: Cause,
-        material: &Material,
-        authorization: Option<(HeaderName, String)>,
-        s: &mut Surroundings<'_>,
-    ) {
-        let (key, message, to) = self.bye(cause, material, authorization, s);
+    fn send_bye(&mut self, cause: Cause, material: &Material, s: &mut Surroundings<'_>) {
+        let (key, message, to) = self.bye(cause, material, None, s);
         s.out.push(Out::Request { key, message, to });
+        self.goodbye = Some(Goodbye { cause, material: material.clone(), answered: 0 });
     }
 
     fn bye(
@@ -204,7 +206,7 @@ impl Established {
         match (request.method(), &self.closing) {
             (Some(Method::Bye), _) => self.far_bye(request, key, s),
             (_, Closing::Over) => respond(request, key, 481, s),
-            (Some(Method::Invite | Method::Update), Closing::Sent { .. }) => respond(request, key, 481, s),
+            (Some(Method::Invite | Method::Update), Closing::Sent) => respond(request, key, 481, s),
             (Some(Method::Invite), Closing::Open | Closing::Queued(..)) => self.reinvite(request, key, negotiation, s),
             (Some(Method::Update), Closing::Open | Closing::Queued(..)) => {
                 self.far_update(request, key, negotiation, s)
@@ -215,7 +217,7 @@ impl Established {
                 let body = Bytes::copy_from_slice(request.body());
                 s.out.push(Out::Event(LegEvent::Informed(Info { content_type, body })));
             }
-            (Some(Method::Info), Closing::Queued(..) | Closing::Sent { .. }) => respond(request, key, 200, s),
+            (Some(Method::Info), Closing::Queued(..) | Closing::Sent) => respond(request, key, 200, s),
             _ => respond(request, key, sensible_answer(request), s),
         }
     }
@@ -270,8 +272,9 @@ impl Established {
         }
         match self.renewed(request, s) {
             Ok(timer) => {
-                super::update(request, key, &mut self.dialog, negotiation, timer, s);
-                self.renew(timer, s);
+                if super::update(request, key, &mut self.dialog, negotiation, timer, s) {
+                    self.renew(timer, s);
+                }
             }
             Err(least) => refuse_interval(request, key, least, s),
         }
@@ -279,11 +282,12 @@ impl Established {
 
     /// The timer that the far side's request asks for; without a wish in it the one that runs is kept.
     fn renewed(&self, request: &Message, s: &Surroundings<'_>) -> Result<Option<SessionTimer>, u32> {
-        Ok(SessionTimer::asked(request, s.session)?.or(self.timer.filter(|timer| timer.ours)))
+        Ok(SessionTimer::asked(request, s.session)?.or(self.timer.filter(|timer| timer.is_ours())))
     }
 
     fn renew(&mut self, timer: Option<SessionTimer>, s: &mut Surroundings<'_>) {
         self.timer = timer;
+        s.out.push(Out::Stop(LegTimer::Retry));
         match timer {
             Some(timer) => timer.start(s),
             None => s.out.extend([Out::Stop(LegTimer::Refresh), Out::Stop(LegTimer::Expire)]),
@@ -299,7 +303,10 @@ impl Established {
         s.out.push(Out::Stop(LegTimer::Repeat));
         s.out.push(Out::Stop(LegTimer::NoAck));
         if self.unacked.take().is_some_and(|unacked| unacked.offered) {
-            if !negotiation.read_answer(ack) || negotiation.remote().is_none() {
+            let first = negotiation.remote().is_none();
+            let usable = negotiation.read_answer(ack) && negotiation.remote().is_some();
+            // Later there is a session already, and an answer with the address 0.0.0.0 puts it on hold.
+            if first && !usable && matches!(self.closing, Closing::Open) {
                 return self.refuse_answer(s);
             }
             s.out.push(Out::RemoteChanged);
@@ -333,7 +340,7 @@ impl Established {
         }
     }
 
-    /// The answer to a challenge of our own peer, unless it has had one already.
+    /// The answer to a challenge of our own peer, where it is also the one that gets it (flow S3).
     fn challenge(
         &self,
         response: &Message,
@@ -341,21 +348,22 @@ impl Established {
         method: &str,
         s: &mut Surroundings<'_>,
     ) -> Option<(HeaderName, String)> {
-        let (peer, credentials) = self.credentials.as_ref().filter(|(peer, _)| *peer == source.ip())?;
-        debug_assert!(peer.is_ipv4() || peer.is_ipv6());
-        let repeated = match &self.closing {
-            Closing::Sent { answered_challenge, .. } => *answered_challenge,
-            _ => self.refresh.is_some_and(|refresh| refresh.answered_challenge),
+        let ours = |peer: IpAddr| peer == source.ip() && peer == self.dialog.next_hop().ip();
+        let (_, credentials) = self.credentials.as_ref().filter(|(peer, _)| ours(*peer))?;
+        let answered = match method {
+            "BYE" => self.goodbye.as_ref()?.answered,
+            _ => self.refresh?.answered,
         };
         let cnonce = s.ids.tag();
-        digest::answer(response, method, self.dialog.request_target(), credentials, &cnonce, repeated)
+        digest::answer(response, method, self.dialog.request_target(), credentials, &cnonce, answered)
     }
 
+    /// Whatever state we are in: a dialog that we left must not live on over there (flow O4).
     fn repeat_bye(&mut self, authorization: (HeaderName, String), s: &mut Surroundings<'_>) {
-        if let Closing::Sent { cause, material, .. } = std::mem::replace(&mut self.closing, Closing::Over) {
-            self.send_bye(cause, &material, Some(authorization), s);
-            self.closing = Closing::Sent { cause, material, answered_challenge: true };
-        }
+        let Some(Goodbye { cause, material, answered }) = self.goodbye.take() else { return };
+        let (key, message, to) = self.bye(cause, &material, Some(authorization), s);
+        s.out.push(Out::Request { key, message, to });
+        self.goodbye = Some(Goodbye { cause, material, answered: answered + 1 });
     }
 
     // --- refreshes of ours (RFC 4028 section 10) ---
@@ -375,7 +383,6 @@ impl Established {
         let mut writer = self.dialog.request(&method, s.endpoint, &branch);
         writer.header(HeaderName::Contact, &s.endpoint.contact()).header(HeaderName::Allow, super::ALLOW);
         timer.write_refresh(&mut writer);
-        let answered_challenge = authorization.is_some();
         if let Some((name, value)) = authorization {
             writer.header(name, &value);
         }
@@ -383,7 +390,7 @@ impl Established {
             Method::Update => writer.finish(),
             _ => writer.finish_with("application/sdp", negotiation.last().as_bytes()),
         };
-        self.refresh = Some(Refresh { cseq: self.dialog.local_cseq, answered_challenge });
+        self.refresh = Some(Refresh { cseq: self.dialog.local_cseq, answered: 0 });
         s.out.push(Out::Request { key: ClientKey::new(&branch, method), message, to: self.dialog.next_hop() });
     }
 
@@ -396,20 +403,16 @@ impl Established {
     ) {
         let method = self.refresh_by.clone();
         let authorization = self.challenge(response, source, method.as_str(), s);
-        self.refresh = None;
+        let answered = self.refresh.take().map_or(0, |refresh| refresh.answered);
         match response.status().unwrap_or(0) {
-            200..300 => {
-                if method == Method::Invite {
-                    self.acknowledge(response, s);
-                    let before = negotiation.remote().cloned();
-                    if negotiation.read_answer(response) && negotiation.remote() != before.as_ref() {
-                        s.out.push(Out::RemoteChanged);
-                    }
-                }
-                self.dialog.refresh_target(response);
-                self.agree_again(response, s);
+            200..300 => self.refreshed(&method, response, negotiation, s),
+            401 | 407 if authorization.is_some() => {
+                self.send_refresh(negotiation, authorization, s);
+                self.refresh = self.refresh.map(|refresh| Refresh { answered: answered + 1, ..refresh });
             }
-            401 | 407 if authorization.is_some() => self.send_refresh(negotiation, authorization, s),
+            422 if self.timer.as_mut().is_some_and(|timer| timer.lengthen(response)) => {
+                self.send_refresh(negotiation, None, s);
+            }
             491 => {
                 // 2.1 to 4 s where the Call-ID is ours, up to 2 s where it is theirs, in steps of 10 ms.
                 let wait = if self.ours { 2_100 + 10 * s.ids.below(191) } else { 10 * s.ids.below(201) };
@@ -420,21 +423,50 @@ impl Established {
                 self.refresh_by = Method::Invite;
                 self.send_refresh(negotiation, None, s);
             }
-            _ => {} // It knows the dialog; the next refresh may fare better before the interval ends.
+            status => self.refresh_refused(status, s),
         }
     }
 
-    fn agree_again(&mut self, response: &Message, s: &mut Surroundings<'_>) {
+    fn refreshed(
+        &mut self,
+        method: &Method,
+        response: &Message,
+        negotiation: &mut Negotiation,
+        s: &mut Surroundings<'_>,
+    ) {
+        if *method == Method::Invite {
+            self.acknowledge(response, s);
+        }
+        // A 2xx that comes after our BYE raises nobody from the dead (flow R13).
+        if !matches!(self.closing, Closing::Open) {
+            return;
+        }
+        if *method == Method::Invite {
+            let before = negotiation.remote().cloned();
+            if negotiation.read_answer(response) && negotiation.remote() != before.as_ref() {
+                s.out.push(Out::RemoteChanged);
+            }
+        }
+        self.dialog.refresh_target(response);
         self.timer = SessionTimer::agreed(response, s.session).or(self.timer);
         if let Some(timer) = self.timer {
             timer.start(s);
         }
     }
 
+    /// A refusal that ends nothing at once (RFC 4028 section 10): tried again until the interval ends.
+    fn refresh_refused(&mut self, status: u16, s: &mut Surroundings<'_>) {
+        let Some(timer) = self.timer.filter(|_| matches!(self.closing, Closing::Open)) else { return };
+        if timer.is_unasked() && !destroys_dialog(status) {
+            return timer.start(s); // It never promised to be refreshed, and it is there.
+        }
+        s.out.push(Out::Start(LegTimer::Retry, timer.pause()));
+    }
+
     /// The far side is gone, or might as well be.
     fn expired(&mut self, s: &mut Surroundings<'_>) {
         if matches!(self.closing, Closing::Open | Closing::Queued(..)) {
-            self.send_bye(Cause::TIMEOUT, &Material::default(), None, s);
+            self.send_bye(Cause::TIMEOUT, &Material::default(), s);
             self.over(LegEvent::Lost(LostCause::Expired), s);
         }
     }
@@ -473,14 +505,14 @@ impl Established {
 
     /// Our BYE was answered, or will never be: either way it is over.
     pub(super) fn bye_answered(&mut self, s: &mut Surroundings<'_>) {
-        if matches!(self.closing, Closing::Sent { .. }) {
+        if matches!(self.closing, Closing::Sent) {
             self.over(LegEvent::HungUp { by: Side::Us, reason: None }, s);
         }
     }
 
     /// An answer that cannot be used: hang up, and tell the call that this was no connection.
     pub(super) fn refuse_answer(&mut self, s: &mut Surroundings<'_>) {
-        self.send_bye(Cause::INCOMPATIBLE, &Material::default(), None, s);
+        self.send_bye(Cause::INCOMPATIBLE, &Material::default(), s);
         self.over(LegEvent::Lost(LostCause::UnusableAnswer), s);
     }
 
@@ -508,7 +540,7 @@ impl Established {
                     Closing::Queued(cause, material) => (cause, material),
                     _ => (Cause::TIMEOUT, Material::default()),
                 };
-                self.send_bye(cause, &material, None, s);
+                self.send_bye(cause, &material, s);
                 self.over(LegEvent::Lost(LostCause::NoAck), s);
             }
             (LegTimer::Refresh | LegTimer::Retry, _) => self.send_refresh(negotiation, None, s),
@@ -517,6 +549,11 @@ impl Established {
             _ => {}
         }
     }
+}
+
+/// Whether whoever answers a request with this knows no such dialog any more (RFC 5057 section 5.1).
+fn destroys_dialog(status: u16) -> bool {
+    matches!(status, 404 | 410 | 416 | 482..=485 | 502 | 604)
 }
 
 fn refuse_interval(request: &Message, key: ServerKey, least: u32, s: &mut Surroundings<'_>) {

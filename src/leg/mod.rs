@@ -491,7 +491,7 @@ fn sensible_answer(request: &Message) -> u16 {
     }
 }
 
-/// An UPDATE (RFC 3311): a refresh, with or without a new offer. Answered at once; there is no ACK.
+/// An UPDATE (RFC 3311), or a PRACK with an offer in it: answered at once; there is no ACK. False when refused.
 fn update(
     request: &Message,
     key: ServerKey,
@@ -499,11 +499,12 @@ fn update(
     negotiation: &mut Negotiation,
     timer: Option<SessionTimer>,
     s: &mut Surroundings<'_>,
-) {
+) -> bool {
     let offered = !request.body().is_empty();
     let body = if offered { negotiation.reoffer(request) } else { None };
     if offered && body.is_none() {
-        return respond(request, key, 488, s);
+        respond(request, key, 488, s);
+        return false;
     }
     dialog.refresh_target(request);
     let mut writer = Writer::response(request, 200, None);
@@ -520,6 +521,7 @@ fn update(
         s.out.push(Out::RemoteChanged);
         s.out.push(Out::Event(LegEvent::Reoffered));
     }
+    true
 }
 
 fn respond(request: &Message, key: ServerKey, status: u16, s: &mut Surroundings<'_>) {

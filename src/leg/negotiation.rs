@@ -101,13 +101,13 @@ impl Negotiation {
 
     /// A new offer inside the dialog, answered with what is agreed already. `None`: 488, and nothing has changed.
     pub fn reoffer(&mut self, invite: &Message) -> Option<(String, bool)> {
-        if invite.body().is_empty() {
-            let last = self.anchor.last().to_owned();
-            return (!last.is_empty()).then_some((last, true));
-        }
-        let offer = body_session(invite)?;
         let mut agreed = self.other.clone().unwrap_or_else(|| Session::own_offer().audio);
         agreed.direction = crate::sdp::Direction::SendRecv;
+        if invite.body().is_empty() {
+            // All we can do, a hold of theirs forgotten (RFC 6337 section 5.2.5).
+            return Some((self.anchor.offer(&agreed), true));
+        }
+        let offer = body_session(invite)?;
         let answer = self.anchor.answer(&offer, &agreed)?;
         self.remote = Some(offer.audio.clone());
         self.offer = Some(offer);

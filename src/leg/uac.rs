@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use super::established::Established;
 use super::negotiation::Negotiation;
 use super::prack::{self, Provisional};
+use super::session_timer::longer_interval;
 use super::{
     ALLOW, EXTENSIONS, LegCommand, LegEvent, LegTimer, LostCause, Material, Out, Phase, Side, Surroundings, reason_of,
     respond, sensible_answer, write_headers,
@@ -42,13 +43,25 @@ pub struct Uac {
     key: ClientKey,
     to: SocketAddr,
     credentials: Option<Credentials>,
+    /// Challenges answered.
+    answered: u8,
     resends: u8,
     proceeding: bool,
     ending: Ending,
-    /// Early dialogs by the far tag, each with the RSeq seen last.
-    early: HashMap<String, (Dialog, Option<u32>)>,
+    /// Early dialogs by the far tag.
+    early: HashMap<String, Early>,
     /// The far tag of a BYE that overtook its own 200, and its Reason.
     early_bye: Option<(String, Option<String>)>,
+}
+
+/// One branch of a fork that has said something.
+#[derive(Debug)]
+struct Early {
+    dialog: Dialog,
+    /// The RSeq seen last.
+    rseq: Option<u32>,
+    /// What last described its session, for a 200 that does not (RFC 6337 section 2.2).
+    described: Option<Message>,
 }
 
 /// Whether we still want an answer.
@@ -88,6 +101,7 @@ impl Uac {
             key,
             to: dial.to,
             credentials: dial.credentials.cloned(),
+            answered: 0,
             resends: 0,
             proceeding: false,
             ending: Ending::No,
@@ -122,22 +136,29 @@ impl Uac {
     }
 
     /// What a refusal asks for before it takes the INVITE, if it is ours to give.
-    fn remedy(&self, response: &Message, source: SocketAddr, s: &mut Surroundings<'_>) -> Option<(HeaderName, String)> {
+    fn remedy(
+        &mut self,
+        response: &Message,
+        source: SocketAddr,
+        s: &mut Surroundings<'_>,
+    ) -> Option<Vec<(HeaderName, String)>> {
         if self.ending != Ending::No || self.resends >= MAX_RESENDS {
             return None;
         }
         match response.status()? {
             401 | 407 if source.ip() == self.to.ip() => {
                 let cnonce = s.ids.tag();
-                let answered = [HeaderName::Authorization, HeaderName::ProxyAuthorization];
-                let repeated = answered.iter().any(|name| self.invite.header(*name).is_some());
                 let uri = self.invite.request_uri();
-                digest::answer(response, "INVITE", uri, self.credentials.as_ref()?, &cnonce, repeated)
+                let credentials = self.credentials.as_ref()?;
+                let header = digest::answer(response, "INVITE", uri, credentials, &cnonce, self.answered)?;
+                self.answered += 1;
+                Some(vec![header])
             }
             422 => {
-                let least: u32 = response.header(HeaderName::MinSe)?.parse().ok()?;
-                let asked: u32 = self.invite.header(HeaderName::SessionExpires)?.parse().ok()?;
-                (least > asked && least <= 86_400).then(|| (HeaderName::SessionExpires, least.to_string()))
+                let asked = self.invite.header(HeaderName::SessionExpires)?.parse().ok()?;
+                let longer = longer_interval(response, asked)?.to_string();
+                // Both, so that nobody on the way shortens it again (RFC 4028 section 7.3).
+                Some(vec![(HeaderName::SessionExpires, longer.clone()), (HeaderName::MinSe, longer)])
             }
             _ => None,
         }
@@ -181,8 +202,8 @@ impl Uac {
             }
             200..300 => self.answered(response, source, negotiation, s),
             status => match self.remedy(response, source, s) {
-                Some(header) => {
-                    self.resend(&[header], s);
+                Some(headers) => {
+                    self.resend(&headers, s);
                     Phase::Calling(self)
                 }
                 None => {
@@ -209,6 +230,8 @@ impl Uac {
         let early_media = !response.body().is_empty() && negotiation.read_answer(response);
         if early_media {
             s.out.push(Out::RemoteChanged);
+            let early = response.to_tag().and_then(|tag| self.early.get_mut(tag));
+            early.into_iter().for_each(|early| early.described = Some(response.clone()));
         }
         s.out.push(Out::Event(LegEvent::Progressed { status, early_media }));
     }
@@ -218,10 +241,10 @@ impl Uac {
         let Some(tag) = response.to_tag() else { return true };
         if !self.early.contains_key(tag) && self.early.len() < MAX_FORKS {
             let Some(dialog) = Dialog::as_uac(&self.invite, response, source) else { return true };
-            self.early.insert(tag.to_owned(), (dialog, None));
+            self.early.insert(tag.to_owned(), Early { dialog, rseq: None, described: None });
         }
-        let Some((dialog, last)) = self.early.get_mut(tag) else { return true };
-        match prack::classify(response, last) {
+        let Some(Early { dialog, rseq, .. }) = self.early.get_mut(tag) else { return true };
+        match prack::classify(response, rseq) {
             Provisional::Plain => true,
             Provisional::Ignore => false,
             Provisional::Reliable(rack) => {
@@ -245,9 +268,10 @@ impl Uac {
     ) -> Phase {
         s.out.push(Out::Stop(LegTimer::CancelLimit));
         let Some(mut dialog) = Dialog::as_uac(&self.invite, response, source) else { return self.lost(s) };
-        if let Some((early, _)) = self.early.remove(&dialog.remote_tag) {
-            dialog.continue_from(&early);
-        }
+        let early = self.early.remove(&dialog.remote_tag);
+        early.iter().for_each(|early| dialog.continue_from(&early.dialog));
+        let described = early.and_then(|early| early.described).filter(|_| response.body().is_empty());
+        let answer = described.as_ref().unwrap_or(response);
         let mut established = Established::dialled(dialog, self.credentials.clone().map(|c| (self.to.ip(), c)));
         established.acknowledge(response, s);
         if self.ending != Ending::No {
@@ -256,7 +280,7 @@ impl Uac {
         } else if let Some((_, reason)) = self.early_bye.filter(|(tag, _)| response.to_tag() == Some(tag)) {
             s.out.push(Out::Event(LegEvent::Answered));
             established.over(LegEvent::HungUp { by: Side::Far, reason }, s);
-        } else if negotiation.read_answer(response) && negotiation.remote().is_some() {
+        } else if !answer.body().is_empty() && negotiation.read_answer(answer) {
             established.agree(response, s);
             s.out.push(Out::RemoteChanged);
             s.out.push(Out::Event(LegEvent::Answered));
@@ -284,13 +308,17 @@ impl Uac {
         s: &mut Surroundings<'_>,
     ) -> Phase {
         let early = self.early.get_mut(request.from_tag());
+        let offers = !request.body().is_empty();
         if request.is(&Method::Bye) {
             respond(request, key, 200, s);
             self.early_bye = Some((request.from_tag().to_owned(), reason_of(request)));
-        } else if let (Some(Method::Update), Some((dialog, _))) = (request.method(), early) {
-            match dialog.accept_cseq(request) {
-                true => super::update(request, key, dialog, negotiation, None, s),
-                false => respond(request, key, 500, s),
+        } else if let (Some(Method::Update), Some(early)) = (request.method(), early) {
+            if !early.dialog.accept_cseq(request) {
+                respond(request, key, 500, s);
+            } else if offers && early.described.is_none() {
+                respond(request, key, 491, s); // Our own offer is not answered yet (RFC 3311 section 5.2).
+            } else if super::update(request, key, &mut early.dialog, negotiation, None, s) && offers {
+                early.described = Some(request.clone());
             }
         } else {
             // An INVITE that crosses ours (RFC 3261 section 14.2).

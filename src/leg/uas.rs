@@ -27,7 +27,10 @@ pub struct Uas {
     invite: Message,
     key: ServerKey,
     dialog: Dialog,
+    /// The unreliable provisional response said last.
     provisional: Option<(u16, Bytes)>,
+    /// The status of the reliable one acknowledged last.
+    pracked: Option<u16>,
     unpracked: Option<Unpracked>,
     rseq: u32,
     /// Whether our answer went out in a reliable provisional response: the 200 then has none.
@@ -50,7 +53,17 @@ impl Uas {
         s.out.push(Out::Respond { key: key.clone(), status: 100, message: trying });
         s.out.push(Out::Event(LegEvent::Invited(Box::new(invitation(invite)))));
         let invite = invite.clone();
-        Ok(Self { invite, key, dialog, provisional: None, unpracked: None, rseq, described: false, timer })
+        Ok(Self {
+            invite,
+            key,
+            dialog,
+            provisional: None,
+            pracked: None,
+            unpracked: None,
+            rseq,
+            described: false,
+            timer,
+        })
     }
 
     pub(super) fn local_tag(&self) -> &str {
@@ -99,28 +112,30 @@ impl Uas {
         let status = if body.is_some() { 183 } else { 180 };
         let required = names_option(&self.invite, HeaderName::Require, "100rel");
         let reliable = required || (body.is_some() && names_option(&self.invite, HeaderName::Supported, "100rel"));
+        let body = body.map(|(body, _)| body).filter(|_| !(reliable && self.described));
         let mut writer = self.response(status, material, s);
-        if reliable {
-            writer.header(HeaderName::Require, "100rel").header(HeaderName::RSeq, &self.rseq.to_string());
-        }
-        let message = match &body {
-            Some((body, _)) if !(reliable && self.described) => writer.finish_with("application/sdp", body.as_bytes()),
-            _ => writer.finish(),
-        };
-        s.out.push(Out::Respond { key: self.key.clone(), status, message: message.clone() });
         s.out.push(Out::Start(LegTimer::Remind, REMIND_EVERY));
         if reliable {
-            s.out.push(Out::Start(LegTimer::Repeat, s.base.t1));
-            s.out.push(Out::Start(LegTimer::NoAck, s.base.long()));
-            let (rseq, wait) = (self.rseq, s.base.t1);
-            self.unpracked = Some(Unpracked { rseq, status, message, wait, queue: Vec::new() });
-            self.rseq += 1;
-            self.described |= body.is_some();
-            self.provisional = None;
+            self.send_reliably(status, writer, body.as_deref(), s);
         } else {
+            let message = finish(&mut writer, body.as_deref());
+            s.out.push(Out::Respond { key: self.key.clone(), status, message: message.clone() });
             self.provisional = Some((status, message));
         }
         Phase::Invited(self)
+    }
+
+    fn send_reliably(&mut self, status: u16, mut writer: Writer, body: Option<&str>, s: &mut Surroundings<'_>) {
+        writer.header(HeaderName::Require, "100rel").header(HeaderName::RSeq, &self.rseq.to_string());
+        let message = finish(&mut writer, body);
+        s.out.push(Out::Respond { key: self.key.clone(), status, message: message.clone() });
+        s.out.push(Out::Start(LegTimer::Repeat, s.base.t1));
+        s.out.push(Out::Start(LegTimer::NoAck, s.base.long()));
+        let (rseq, wait) = (self.rseq, s.base.t1);
+        self.unpracked = Some(Unpracked { rseq, status, message, wait, queue: Vec::new() });
+        self.rseq += 1;
+        self.described |= body.is_some();
+        self.provisional = None;
     }
 
     fn answer(self, material: &Material, negotiation: &mut Negotiation, s: &mut Surroundings<'_>) -> Phase {
@@ -133,10 +148,7 @@ impl Uas {
         if let Some(timer) = self.timer {
             timer.write(&mut writer);
         }
-        let message = match self.described {
-            true => writer.finish(),
-            false => writer.finish_with("application/sdp", body.as_bytes()),
-        };
+        let message = finish(&mut writer, (!self.described).then_some(&body));
         let cseq = self.invite.cseq().map_or(0, |cseq| cseq.number);
         let updates = names_option(&self.invite, HeaderName::Allow, "UPDATE");
         let unacked = Unacked::begin(self.key, cseq, message, offered && !self.described, s);
@@ -207,6 +219,8 @@ impl Uas {
             return self.pracked(request, key, negotiation, s);
         } else if request.is(&Method::Update) && request.body().is_empty() {
             respond(request, key, 200, s);
+        } else if request.is(&Method::Update) && self.described && self.unpracked.is_none() {
+            super::update(request, key, &mut self.dialog, negotiation, None, s);
         } else if request.is(&Method::Update) || request.is(&Method::Invite) {
             // No new offer before the first is answered (RFC 3311 section 5.2, RFC 3261 section 14.2).
             respond(request, key, 500, s);
@@ -228,7 +242,12 @@ impl Uas {
             respond(prack, key, 481, s);
             return Phase::Invited(self);
         };
-        respond(prack, key, 200, s);
+        match self.described && !prack.body().is_empty() {
+            // Its offer was answered: this is the next one (RFC 3262 section 5).
+            true => drop(super::update(prack, key, &mut self.dialog, negotiation, None, s)),
+            false => respond(prack, key, 200, s),
+        }
+        self.pracked = Some(unpracked.status);
         s.out.push(Out::Stop(LegTimer::Repeat));
         s.out.push(Out::Stop(LegTimer::NoAck));
         let mut phase = Phase::Invited(self);
@@ -247,6 +266,12 @@ impl Uas {
                 s.out.push(Out::Respond { key: self.key.clone(), status: *status, message: message.clone() });
                 s.out.push(Out::Start(LegTimer::Remind, REMIND_EVERY));
             }
+            (LegTimer::Remind, None, None) => {
+                let status = self.pracked.unwrap_or(180);
+                let writer = self.response(status, &Material::default(), s);
+                self.send_reliably(status, writer, None, s);
+                s.out.push(Out::Start(LegTimer::Remind, REMIND_EVERY));
+            }
             (LegTimer::Repeat, Some(unpracked), _) => {
                 unpracked.wait *= 2;
                 let (status, message) = (unpracked.status, unpracked.message.clone());
@@ -262,6 +287,13 @@ impl Uas {
             _ => {}
         }
         Phase::Invited(self)
+    }
+}
+
+fn finish(writer: &mut Writer, body: Option<&str>) -> Bytes {
+    match body {
+        Some(body) => writer.finish_with("application/sdp", body.as_bytes()),
+        None => writer.finish(),
     }
 }
 

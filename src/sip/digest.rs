@@ -22,14 +22,14 @@ impl std::fmt::Debug for Credentials {
 }
 
 /// The header that answers the first challenge we can (RFC 8760 section 2.4: the peer lists them by preference).
-/// `None` where nothing fits, or where the last answer was refused for another reason than a stale nonce.
+/// `None` where nothing fits, or where an answer was refused before: only one stale nonce is forgiven (flow O4).
 pub fn answer(
     challenged: &Message,
     method: &str,
     uri: &str,
     credentials: &Credentials,
     cnonce: &str,
-    repeated: bool,
+    answered: u8,
 ) -> Option<(HeaderName, String)> {
     let (challenge, response) = match challenged.status()? {
         401 => (HeaderName::WwwAuthenticate, HeaderName::Authorization),
@@ -39,7 +39,7 @@ pub fn answer(
     challenged.headers(challenge).find_map(|value| {
         let mut read = WwwAuthenticateHeader::parse(value).ok()?;
         let ours = credentials.realm.as_ref().is_none_or(|realm| *realm == read.realm);
-        if !ours || (repeated && !read.stale) {
+        if !ours || answered > u8::from(read.stale) {
             return None;
         }
         // auth-int breaks on many peers and is only used where nothing else is offered.
@@ -78,8 +78,7 @@ mod tests {
         let challenge = "Proxy-Authenticate: Digest realm=\"testrealm@host.com\", qop=\"auth,auth-int\", \
             nonce=\"dcd98b7102dd2f0e8b11d0f600bfb0c093\", opaque=\"5ccc069c403ebaf9f0171e9517f40e41\"\r\n";
         let mufasa = Credentials { username: "Mufasa".into(), password: "Circle Of Life".into(), realm: None };
-        let (name, value) =
-            answer(&challenged(challenge), "GET", "/dir/index.html", &mufasa, "0a4f113b", false).unwrap();
+        let (name, value) = answer(&challenged(challenge), "GET", "/dir/index.html", &mufasa, "0a4f113b", 0).unwrap();
         assert_eq!(name, HeaderName::ProxyAuthorization);
         assert!(value.contains("response=\"6629fae49393a05397450978507c4ef1\""), "{value}");
         assert!(value.contains("qop=auth,") && value.contains("nc=00000001"), "{value}");
@@ -92,7 +91,7 @@ mod tests {
              Proxy-Authenticate: Digest realm=\"r\", nonce=\"2\", algorithm=SHA-256, qop=\"auth\"\r\n\
              Proxy-Authenticate: Digest realm=\"r\", nonce=\"3\", algorithm=MD5\r\n",
         );
-        let (_, value) = answer(&two, "INVITE", "sip:a@b", &credentials(None), "c", false).unwrap();
+        let (_, value) = answer(&two, "INVITE", "sip:a@b", &credentials(None), "c", 0).unwrap();
         assert!(value.contains("algorithm=SHA-256") && value.contains("nonce=\"2\""), "{value}");
     }
 
@@ -100,8 +99,8 @@ mod tests {
     fn another_realm_and_a_second_refusal_get_nothing() {
         let plain = challenged("Proxy-Authenticate: Digest realm=\"r\", nonce=\"1\"\r\n");
         let stale = challenged("Proxy-Authenticate: Digest realm=\"r\", nonce=\"1\", stale=TRUE\r\n");
-        let try_it = |m, realm, repeated| answer(m, "INVITE", "sip:a@b", &credentials(realm), "c", repeated).is_some();
-        assert!(try_it(&plain, Some("r"), false) && try_it(&stale, None, true));
-        assert!(!try_it(&plain, Some("other"), false) && !try_it(&plain, None, true));
+        let try_it = |m, realm, answered| answer(m, "INVITE", "sip:a@b", &credentials(realm), "c", answered).is_some();
+        assert!(try_it(&plain, Some("r"), 0) && try_it(&stale, None, 1));
+        assert!(!try_it(&plain, Some("other"), 0) && !try_it(&plain, None, 1) && !try_it(&stale, None, 2));
     }
 }

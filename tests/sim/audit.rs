@@ -26,6 +26,8 @@ pub struct Audit {
     ended_dialogs: BTreeSet<Key>,
     /// INVITEs of ours, by Call-ID.
     dialled: BTreeMap<String, Dialled>,
+    /// INVITEs of ours inside a dialog, by Call-ID and number, and until when their 2xx finds them.
+    renewed: BTreeMap<(String, u32), Instant>,
     /// When the last INVITE to a number may leave.
     guards: BTreeMap<String, Instant>,
     breaches: Vec<String>,
@@ -48,6 +50,13 @@ impl Audit {
     /// Only who is `listed` is owed an answer.
     pub fn received(&mut self, now: Instant, octets: &[u8], listed: bool) {
         let Some(sip) = Sip::read(octets) else { return };
+        let renewal = self.renewed.get(&(sip.call_id().to_owned(), sip.cseq())).filter(|_| sip.method() == "INVITE");
+        if let (Some(200..300), Some(&until)) = (sip.status(), renewal) {
+            if now < until {
+                *self.owed_acks.entry((sip.call_id().to_owned(), sip.tag("To").to_owned())).or_default() += 1;
+            }
+            return;
+        }
         let dialled = self.dialled.get_mut(sip.call_id()).filter(|_| sip.method() == "INVITE");
         let awaited = dialled.as_ref().is_some_and(|dialled| dialled.until.is_none_or(|until| now < until));
         match (sip.status(), dialled) {
@@ -87,6 +96,9 @@ impl Audit {
                 }
             }
             Some(_) => {}
+            None if sip.is("INVITE") && !sip.tag("To").is_empty() => {
+                self.renewed.entry((sip.call_id().to_owned(), sip.cseq())).or_insert(now + LONG);
+            }
             None if sip.is("INVITE") && to == carrier => self.invited(now, &sip),
             None if sip.is("BYE") => self.ended(&sip),
             None if sip.is("CANCEL") => {

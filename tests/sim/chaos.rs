@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use switchback::b2bua::io::{MediaEvent, OperatorCommand};
+use switchback::sip::digest::Credentials;
 
 use crate::engine::{CARRIER, Engine, Event, Flight, IVR, Lane, address, ms, secs, settings, sip};
 use crate::random::Random;
@@ -31,6 +32,8 @@ impl Chaos {
         let mut random = Random::new(seed);
         let mut settings = settings();
         settings.call.max_duration = secs(60);
+        let (username, password) = ("switchback".to_owned(), "word".to_owned());
+        settings.trunk.credentials = Some(Credentials { username, password, realm: None });
         settings.breaker.failures = if random.percent(20) { 5 } else { 0 };
         let pairs = if random.percent(20) { 20 } else { 80 };
         let mut engine = Engine::new(settings, pairs, seed);
@@ -97,6 +100,8 @@ impl Chaos {
             Alarm::Decide => callees[index].decide(engine, random),
             Alarm::HangUp => callees[index].hang_up(engine),
             Alarm::CalleeRepeats => callees[index].repeats(engine),
+            Alarm::CallerOffers => callers[index].offers(engine, random),
+            Alarm::CalleeOffers => callees[index].offers(engine, random),
             Alarm::Mischief => self.mischief(),
             Alarm::Stop => engine.operator(OperatorCommand::Stop),
         }
@@ -161,6 +166,7 @@ fn run(seed: u64, drawing: bool) -> (Chaos, Result<(), String>) {
 /// Many worlds; what happened in them, so that a test knows that enough did.
 fn worlds(seeds: std::ops::Range<u64>) {
     let (mut calls, mut talked, mut outcomes) = (0, 0, BTreeMap::<String, usize>::new());
+    let mut requests = BTreeMap::<&str, u64>::new();
     for seed in seeds.clone() {
         let (chaos, judged) = run(seed, false);
         if let Err(faults) = judged {
@@ -169,13 +175,18 @@ fn worlds(seeds: std::ops::Range<u64>) {
         }
         calls += chaos.engine.records.len();
         talked += chaos.engine.records.iter().filter(|record| record.answered_at.is_some()).count();
+        for (method, count) in &chaos.engine.core.counters().requests_received {
+            *requests.entry(method).or_default() += count;
+        }
         for record in &chaos.engine.records {
             *outcomes.entry(record.verdict.outcome.to_string()).or_default() += 1;
         }
     }
-    println!("seeds {seeds:?}: {calls} calls, {talked} talked, {outcomes:?}");
+    println!("seeds {seeds:?}: {calls} calls, {talked} talked, {outcomes:?}, heard {requests:?}");
     let worlds = (seeds.end - seeds.start) as usize;
     assert!(calls > worlds * CALLS / 2 && talked > calls / 4, "too little happened: {calls} calls, {talked} talked");
+    let plenty = ["PRACK", "UPDATE"].iter().all(|method| requests.get(method) > Some(&(worlds as u64)));
+    assert!(plenty, "too little happened: {requests:?}");
 }
 
 macro_rules! chaos {

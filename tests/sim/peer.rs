@@ -204,6 +204,17 @@ impl Line {
         sip
     }
 
+    /// The next message, whatever it is.
+    pub fn expect_any(&mut self) -> Sip {
+        let mut stage = self.stage.borrow_mut();
+        stage.wait("anything at all", |stage| stage.letters(self.address, &self.call_id).pop_front())
+    }
+
+    /// The next message, if one is there.
+    pub fn heard(&mut self) -> Option<Sip> {
+        self.stage.borrow_mut().letters(self.address, &self.call_id).pop_front()
+    }
+
     pub fn expect_nothing_for(&mut self, time: Duration) {
         let mut stage = self.stage.borrow_mut();
         stage.run_for(time);
@@ -229,6 +240,19 @@ impl Line {
         let response = Sip::response(request, status, &self.tag);
         let dialog = request.is("INVITE") && (101..300).contains(&status);
         if dialog { response.with("Contact", format!("<sip:gw@{}>", self.address)) } else { response }
+    }
+
+    /// The same from another branch of a fork.
+    pub fn forked(&self, status: u16, branch: &str) -> Sip {
+        let mut response = self.response(&self.invite, status);
+        response.headers.iter_mut().filter(|(name, _)| name == "To").for_each(|(_, to)| *to += branch);
+        response
+    }
+
+    /// Expects our INVITE to come once more, and answers that one from now on.
+    pub fn expect_invite_again(&mut self) -> Sip {
+        self.invite = self.expect("INVITE");
+        self.invite.clone()
     }
 
     /// Answers the INVITE with this status and no description.
@@ -324,6 +348,17 @@ impl Line {
         self.invite = invite.clone();
         self.send(&invite);
         invite
+    }
+
+    /// A re-INVITE or an UPDATE, with this description where there is one.
+    pub fn offer(&mut self, method: &str, sdp: impl Into<String>) -> Sip {
+        let contact = format!("<sip:again@{}>", self.address);
+        let request = self.request(method).with("Contact", contact).with_sdp(sdp);
+        if method == "INVITE" {
+            self.invite = request.clone();
+        }
+        self.send(&request);
+        request
     }
 
     /// From of our requests, our tag included.

@@ -85,6 +85,11 @@ impl Relay {
         self.pairs.len()
     }
 
+    /// Every open pair.
+    pub fn pairs(&self) -> impl Iterator<Item = (&PortPair, &Pair)> {
+        self.pairs.iter()
+    }
+
     /// The pair whose far side receives at this address.
     pub fn towards(&self, far: SocketAddr) -> Option<(PortPair, &Pair)> {
         self.pairs.iter().find(|(_, pair)| pair.far == Some(far)).map(|(port, pair)| (*port, pair))

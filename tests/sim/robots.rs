@@ -31,19 +31,25 @@ pub enum Alarm {
     HangUp,
     /// The carrier repeats what is unanswered.
     CalleeRepeats,
+    /// A customer has a new offer.
+    CallerOffers,
+    /// The carrier has a new offer.
+    CalleeOffers,
     /// Something stray arrives, a side falls silent, the driver is late.
     Mischief,
     /// The program is told to stop.
     Stop,
 }
 
-const ALARMS: [Alarm; 8] = [
+const ALARMS: [Alarm; 10] = [
     Alarm::Call,
     Alarm::Leave,
     Alarm::CallerRepeats,
     Alarm::Decide,
     Alarm::HangUp,
     Alarm::CalleeRepeats,
+    Alarm::CallerOffers,
+    Alarm::CalleeOffers,
     Alarm::Mischief,
     Alarm::Stop,
 ];
@@ -79,6 +85,34 @@ impl Pending {
     }
 }
 
+/// A body for a new offer: talk, or one of the ways to hold.
+fn any_offer(ip: &str, port: u16, random: &mut Random) -> String {
+    match random.below(4) {
+        0 => text::audio(ip, port, "0 8 101", "sendonly"),
+        1 => text::audio(ip, port, "0 8 101", "inactive"),
+        2 => text::sdp("0.0.0.0", port),
+        _ => text::sdp(ip, port),
+    }
+}
+
+/// The ACK of a refusal: the request's own branch.
+fn ack_of(request: &Sip, refusal: &Sip) -> Sip {
+    let copied = ["Via", "Max-Forwards", "From", "Call-ID"];
+    let headers = request.headers.iter().filter(|(name, _)| copied.contains(&name.as_str())).cloned().collect();
+    Sip { headers, ..Sip::request("ACK", request.uri()) }
+        .with("To", refusal.header("To"))
+        .with("CSeq", format!("{} ACK", request.cseq()))
+}
+
+/// The answer to a request inside the dialog; every fourth re-INVITE is told to wait.
+fn in_dialog_answer(request: &Sip, sdp: String, contact: &str) -> Sip {
+    match request.is("INVITE") {
+        true if request.cseq() % 4 == 3 => Sip::response(request, 491, ""),
+        true => Sip::response(request, 200, "").with("Contact", format!("<sip:x@{contact}>")).with_sdp(sdp),
+        false => Sip::response(request, 200, ""),
+    }
+}
+
 fn answers(response: &Sip, request: &Sip) -> bool {
     response.branch() == request.branch() && response.method() == request.method()
 }
@@ -94,8 +128,15 @@ pub struct Caller {
     proceeding: bool,
     wants_out: bool,
     acknowledges: bool,
-    /// To and Contact of the 2xx.
-    answered: Option<(String, String)>,
+    /// To and Contact of what made the dialog, early or not.
+    dialog: Option<(String, String)>,
+    answered: bool,
+    /// The number said last.
+    cseq: u32,
+    /// The RSeq acknowledged last.
+    rseq: u32,
+    /// Re-INVITEs by their number, for the ACK.
+    reinvites: Vec<Sip>,
     over: bool,
 }
 
@@ -113,6 +154,18 @@ impl Caller {
         if random.percent(90) {
             invite = invite.with_sdp(text::sdp("198.51.100.10", port));
         }
+        match random.below(4) {
+            0 => invite = invite.with("Require", "100rel"),
+            1 => invite = invite.with("Supported", "100rel"),
+            _ => {}
+        }
+        if random.percent(40) {
+            let refresher = if random.percent(70) { "uas" } else { "uac" };
+            invite = invite.with("Supported", "timer").with("Session-Expires", format!("90;refresher={refresher}"));
+        }
+        if random.percent(50) {
+            invite = invite.with("Allow", "INVITE, ACK, BYE, CANCEL, PRACK, UPDATE");
+        }
         let acknowledges = !random.percent(3);
         Self {
             index,
@@ -121,7 +174,11 @@ impl Caller {
             proceeding: false,
             wants_out: false,
             acknowledges,
-            answered: None,
+            dialog: None,
+            answered: false,
+            cseq: 1,
+            rseq: 0,
+            reinvites: Vec::new(),
             over: false,
         }
     }
@@ -148,6 +205,9 @@ impl Caller {
             _ => secs(120),
         };
         set(engine, patience, Alarm::Leave, self.index);
+        for _ in 0..random.below(3) {
+            set(engine, random.duration(secs(40)), Alarm::CallerOffers, self.index);
+        }
     }
 
     /// Sends the INVITE so many times at once, as a network that doubles would.
@@ -155,10 +215,33 @@ impl Caller {
         (0..times).for_each(|_| self.send(engine, &self.invite));
     }
 
+    /// A new offer by UPDATE or re-INVITE, where there is a call; with no body it is delayed.
+    pub fn offers(&mut self, engine: &mut Engine, random: &mut Random) {
+        if self.over || !self.answered {
+            return;
+        }
+        let method = if random.percent(50) { "UPDATE" } else { "INVITE" };
+        self.cseq += 1;
+        let sdp = match random.below(4) {
+            0 => String::new(),
+            _ => any_offer("198.51.100.10", 10_000 + 2 * self.index as u16, random),
+        };
+        let contact = format!("<sip:ivr@{IVR}>");
+        let offer = self.in_dialog(method, self.cseq).with("Contact", contact).with_sdp(sdp);
+        if method == "INVITE" {
+            self.reinvites.push(offer.clone());
+        }
+        self.ask(engine, offer);
+    }
+
+    fn sdp(&self) -> String {
+        text::sdp("198.51.100.10", 10_000 + 2 * self.index as u16)
+    }
+
     pub fn leave(&mut self, engine: &mut Engine) {
         self.wants_out = true;
         if self.over {
-        } else if self.answered.is_some() {
+        } else if self.answered {
             self.goodbye(engine);
         } else if self.proceeding {
             self.ask(engine, self.hop_by_hop("CANCEL"));
@@ -167,7 +250,8 @@ impl Caller {
 
     fn goodbye(&mut self, engine: &mut Engine) {
         self.over = true;
-        let bye = self.in_dialog("BYE", 2);
+        self.cseq += 1;
+        let bye = self.in_dialog("BYE", self.cseq);
         self.ask(engine, bye);
     }
 
@@ -178,9 +262,9 @@ impl Caller {
     }
 
     fn in_dialog(&self, method: &str, cseq: u32) -> Sip {
-        let (to, target) = self.answered.clone().unwrap_or_default();
+        let (to, target) = self.dialog.clone().unwrap_or_default();
         Sip::request(method, &target)
-            .with("Via", format!("SIP/2.0/UDP {IVR};branch=z9hG4bK-c-{}-{method};rport", self.index))
+            .with("Via", format!("SIP/2.0/UDP {IVR};branch=z9hG4bK-c-{}-{cseq}-{method};rport", self.index))
             .with("Max-Forwards", "70")
             .with("From", self.invite.header("From"))
             .with("To", to)
@@ -191,7 +275,7 @@ impl Caller {
     pub fn repeats(&mut self, engine: &mut Engine) {
         // One alarm rings for each thing that waits; each repeats only what is due by then.
         let Some(mut first) = (!self.pending.is_empty()).then(|| self.pending.remove(0)) else { return };
-        if first.sip.is("INVITE") && self.proceeding {
+        if first.sip.is("INVITE") && first.sip.cseq() == 1 && self.proceeding {
             return;
         }
         if let Some(wait) = first.again() {
@@ -205,10 +289,29 @@ impl Caller {
         let Some(status) = sip.status() else {
             if !sip.is("ACK") {
                 self.over |= sip.is("BYE");
-                self.send(engine, &Sip::response(sip, 200, ""));
+                self.send(engine, &in_dialog_answer(sip, self.sdp(), IVR));
             }
             return;
         };
+        if sip.method() == "INVITE" && sip.cseq() > 1 {
+            self.reinvite_answered(engine, sip, status);
+        } else {
+            self.answered(engine, sip, status);
+        }
+    }
+
+    fn reinvite_answered(&mut self, engine: &mut Engine, sip: &Sip, status: u16) {
+        let Some(reinvite) = self.reinvites.iter().find(|reinvite| answers(sip, reinvite)).cloned() else { return };
+        self.pending.retain(|pending| !answers(sip, &pending.sip));
+        let sdp = if reinvite.body.is_empty() { self.sdp() } else { String::new() };
+        match status {
+            ..200 => {}
+            200..300 => self.send(engine, &self.in_dialog("ACK", reinvite.cseq()).with_sdp(sdp)),
+            _ => self.send(engine, &ack_of(&reinvite, sip)),
+        }
+    }
+
+    fn answered(&mut self, engine: &mut Engine, sip: &Sip, status: u16) {
         if status >= 200 {
             self.pending.retain(|pending| !answers(sip, &pending.sip));
         }
@@ -216,20 +319,25 @@ impl Caller {
             ("INVITE", ..200) => {
                 let first = !self.proceeding;
                 self.proceeding = true;
+                let rseq = sip.header("RSeq").parse().unwrap_or(0);
+                if rseq > self.rseq {
+                    self.rseq = rseq;
+                    self.dialog = Some((sip.header("To").to_owned(), sip.contact().to_owned()));
+                    self.cseq += 1;
+                    let prack = self.in_dialog("PRACK", self.cseq).with("RAck", format!("{rseq} 1 INVITE"));
+                    self.ask(engine, prack);
+                }
                 if first && self.wants_out && !self.over {
                     self.ask(engine, self.hop_by_hop("CANCEL"));
                 }
             }
             ("INVITE", 200..300) => {
-                let first = self.answered.is_none();
-                self.answered = Some((sip.header("To").to_owned(), sip.contact().to_owned()));
+                let first = !self.answered;
+                self.answered = true;
+                self.dialog = Some((sip.header("To").to_owned(), sip.contact().to_owned()));
                 if self.acknowledges {
                     let delayed = self.invite.body.is_empty();
-                    let body = if delayed {
-                        text::sdp("198.51.100.10", 10_000 + 2 * self.index as u16)
-                    } else {
-                        String::new()
-                    };
+                    let body = if delayed { self.sdp() } else { String::new() };
                     self.send(engine, &self.in_dialog("ACK", 1).with_sdp(body));
                 }
                 if first && self.wants_out && !self.over {
@@ -265,16 +373,56 @@ pub struct Callee {
     index: usize,
     invite: Sip,
     fate: Fate,
+    manners: Manners,
     /// Said last to the INVITE.
     last: Option<Sip>,
+    /// The reliable provisional response that waits for its PRACK.
+    unpracked: Option<Pending>,
     /// The final response that waits for its ACK.
     unacked: Option<Pending>,
+    /// The 200 of another branch of the fork.
+    forked: Option<Pending>,
     answered: bool,
-    bye: Option<Pending>,
+    cseq: u32,
+    /// BYE, UPDATE and re-INVITE, as long as they wait.
+    asked: Vec<Pending>,
+    reinvites: Vec<Sip>,
     over: bool,
 }
 
+/// What else a carrier does, decided when it is dialled.
+#[derive(Debug, Clone, Copy, Default)]
+struct Manners {
+    /// It wants to know who we are: this many times.
+    challenges: u64,
+    reliable: bool,
+    forks: bool,
+    /// It wants to be refreshed.
+    timer: bool,
+    updates: bool,
+    /// What it says first.
+    first: u16,
+}
+
 impl Callee {
+    fn new(index: usize, invite: Sip, fate: Fate, manners: Manners) -> Self {
+        Self {
+            index,
+            invite,
+            fate,
+            manners,
+            last: None,
+            unpracked: None,
+            unacked: None,
+            forked: None,
+            answered: false,
+            cseq: 5,
+            asked: Vec::new(),
+            reinvites: Vec::new(),
+            over: false,
+        }
+    }
+
     pub fn invited(index: usize, invite: Sip, engine: &mut Engine, random: &mut Random) -> Self {
         let codes = [404, 480, 486, 500, 503, 603];
         let (fate, after) = match random.below(100) {
@@ -284,25 +432,38 @@ impl Callee {
             73..85 => (Fate::Refuse(codes[random.below(6) as usize]), random.duration(secs(2))),
             _ => (Fate::Nothing, Duration::ZERO),
         };
-        let mut callee =
-            Self { index, invite, fate, last: None, unacked: None, answered: false, bye: None, over: false };
-        match random.below(10) {
-            0 => {}
-            1..3 => callee.say(engine, 100, ""),
-            3..5 => callee.say(engine, 183, &callee.sdp()),
-            _ => callee.say(engine, 180, ""),
-        }
+        let manners = Manners {
+            challenges: if random.percent(20) { 1 + random.below(3) } else { 0 },
+            reliable: random.percent(30),
+            forks: random.percent(10),
+            timer: random.percent(40),
+            updates: random.percent(50),
+            first: [0, 100, 100, 183, 183, 180, 180, 180, 180, 180][random.below(10) as usize],
+        };
+        let mut callee = Self::new(index, invite, fate, manners);
+        callee.begin(engine);
         if fate != Fate::Nothing {
             set(engine, after, Alarm::Decide, index);
         }
         callee
     }
 
+    /// What an INVITE hears first.
+    fn begin(&mut self, engine: &mut Engine) {
+        if self.manners.challenges > 0 {
+            self.manners.challenges -= 1;
+            return self.say(engine, 407, "");
+        }
+        match self.manners.first {
+            0 => {}
+            183 => self.say(engine, 183, &self.sdp()),
+            status => self.say(engine, status, ""),
+        }
+    }
+
     /// Rings and answers at once.
     pub fn eager(index: usize, invite: Sip, engine: &mut Engine) -> Self {
-        let fate = Fate::Answer;
-        let mut callee =
-            Self { index, invite, fate, last: None, unacked: None, answered: false, bye: None, over: false };
+        let mut callee = Self::new(index, invite, Fate::Answer, Manners::default());
         callee.say(engine, 180, "");
         callee.say(engine, 200, &callee.sdp());
         callee.answered = true;
@@ -319,17 +480,41 @@ impl Callee {
 
     fn say(&mut self, engine: &mut Engine, status: u16, sdp: &str) {
         let mut response = Sip::response(&self.invite, status, &format!("g{}", self.index));
+        if status == 407 {
+            let stale = self.invite.has("Proxy-Authorization");
+            let nonce = self.manners.challenges;
+            response = response.with(
+                "Proxy-Authenticate",
+                format!("Digest realm=\"carrier.example\", nonce=\"{nonce}\", qop=\"auth\", stale={stale}"),
+            );
+        }
         if status < 300 {
             response = response.with("Contact", format!("<sip:gw@{CARRIER}>")).with_sdp(sdp);
         }
+        if self.manners.updates {
+            response = response.with("Allow", "INVITE, ACK, BYE, CANCEL, PRACK, UPDATE");
+        }
+        if self.manners.timer && status == 200 {
+            response = response.with("Session-Expires", "90;refresher=uac");
+        }
+        let reliable = self.manners.reliable && (101..200).contains(&status);
+        if reliable {
+            response = response.with("Require", "100rel").with("RSeq", "1");
+        }
         Self::send(engine, &response);
         self.last = Some(response.clone());
-        if status >= 200 {
-            let mut pending = Pending::new(response);
-            let wait = pending.again().unwrap_or(T1);
-            self.unacked = Some(pending);
-            set(engine, wait, Alarm::CalleeRepeats, self.index);
+        if status >= 200 || reliable {
+            let waiting = self.repeated(engine, response);
+            if reliable { self.unpracked = waiting } else { self.unacked = waiting }
         }
+    }
+
+    /// Repeats this from now on until somebody takes it out of its place.
+    fn repeated(&self, engine: &mut Engine, sip: Sip) -> Option<Pending> {
+        let mut pending = Pending::new(sip);
+        let wait = pending.again().unwrap_or(T1);
+        set(engine, wait, Alarm::CalleeRepeats, self.index);
+        Some(pending)
     }
 
     fn is_final(&self) -> bool {
@@ -337,6 +522,10 @@ impl Callee {
     }
 
     pub fn decide(&mut self, engine: &mut Engine, random: &mut Random) {
+        let challenged = self.last.as_ref().and_then(Sip::status) == Some(407);
+        if challenged && !self.over {
+            return set(engine, secs(1), Alarm::Decide, self.index); // Until it has said who it is, or for ever.
+        }
         if self.is_final() {
             return;
         }
@@ -349,8 +538,34 @@ impl Callee {
         if matches!(self.fate, Fate::Answer | Fate::BadAnswer) {
             self.answered = true;
             let talk = if random.percent(10) { random.duration(ms(50)) } else { random.duration(secs(30)) };
+            let talk = if random.percent(10) { secs(70) } else { talk };
             set(engine, talk, Alarm::HangUp, self.index);
+            for _ in 0..random.below(3) {
+                set(engine, random.duration(secs(20)), Alarm::CalleeOffers, self.index);
+            }
+            if self.manners.forks {
+                let other = Sip::response(&self.invite, 200, &format!("g{}-fork", self.index));
+                let other = other.with("Contact", format!("<sip:gw@{CARRIER}>")).with_sdp(self.sdp());
+                Self::send(engine, &other);
+                self.forked = self.repeated(engine, other);
+            }
         }
+    }
+
+    fn in_dialog(&self, method: &str, cseq: u32) -> Sip {
+        Sip::request(method, self.invite.contact())
+            .with("Via", format!("SIP/2.0/UDP {CARRIER};branch=z9hG4bK-g-{}-{cseq}-{method};rport", self.index))
+            .with("Max-Forwards", "70")
+            .with("From", format!("{};tag=g{}", self.invite.header("To"), self.index))
+            .with("To", self.invite.header("From"))
+            .with("Call-ID", self.invite.call_id())
+            .with("CSeq", format!("{cseq} {method}"))
+    }
+
+    fn ask(&mut self, engine: &mut Engine, request: Sip) {
+        Self::send(engine, &request);
+        let waiting = self.repeated(engine, request);
+        self.asked.extend(waiting);
     }
 
     pub fn hang_up(&mut self, engine: &mut Engine) {
@@ -358,22 +573,28 @@ impl Callee {
             return;
         }
         self.over = true;
-        let bye = Sip::request("BYE", self.invite.contact())
-            .with("Via", format!("SIP/2.0/UDP {CARRIER};branch=z9hG4bK-g-{};rport", self.index))
-            .with("Max-Forwards", "70")
-            .with("From", format!("{};tag=g{}", self.invite.header("To"), self.index))
-            .with("To", self.invite.header("From"))
-            .with("Call-ID", self.invite.call_id())
-            .with("CSeq", "7 BYE");
-        Self::send(engine, &bye);
-        let mut pending = Pending::new(bye);
-        let wait = pending.again().unwrap_or(T1);
-        self.bye = Some(pending);
-        set(engine, wait, Alarm::CalleeRepeats, self.index);
+        self.cseq += 1;
+        let bye = self.in_dialog("BYE", self.cseq);
+        self.ask(engine, bye);
+    }
+
+    pub fn offers(&mut self, engine: &mut Engine, random: &mut Random) {
+        if self.over || !self.answered {
+            return;
+        }
+        let method = if random.percent(50) { "UPDATE" } else { "INVITE" };
+        self.cseq += 1;
+        let sdp = any_offer("203.0.113.20", 10_000 + 2 * self.index as u16, random);
+        let contact = format!("<sip:gw@{CARRIER}>");
+        let offer = self.in_dialog(method, self.cseq).with("Contact", contact).with_sdp(sdp);
+        if method == "INVITE" {
+            self.reinvites.push(offer.clone());
+        }
+        self.ask(engine, offer);
     }
 
     pub fn repeats(&mut self, engine: &mut Engine) {
-        for waiting in [&mut self.unacked, &mut self.bye] {
+        for waiting in [&mut self.unpracked, &mut self.unacked, &mut self.forked] {
             let Some(pending) = waiting else { continue };
             match pending.again() {
                 Some(wait) => {
@@ -383,29 +604,58 @@ impl Callee {
                 None => *waiting = None,
             }
         }
+        let index = self.index;
+        self.asked.retain_mut(|pending| {
+            let again = pending.again();
+            if let Some(wait) = again {
+                Self::send(engine, &pending.sip);
+                set(engine, wait, Alarm::CalleeRepeats, index);
+            }
+            again.is_some()
+        });
     }
 
     pub fn hears(&mut self, engine: &mut Engine, sip: &Sip) {
         match sip.status() {
-            Some(200..) => {
-                let answered = self.bye.as_ref().is_some_and(|bye| answers(sip, &bye.sip));
-                if answered {
-                    self.bye = None;
+            Some(status @ 200..) => {
+                self.asked.retain(|pending| !answers(sip, &pending.sip));
+                if let Some(reinvite) = self.reinvites.iter().find(|reinvite| answers(sip, reinvite)) {
+                    let ack = match status {
+                        200..300 => self.in_dialog("ACK", reinvite.cseq()),
+                        _ => ack_of(reinvite, sip),
+                    };
+                    Self::send(engine, &ack);
                 }
             }
             Some(_) => {}
+            None if sip.is("INVITE") && !sip.tag("To").is_empty() => {
+                Self::send(engine, &in_dialog_answer(sip, self.sdp(), CARRIER));
+            }
+            None if sip.is("INVITE") && sip.cseq() > self.invite.cseq() => {
+                // It says who it is, or what else was asked for.
+                self.invite = sip.clone();
+                (self.last, self.unpracked, self.unacked) = (None, None, None);
+                self.begin(engine);
+            }
             None if sip.is("INVITE") => {
-                if let (Some(last), false) = (&self.last, self.answered) {
+                if let (Some(last), false, true) = (&self.last, self.answered, sip.branch() == self.invite.branch()) {
                     Self::send(engine, last);
                 }
             }
-            None if sip.is("ACK") => self.unacked = None,
+            None if sip.is("ACK") => {
+                let fork = sip.tag("To").ends_with("-fork");
+                let waiting = if fork { &mut self.forked } else { &mut self.unacked };
+                waiting.take_if(|pending| pending.sip.cseq() == sip.cseq());
+            }
             None => {
                 Self::send(engine, &Sip::response(sip, 200, ""));
-                if sip.is("CANCEL") && !self.is_final() {
+                if sip.is("PRACK") {
+                    self.unpracked = None;
+                }
+                if sip.is("CANCEL") && sip.branch() == self.invite.branch() && !self.is_final() {
                     self.say(engine, 487, "");
                 }
-                self.over |= sip.is("BYE");
+                self.over |= sip.is("BYE") && !sip.tag("To").ends_with("-fork");
             }
         }
     }

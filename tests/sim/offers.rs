@@ -1,0 +1,175 @@
+//! H9, M6, O7, O9: offers and answers in every shape, before and within a call.
+
+use switchback::b2bua::io::FailureClass;
+use switchback::call::verdict::{EndedBy, NotConnected, Outcome, Phase};
+
+use crate::asapp::NUMBER;
+use crate::engine::{ms, secs};
+use crate::happy::talk;
+use crate::peer::Line;
+use crate::provisional::{dialled, hang_up};
+use crate::text::{self, Sip};
+use crate::world::World;
+
+/// A hold in this dialect.
+fn held(line: &Line, dialect: &str) -> String {
+    let (ip, port) = (line.rtp.ip().to_string(), line.rtp.port());
+    match dialect {
+        "c=0" => text::sdp("0.0.0.0", port),
+        direction => text::audio(&ip, port, "0 8 101", direction),
+    }
+}
+
+/// Offers this and takes the answer.
+fn offer(line: &mut Line, method: &str, sdp: String) -> Sip {
+    line.offer(method, sdp);
+    match method {
+        "INVITE" => {
+            let answer = line.expect("200");
+            line.ack();
+            answer
+        }
+        _ => line.expect("200 UPDATE"),
+    }
+}
+
+fn is_watched(w: &World, port: Option<u16>) -> bool {
+    let stage = w.stage();
+    let mut pairs = stage.engine.relay.pairs();
+    pairs.any(|(pair, model)| Some(pair.port) == port && model.watch.is_some())
+}
+
+#[test]
+fn m6_either_side_holds_in_every_dialect_by_either_method() {
+    for (dialect, mirrored) in [("sendonly", "a=recvonly"), ("inactive", "a=inactive"), ("c=0", "a=")] {
+        for method in ["INVITE", "UPDATE"] {
+            for customers in [true, false] {
+                let w = World::new();
+                let (mut customer, mut genagent) = talk(&w);
+                let line = if customers { &mut customer } else { &mut genagent };
+                let port = line.told;
+                assert!(is_watched(&w, port));
+                let hold = held(line, dialect);
+                let answer = offer(line, method, hold);
+                assert!(answer.body.contains(mirrored), "RFC 3264 section 6.1: {}", answer.body);
+                assert_eq!(answer.audio_port(), port);
+                assert!(!is_watched(&w, port), "silence is what a hold is");
+                w.run_for(secs(1));
+                let resume = line.sdp();
+                let answer = offer(line, method, resume);
+                assert!(answer.body.contains("a=sendrecv"));
+                w.run_for(ms(5));
+                assert!(is_watched(&w, port) && w.talking(&customer, &genagent));
+                hang_up(&mut customer, &mut genagent);
+            }
+        }
+    }
+}
+
+#[test]
+fn m6_a_third_party_resumes_without_an_offer() {
+    let w = World::new();
+    let (mut customer, mut genagent) = talk(&w);
+    let hold = held(&customer, "sendonly");
+    offer(&mut customer, "INVITE", hold);
+    customer.offer("INVITE", "");
+    let ours = customer.expect("200");
+    assert!(ours.body.contains("a=sendrecv"), "RFC 6337 section 5.2.5: {}", ours.body);
+    customer.ack_with(customer.sdp());
+    w.run_for(ms(5));
+    assert!(w.talking(&customer, &genagent) && is_watched(&w, customer.told));
+    // And holds: the answer in the ACK is a hold of 1999.
+    customer.offer("INVITE", "");
+    customer.expect("200");
+    customer.ack_with(held(&customer, "c=0"));
+    customer.expect_nothing_for(secs(1));
+    assert!(!is_watched(&w, customer.told));
+    hang_up(&mut customer, &mut genagent);
+}
+
+#[test]
+fn m6_an_offer_that_nobody_can_take_changes_nothing() {
+    let w = World::new();
+    let (mut customer, mut genagent) = talk(&w);
+    for sdp in [text::audio("198.51.100.10", 41_000, "111", "sendrecv"), "nonsense".to_owned()] {
+        for line in [&mut customer, &mut genagent] {
+            line.offer("UPDATE", sdp.clone());
+            line.expect("488 UPDATE");
+            let before = line.invite.clone();
+            line.offer("INVITE", sdp.clone());
+            line.expect_refusal(488);
+            line.invite = before;
+        }
+    }
+    w.run_for(secs(1));
+    assert!(w.talking(&customer, &genagent), "RFC 3261 section 14.2");
+    hang_up(&mut customer, &mut genagent);
+}
+
+#[test]
+fn h9_a_delayed_offer_whose_answer_is_none() {
+    for answer in [String::new(), "nonsense".to_owned(), text::audio("198.51.100.10", 41_000, "111", "sendrecv")] {
+        let w = World::new();
+        let mut customer = w.ivr.call().without_offer().invite();
+        customer.expect("180");
+        w.api.expect_create().answer_number(NUMBER, secs(60));
+        let mut genagent = w.carrier.expect_invite();
+        genagent.answer();
+        genagent.expect("ACK");
+        customer.expect("200");
+        customer.ack_with(answer);
+        customer.expect_and_ok("BYE");
+        genagent.expect_and_ok("BYE");
+        assert_eq!((w.verdict().1, w.verdict().2), (EndedBy::Network, Phase::Talking));
+    }
+}
+
+#[test]
+fn h9_a_delayed_offer_from_a_caller_that_insists_on_reliable_ringing() {
+    let w = World::new();
+    let mut customer = w.ivr.call().header("Require", "100rel").without_offer().invite();
+    let ringing = customer.expect("180");
+    let prack = customer.request("PRACK").with("RAck", format!("{} 1 INVITE", ringing.header("RSeq")));
+    customer.send(&prack);
+    customer.expect("200 PRACK");
+    w.api.expect_create().answer_number(NUMBER, secs(60));
+    let mut genagent = w.carrier.expect_invite();
+    genagent.answer();
+    genagent.expect("ACK");
+    let ours = customer.expect("200");
+    assert!(ours.audio_port().is_some(), "the offer is in the 200");
+    customer.ack_with(customer.sdp());
+    w.run_for(ms(5));
+    assert!(w.talking(&customer, &genagent));
+    hang_up(&mut customer, &mut genagent);
+}
+
+#[test]
+fn o7_a_redirection_is_not_followed() {
+    for status in [301, 302, 305] {
+        let w = World::new();
+        let (mut customer, mut genagent) = dialled(&w);
+        let elsewhere = "<sip:+19005550100@198.18.0.9>";
+        genagent.send(&genagent.response(&genagent.invite, status).with("Contact", elsewhere));
+        genagent.expect("ACK");
+        w.api.expect_create().fail(FailureClass::Refused);
+        customer.expect_refusal(480);
+        let invites = w.stage().delivered.iter().filter(|(.., sip)| sip.is("INVITE")).count();
+        assert_eq!(invites, 1);
+        assert_eq!(w.record().verdict.outcome, Outcome::NotConnected);
+    }
+}
+
+#[test]
+fn o1_a_refusal_of_the_whole_world_costs_no_second_number() {
+    for status in [600, 603, 604, 606, 607] {
+        let w = World::new();
+        let (mut customer, mut genagent) = dialled(&w);
+        genagent.respond(status);
+        genagent.expect("ACK");
+        customer.expect_refusal(480);
+        assert_eq!((w.api.asked(), w.count(&w.carrier, "INVITE")), (1, 1));
+        let evidence = w.record().verdict.evidence;
+        assert_eq!((evidence.not_connected, evidence.sip_status), (Some(NotConnected::TrunkFailed), Some(status)));
+    }
+}
