@@ -15,11 +15,12 @@ use tokio::task::JoinHandle;
 use crate::admin::{self, AdminQuery, Sources, Surroundings};
 use crate::asapp::{AsappClient, AsappSettings};
 use crate::b2bua::B2bua;
-use crate::b2bua::io::{ApiReply, ApiRequest, Input, MediaCommand, OperatorCommand, PublishedContext};
+use crate::b2bua::io::{ApiReply, ApiRequest, Input, MediaCommand, OperatorCommand, PublishedContext, Transport};
 use crate::call::record::CallRecord;
 use crate::clock;
 use crate::config::{Config, Destination};
-use crate::driver::{self, Arrivals, Hands, Question, udp::Udp};
+use crate::driver::stream::{Limits, Streams};
+use crate::driver::{self, Arrivals, Hands, Question, tcp, udp::Udp};
 use crate::media::{Media, MediaSettings, Terms};
 use crate::store::contexts::Contexts;
 use crate::store::records::{self, Records, Target, Writer};
@@ -57,6 +58,7 @@ impl App {
         let trunk = resolve(&config.trunk.address).await?;
         let udp = Udp::bind(config.sip.listen)
             .with_context(|| format!("cannot listen for SIP on {} (sip.listen)", config.sip.listen))?;
+        let streams = streams(config)?;
         let listener = TcpListener::bind(config.admin.listen)
             .await
             .with_context(|| format!("cannot listen for HTTP on {} (admin.listen)", config.admin.listen))?;
@@ -86,7 +88,7 @@ impl App {
             records: records.clone(),
             witness: witness.map(shared),
         };
-        let driver = tokio::spawn(async move { driver::drive(core, udp, arrivals, &mut hands).await });
+        let driver = tokio::spawn(async move { driver::drive(core, udp, streams, arrivals, &mut hands).await });
         Ok(Self { sip, admin, operators, driver, server, records, writer })
     }
 
@@ -124,6 +126,25 @@ async fn resolve(host: &str) -> Result<SocketAddr> {
         Some(address) => Ok(address),
         None => bail!("{host} has no address (trunk.address)"),
     }
+}
+
+/// Every listener for streams, open.
+fn streams(config: &Config) -> Result<Streams> {
+    let sip = &config.sip;
+    let mut streams = Streams::new(Limits {
+        connections: sip.max_connections,
+        per_source: sip.max_connections_per_source,
+        idle: sip.connection_idle,
+        message_time: sip.message_time,
+        connect: sip.connect_timeout,
+        ..Limits::default()
+    });
+    if let Some(address) = sip.tcp_listen {
+        let listener =
+            tcp::listen(address).with_context(|| format!("cannot listen for SIP on TCP {address} (sip.tcp_listen)"))?;
+        streams.listen(Transport::Tcp, listener)?;
+    }
+    Ok(streams)
 }
 
 fn seed() -> [u8; 32] {

@@ -1,6 +1,6 @@
 //! A confirmed dialog, until its last debt is paid: ACKs, BYEs, and a tombstone that answers.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use super::{
 };
 use crate::sip::dialog::Dialog;
 use crate::sip::digest::{self, Credentials};
+use crate::sip::hop::Hop;
 use crate::sip::message::{HeaderName, Message, Method};
 use crate::sip::transaction::key::{ClientKey, ServerKey};
 use crate::sip::write::Writer;
@@ -168,7 +169,7 @@ impl Established {
         material: &Material,
         authorization: Option<(HeaderName, String)>,
         s: &mut Surroundings<'_>,
-    ) -> (ClientKey, Bytes, SocketAddr) {
+    ) -> (ClientKey, Bytes, Hop) {
         let branch = s.ids.branch();
         let mut writer = self.dialog.request(&Method::Bye, s.endpoint, &branch);
         if let Some((name, value)) = authorization {
@@ -241,7 +242,7 @@ impl Established {
         self.dialog.refresh_target(request);
         let mut writer = Writer::response(request, 200, None);
         writer
-            .header(HeaderName::Contact, &s.endpoint.contact())
+            .header(HeaderName::Contact, &self.dialog.contact(s.endpoint))
             .header(HeaderName::Allow, super::ALLOW)
             .header(HeaderName::Server, &s.endpoint.product);
         if let Some(timer) = timer {
@@ -314,7 +315,7 @@ impl Established {
     pub(super) fn response(
         &mut self,
         response: &Message,
-        source: SocketAddr,
+        source: Hop,
         negotiation: &mut Negotiation,
         s: &mut Surroundings<'_>,
     ) {
@@ -337,7 +338,7 @@ impl Established {
     fn challenge(
         &self,
         response: &Message,
-        source: SocketAddr,
+        source: Hop,
         method: &str,
         s: &mut Surroundings<'_>,
     ) -> Option<(HeaderName, String)> {
@@ -373,7 +374,7 @@ impl Established {
         let method = self.refresh_by.clone();
         let branch = s.ids.branch();
         let mut writer = self.dialog.request(&method, s.endpoint, &branch);
-        writer.header(HeaderName::Contact, &s.endpoint.contact()).header(HeaderName::Allow, super::ALLOW);
+        writer.header(HeaderName::Contact, &self.dialog.contact(s.endpoint)).header(HeaderName::Allow, super::ALLOW);
         timer.write_refresh(&mut writer);
         let answered_challenge = authorization.is_some();
         if let Some((name, value)) = authorization {
@@ -390,7 +391,7 @@ impl Established {
     fn refresh_answered(
         &mut self,
         response: &Message,
-        source: SocketAddr,
+        source: Hop,
         negotiation: &mut Negotiation,
         s: &mut Surroundings<'_>,
     ) {

@@ -31,4 +31,5 @@ mod robots;
 mod security;
 mod table;
 mod text;
+mod transports;
 mod world;

@@ -1,7 +1,8 @@
 //! The four transaction machines of RFC 3261 section 17, with the Accepted states of RFC 6026.
 //!
 //! A transaction repeats; it decides nothing. Each machine takes one event and says what to do; whoever holds it keeps
-//! its timers and its octets' destination.
+//! its timers and its octets' destination. Over a reliable transport nothing is sent twice: timers A, E and G are off,
+//! D, I, J and K are zero, B, F and H stay (RFC 3261 table 4).
 
 pub mod client;
 pub mod invite_client;
