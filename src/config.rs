@@ -23,7 +23,7 @@ use crate::leg::session_timer::SessionSettings;
 use crate::sip::digest::Credentials;
 use crate::sip::hop::Transport;
 
-pub use words::{Advertised, Destination, LogFormat, PortRange};
+pub use words::{Advertised, ClientAuth, Destination, LogFormat, PortRange};
 
 /// Everything the program can be told, read and checked.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -63,6 +63,17 @@ pub struct Sip {
     pub advertise: Option<Advertised>,
     /// The TCP listener.
     pub tcp_listen: Option<SocketAddr>,
+    /// The TLS listener.
+    pub tls_listen: Option<SocketAddr>,
+    /// Our certificate chain, PEM.
+    pub tls_certificate: Option<PathBuf>,
+    /// Its key, PEM.
+    pub tls_key: Option<PathBuf>,
+    /// Whose certificates are believed, PEM.
+    pub tls_ca: Option<PathBuf>,
+    /// Whether those who connect must show a certificate.
+    #[serde(deserialize_with = "words::choice")]
+    pub tls_client_auth: ClientAuth,
     /// Whether requests above 1,300 octets go over TCP instead of UDP.
     pub tcp_for_long: bool,
     /// TCP and TLS connections that others may have to us at once.
@@ -329,7 +340,7 @@ impl Config {
     /// The other ways in, as peers reach them: the advertised host, and each listener's own port.
     pub fn other_addresses(&self) -> Vec<(Transport, SocketAddr)> {
         let told = self.sip.advertise.map(|advertised| advertised.address);
-        let others = [(Transport::Tcp, self.sip.tcp_listen)];
+        let others = [(Transport::Tcp, self.sip.tcp_listen), (Transport::Tls, self.sip.tls_listen)];
         others
             .into_iter()
             .filter_map(|(transport, listen)| Some((transport, listen?)))
@@ -432,6 +443,11 @@ impl Default for Sip {
             listen: core.sip_address,
             advertise: None,
             tcp_listen: None,
+            tls_listen: None,
+            tls_certificate: None,
+            tls_key: None,
+            tls_ca: None,
+            tls_client_auth: ClientAuth::None,
             tcp_for_long: core.tcp_for_long,
             max_connections: 4_096,
             max_connections_per_source: 256,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use super::words::span;
-use super::{Config, Destination};
+use super::{ClientAuth, Config, Destination};
 use crate::sip::hop::Transport;
 
 /// Reasons to refuse this configuration; empty when it can be used.
@@ -165,13 +165,13 @@ fn addresses(config: &Config, problems: &mut Vec<String>) {
         problems.push("sip.product is not a header value: write plain letters, \"switchback/1\"".to_owned());
     }
     if config.sip_address().port() == 0 {
-        problems.push("sip.listen has port 0: write a port, such as 5060".to_owned());
+        problems.push("sip.listen has port 0: write a port, such as 5060 or 5061".to_owned());
     }
-    for (key, listen) in [("sip.tcp_listen", sip.tcp_listen)] {
+    for (key, listen) in [("sip.tcp_listen", sip.tcp_listen), ("sip.tls_listen", sip.tls_listen)] {
         let Some(listen) = listen else { continue };
         let told = advertised.is_some_and(|told| told.is_ipv4() == listen.is_ipv4());
         if listen.port() == 0 {
-            problems.push(format!("{key} has port 0: write a port, such as 5060"));
+            problems.push(format!("{key} has port 0: write a port, such as 5060 or 5061"));
         }
         if listen.ip().is_unspecified() && !told {
             problems.push(format!(
@@ -180,6 +180,7 @@ fn addresses(config: &Config, problems: &mut Vec<String>) {
             ));
         }
     }
+    tls(config, problems);
     if sip.tcp_for_long && sip.tcp_listen.is_none() {
         problems.push("sip.tcp_for_long needs a way back: write sip.tcp_listen = \"ADDRESS:5060\"".to_owned());
     }
@@ -188,6 +189,41 @@ fn addresses(config: &Config, problems: &mut Vec<String>) {
             "admin.listen = \"{}\" is open to the network and asks for no token: write admin.token_file, or listen on 127.0.0.1",
             admin.listen
         ));
+    }
+}
+
+fn tls(config: &Config, problems: &mut Vec<String>) {
+    let sip = &config.sip;
+    if sip.tls_certificate.is_some() != sip.tls_key.is_some() {
+        problems.push("sip.tls_certificate and sip.tls_key go together: write both, or neither".to_owned());
+    }
+    if sip.tls_listen.is_some() && sip.tls_certificate.is_none() {
+        problems.push(
+            "sip.tls_listen needs a certificate: write sip.tls_certificate and sip.tls_key, two PEM files".to_owned(),
+        );
+    }
+    if sip.tls_listen.is_some() && sip.tls_listen == sip.tcp_listen {
+        problems.push("sip.tls_listen and sip.tcp_listen are the same: write another port, 5061 for TLS".to_owned());
+    }
+    if sip.tls_client_auth != ClientAuth::None && sip.tls_ca.is_none() {
+        problems.push(
+            "sip.tls_client_auth needs to know whom to believe: write sip.tls_ca, a PEM file of certificate authorities"
+                .to_owned(),
+        );
+    }
+    if config.trunk.transport == Transport::Tls {
+        if sip.tls_listen.is_none() {
+            problems.push(
+                "trunk.transport = \"tls\" needs an address for the trunk's own requests: write sip.tls_listen = \"ADDRESS:5061\""
+                    .to_owned(),
+            );
+        }
+        if sip.tls_ca.is_none() {
+            problems.push(
+                "trunk.transport = \"tls\" needs to know whom to believe: write sip.tls_ca, a PEM file of certificate authorities"
+                    .to_owned(),
+            );
+        }
     }
 }
 

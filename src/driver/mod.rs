@@ -2,6 +2,7 @@
 
 pub mod stream;
 pub mod tcp;
+pub mod tls;
 pub mod udp;
 
 use std::future;

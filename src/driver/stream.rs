@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::{timeout, timeout_at};
 
 use super::tcp;
+use super::tls::Tls;
 use crate::b2bua::io::{Datagram, Input, Transport};
 use crate::clock;
 
@@ -215,6 +216,7 @@ pub struct Streams {
     accepts: (mpsc::Sender<Arrival>, mpsc::Receiver<Arrival>),
     arrivals: (mpsc::Sender<Arrival>, mpsc::Receiver<Arrival>),
     failures: Vec<Place>,
+    tls: Option<Tls>,
     listeners: Vec<(Transport, SocketAddr)>,
 }
 
@@ -230,8 +232,15 @@ impl Streams {
             accepts: mpsc::channel(16),
             arrivals: mpsc::channel(256),
             failures: Vec::new(),
+            tls: None,
             listeners: Vec::new(),
         }
+    }
+
+    /// With TLS, both sides of it.
+    #[must_use]
+    pub fn with_tls(self, tls: Tls) -> Self {
+        Self { tls: Some(tls), ..self }
     }
 
     /// Takes connections on this listener from now on.
@@ -329,23 +338,28 @@ impl Streams {
         }
         *self.theirs.entry(peer.ip()).or_default() += 1;
         let link = self.insert((transport, peer), true);
+        let (tls, limit) = (self.tls.clone().filter(|_| transport == Transport::Tls), self.limits.connect);
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
-            link.run(stream).await;
+            match tls {
+                None => link.run(stream).await,
+                Some(tls) => link.run_after(within(limit, tls.accept(stream)).await).await,
+            }
         });
     }
 
     fn dial(&mut self, place: Place) {
-        let (_, to) = place;
+        let (transport, to) = place;
         let link = self.insert(place, false);
-        let limit = self.limits.connect;
+        let (tls, limit) = (self.tls.clone(), self.limits.connect);
         tokio::spawn(async move {
-            match tcp::connect(to, limit).await {
-                Ok(stream) => link.run(stream).await,
-                Err(error) => {
-                    tracing::debug!(%to, %error, "no connection");
-                    link.over().await;
+            match (transport, tls) {
+                (Transport::Tls, Some(tls)) => {
+                    let connected = async { tls.connect(tcp::connect(to).await?, to.ip()).await };
+                    link.run_after(within(limit, connected).await).await;
                 }
+                (Transport::Tls, None) => link.run_after::<TcpStream>(Err(io::Error::other("TLS is off"))).await,
+                (Transport::Tcp | Transport::Udp, _) => link.run_after(within(limit, tcp::connect(to)).await).await,
             }
         });
     }
@@ -403,7 +417,23 @@ struct Link {
     limits: Limits,
 }
 
+async fn within<T>(limit: Duration, connecting: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(limit, connecting).await.map_err(|_| io::ErrorKind::TimedOut)?
+}
+
 impl Link {
+    /// The same once there is a connection.
+    async fn run_after<S: AsyncRead + AsyncWrite>(self, connected: io::Result<S>) {
+        match connected {
+            Ok(stream) => self.run(stream).await,
+            Err(error) => {
+                let (transport, peer) = self.place;
+                tracing::info!(transport = transport.as_str(), %peer, %error, "no connection");
+                self.over().await;
+            }
+        }
+    }
+
     /// Reads and writes until either ends.
     async fn run<S: AsyncRead + AsyncWrite>(mut self, stream: S) {
         let (reader, writer) = tokio::io::split(stream);

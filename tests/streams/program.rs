@@ -70,6 +70,12 @@ impl Program {
         program
     }
 
+    /// SIGHUP.
+    pub fn hang_up(&self) {
+        let sent = Command::new("kill").args(["-HUP", &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
     pub fn log(&self) -> String {
         read(&self.folder.path().join("log"))
     }

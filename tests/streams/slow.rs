@@ -8,11 +8,20 @@ use tokio::time::timeout;
 
 use crate::program::{Program, eventually, free};
 
-fn options(call: usize) -> String {
+pub fn options(call: usize) -> String {
     format!(
         "OPTIONS sip:a@b SIP/2.0\r\nVia: SIP/2.0/TCP 127.0.0.1:9;branch=z9hG4bK{call}\r\nFrom: <sip:a@b>;tag=1\r\n\
          To: <sip:a@b>\r\nCall-ID: {call}\r\nCSeq: 1 OPTIONS\r\nMax-Forwards: 70\r\nContent-Length: 0\r\n\r\n"
     )
+}
+
+pub fn invite(call: usize) -> String {
+    let sdp = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 9000 RTP/AVP 0\r\n";
+    let described = format!(
+        "Contact: <sip:a@127.0.0.1:9>\r\nContent-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{sdp}",
+        sdp.len()
+    );
+    options(call).replace("OPTIONS", "INVITE").replace("Content-Length: 0\r\n\r\n", &described)
 }
 
 async fn heard(stream: &mut TcpStream) -> String {
@@ -115,15 +124,7 @@ async fn s11_a_peer_that_reads_nothing_is_cut_off() {
 async fn a_trunk_that_cannot_be_reached_is_told_at_once() {
     let program = Program::start(free(), "trunk.transport = 'tcp'").await;
     let mut stream = TcpStream::connect(program.sip).await.unwrap();
-    let sdp = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 9000 RTP/AVP 0\r\n";
-    let invite = options(8).replace("OPTIONS", "INVITE").replace(
-        "Content-Length: 0\r\n\r\n",
-        &format!(
-            "Contact: <sip:a@127.0.0.1:9>\r\nContent-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{sdp}",
-            sdp.len()
-        ),
-    );
-    stream.write_all(invite.as_bytes()).await.unwrap();
+    stream.write_all(invite(8).as_bytes()).await.unwrap();
     let begun = switchback::clock::now();
     let mut all = String::new();
     while !all.contains("SIP/2.0 480 ") {
