@@ -128,6 +128,45 @@ fn o14_a_connection_that_breaks_unanswered_costs_a_fresh_number_and_nothing_else
 }
 
 #[test]
+fn o14_a_connection_that_breaks_while_it_rings_costs_nothing() {
+    let w = trunk_over(Transport::Tls);
+    let mut customer = w.ivr.invite();
+    customer.expect("180");
+    w.api.expect_create().answer_number(NUMBER, secs(60));
+    let mut genagent = w.carrier.expect_invite();
+    genagent.respond(180);
+    w.run_for(ms(50));
+    w.reset(&w.carrier);
+    w.run_for(secs(2));
+    genagent.answer();
+    genagent.expect("ACK");
+    customer.expect("200");
+    customer.ack();
+    w.run_for(ms(5));
+    assert!(w.talking(&customer, &genagent));
+    assert_eq!(w.count(&w.carrier, "INVITE"), 1, "no second call");
+    customer_ends(&mut customer, &mut genagent);
+}
+
+#[test]
+fn o14_after_the_break_it_is_cancelled_over_a_new_connection() {
+    let w = trunk_over(Transport::Tcp);
+    let mut customer = w.ivr.invite();
+    customer.expect("180");
+    w.api.expect_create().answer_number(NUMBER, secs(60));
+    let mut genagent = w.carrier.expect_invite();
+    genagent.respond(180);
+    w.run_for(ms(50));
+    w.reset(&w.carrier);
+    customer.cancel();
+    customer.expect("200 CANCEL");
+    customer.expect_refusal(487);
+    genagent.expect_and_ok("CANCEL");
+    genagent.respond(487);
+    genagent.expect("ACK");
+}
+
+#[test]
 fn o14_a_connection_that_breaks_while_all_talk_ends_nothing() {
     let w = trunk_over(Transport::Tcp);
     let (mut customer, mut genagent) = talking(&w);

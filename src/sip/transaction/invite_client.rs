@@ -41,11 +41,13 @@ impl InviteClient {
         (Self { state: State::Calling { wait: base.t1, quenched: false }, request, base, reliable }, actions)
     }
 
-    /// The connection broke (RFC 3261 section 17.1.4). What is answered needs it no more.
+    /// The connection broke (RFC 3261 section 17.1.4). Where it rings already, timer B has gone as well: the answer
+    /// comes over a connection of the far side's making (section 18.2.2), and giving up here would leave a call ringing
+    /// that nobody takes.
     pub fn failed(&mut self) -> Actions {
         match self.state {
-            State::Calling { .. } | State::Proceeding => Actions::from_iter([Action::TimedOut, Action::Terminated]),
-            State::Completed { .. } | State::Accepted => Actions::new(),
+            State::Calling { .. } => Actions::from_iter([Action::TimedOut, Action::Terminated]),
+            State::Proceeding | State::Completed { .. } | State::Accepted => Actions::new(),
         }
     }
 
