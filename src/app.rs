@@ -15,11 +15,13 @@ use tokio::task::JoinHandle;
 use crate::admin::{self, AdminQuery, Sources, Surroundings};
 use crate::asapp::{AsappClient, AsappSettings};
 use crate::b2bua::B2bua;
-use crate::b2bua::io::{ApiReply, ApiRequest, Input, MediaCommand, OperatorCommand, PublishedContext};
+use crate::b2bua::io::{ApiReply, ApiRequest, Input, MediaCommand, OperatorCommand, PublishedContext, Transport};
 use crate::call::record::CallRecord;
 use crate::clock;
-use crate::config::{Config, Destination};
-use crate::driver::{self, Arrivals, Hands, Question, udp::Udp};
+use crate::config::{ClientAuth, Config, Destination};
+use crate::driver::stream::{Limits, Streams};
+use crate::driver::tls::{self, Tls};
+use crate::driver::{self, Arrivals, Hands, Question, tcp, udp::Udp};
 use crate::media::{Media, MediaSettings, Terms};
 use crate::store::contexts::Contexts;
 use crate::store::records::{self, Records, Target, Writer};
@@ -49,6 +51,7 @@ pub struct App {
     server: JoinHandle<io::Result<()>>,
     records: Records,
     writer: Writer,
+    tls: Option<Tls>,
 }
 
 impl App {
@@ -57,6 +60,8 @@ impl App {
         let trunk = resolve(&config.trunk.address).await?;
         let udp = Udp::bind(config.sip.listen)
             .with_context(|| format!("cannot listen for SIP on {} (sip.listen)", config.sip.listen))?;
+        let tls = tls(config, trunk)?;
+        let streams = streams(config, tls.clone())?;
         let listener = TcpListener::bind(config.admin.listen)
             .await
             .with_context(|| format!("cannot listen for HTTP on {} (admin.listen)", config.admin.listen))?;
@@ -86,8 +91,8 @@ impl App {
             records: records.clone(),
             witness: witness.map(shared),
         };
-        let driver = tokio::spawn(async move { driver::drive(core, udp, arrivals, &mut hands).await });
-        Ok(Self { sip, admin, operators, driver, server, records, writer })
+        let driver = tokio::spawn(async move { driver::drive(core, udp, streams, arrivals, &mut hands).await });
+        Ok(Self { sip, admin, operators, driver, server, records, writer, tls })
     }
 
     /// Passes a wish on.
@@ -98,6 +103,15 @@ impl App {
     /// Opens the record file again, after a log rotation.
     pub fn reopen_records(&self) {
         self.records.reopen();
+    }
+
+    /// Reads certificates and keys again. Connections that are there keep theirs.
+    pub fn reload_certificates(&self) {
+        match self.tls.as_ref().map(Tls::reload) {
+            Some(Ok(())) => tracing::info!("certificates read again"),
+            Some(Err(error)) => tracing::warn!(%error, "certificates stay as they were"),
+            None => {}
+        }
     }
 
     /// Waits until the core has closed.
@@ -124,6 +138,54 @@ async fn resolve(host: &str) -> Result<SocketAddr> {
         Some(address) => Ok(address),
         None => bail!("{host} has no address (trunk.address)"),
     }
+}
+
+/// TLS, where it is spoken on either side.
+fn tls(config: &Config, trunk: SocketAddr) -> Result<Option<Tls>> {
+    let sip = &config.sip;
+    if sip.tls_listen.is_none() && config.trunk.transport != Transport::Tls {
+        return Ok(None);
+    }
+    let domain = config.trunk.domain.clone().unwrap_or_else(|| config.trunk.host().to_owned());
+    let files = tls::Files {
+        certificate: sip.tls_certificate.clone(),
+        key: sip.tls_key.clone(),
+        ca: sip.tls_ca.clone(),
+        client_auth: match sip.tls_client_auth {
+            ClientAuth::None => tls::ClientAuth::None,
+            ClientAuth::Optional => tls::ClientAuth::Optional,
+            ClientAuth::Required => tls::ClientAuth::Required,
+        },
+        domains: [(trunk.ip(), domain)].into(),
+    };
+    Tls::load(files).map(Some).context("TLS cannot be spoken (sip.tls_certificate, sip.tls_key, sip.tls_ca)")
+}
+
+/// Every listener for streams, open.
+fn streams(config: &Config, tls: Option<Tls>) -> Result<Streams> {
+    let sip = &config.sip;
+    let mut streams = Streams::new(Limits {
+        connections: sip.max_connections,
+        per_source: sip.max_connections_per_source,
+        idle: sip.connection_idle,
+        message_time: sip.message_time,
+        connect: sip.connect_timeout,
+        ..Limits::default()
+    });
+    if let Some(address) = sip.tcp_listen {
+        let listener =
+            tcp::listen(address).with_context(|| format!("cannot listen for SIP on TCP {address} (sip.tcp_listen)"))?;
+        streams.listen(Transport::Tcp, listener)?;
+    }
+    if let Some(tls) = tls {
+        streams = streams.with_tls(tls);
+    }
+    if let Some(address) = sip.tls_listen {
+        let listener =
+            tcp::listen(address).with_context(|| format!("cannot listen for SIP on TLS {address} (sip.tls_listen)"))?;
+        streams.listen(Transport::Tls, listener)?;
+    }
+    Ok(streams)
 }
 
 fn seed() -> [u8; 32] {

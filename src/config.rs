@@ -21,8 +21,9 @@ use crate::b2bua::settings::{BreakerSettings, Network, Settings, SipTimers, Trun
 use crate::call::settings::{CallSettings, ContextSettings, Fallback as CoreFallback, IntakeSettings, Ringing};
 use crate::leg::session_timer::SessionSettings;
 use crate::sip::digest::Credentials;
+use crate::sip::hop::Transport;
 
-pub use words::{Advertised, Destination, LogFormat, PortRange};
+pub use words::{Advertised, ClientAuth, Destination, LogFormat, PortRange};
 
 /// Everything the program can be told, read and checked.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -60,6 +61,34 @@ pub struct Sip {
     pub listen: SocketAddr,
     /// What peers see in Via and Contact, when that differs.
     pub advertise: Option<Advertised>,
+    /// The TCP listener.
+    pub tcp_listen: Option<SocketAddr>,
+    /// The TLS listener.
+    pub tls_listen: Option<SocketAddr>,
+    /// Our certificate chain, PEM.
+    pub tls_certificate: Option<PathBuf>,
+    /// Its key, PEM.
+    pub tls_key: Option<PathBuf>,
+    /// Whose certificates are believed, PEM.
+    pub tls_ca: Option<PathBuf>,
+    /// Whether those who connect must show a certificate.
+    #[serde(deserialize_with = "words::choice")]
+    pub tls_client_auth: ClientAuth,
+    /// Whether requests above 1,300 octets go over TCP instead of UDP.
+    pub tcp_for_long: bool,
+    /// TCP and TLS connections that others may have to us at once.
+    pub max_connections: usize,
+    /// Of these, from one address.
+    pub max_connections_per_source: usize,
+    /// A connection is closed after so long without a message or a keep-alive.
+    #[serde(with = "words::span")]
+    pub connection_idle: Duration,
+    /// From the first octet of a message on a connection to its last.
+    #[serde(with = "words::span")]
+    pub message_time: Duration,
+    /// To connect over TCP, the TLS handshake included.
+    #[serde(with = "words::span")]
+    pub connect_timeout: Duration,
     /// Who may send us SIP.
     #[serde(with = "words::networks")]
     pub access: Vec<Network>,
@@ -125,6 +154,9 @@ pub struct Trunk {
     pub name: String,
     /// `host:port` or `ip:port`, resolved at start.
     pub address: String,
+    /// How INVITEs go there.
+    #[serde(deserialize_with = "words::choice")]
+    pub transport: Transport,
     /// Host part of Request-URI and To; the address's host when absent.
     pub domain: Option<String>,
     /// User part of our From.
@@ -305,11 +337,27 @@ impl Config {
         }
     }
 
+    /// The other ways in, as peers reach them: the advertised host, and each listener's own port.
+    pub fn other_addresses(&self) -> Vec<(Transport, SocketAddr)> {
+        let told = self.sip.advertise.map(|advertised| advertised.address);
+        let others = [(Transport::Tcp, self.sip.tcp_listen), (Transport::Tls, self.sip.tls_listen)];
+        others
+            .into_iter()
+            .filter_map(|(transport, listen)| Some((transport, listen?)))
+            .map(|(transport, listen)| {
+                let host = told.filter(|told| told.is_ipv4() == listen.is_ipv4()).unwrap_or(listen.ip());
+                (transport, SocketAddr::new(host, listen.port()))
+            })
+            .collect()
+    }
+
     /// The settings of a core whose trunk resolved to this address.
     pub fn core_settings(&self, trunk_address: SocketAddr) -> Settings {
         let Self { sip, media, trunk, asapp, .. } = self;
         Settings {
             sip_address: self.sip_address(),
+            sip_others: self.other_addresses(),
+            tcp_for_long: sip.tcp_for_long,
             media_address: media.advertise.unwrap_or(media.address),
             product: sip.product.clone(),
             access: sip.access.clone(),
@@ -317,6 +365,7 @@ impl Config {
             trunk: CoreTrunk {
                 name: trunk.name.clone(),
                 address: trunk_address,
+                transport: trunk.transport,
                 domain: trunk.domain.clone().unwrap_or_else(|| trunk.host().to_owned()),
                 caller_id: trunk.caller_id.clone(),
                 plus: trunk.plus,
@@ -393,6 +442,18 @@ impl Default for Sip {
         Self {
             listen: core.sip_address,
             advertise: None,
+            tcp_listen: None,
+            tls_listen: None,
+            tls_certificate: None,
+            tls_key: None,
+            tls_ca: None,
+            tls_client_auth: ClientAuth::None,
+            tcp_for_long: core.tcp_for_long,
+            max_connections: 4_096,
+            max_connections_per_source: 256,
+            connection_idle: Duration::from_secs(600),
+            message_time: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(4),
             access: core.access,
             unlisted: core.unlisted,
             t1: core.sip_timers.t1,
@@ -429,6 +490,7 @@ impl Default for Trunk {
         Self {
             name: core.name,
             address: String::new(),
+            transport: core.transport,
             domain: None,
             caller_id: core.caller_id,
             plus: core.plus,

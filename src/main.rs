@@ -104,7 +104,7 @@ async fn serve(config: &Config) -> Result<()> {
     loop {
         tokio::select! {
             () = app.closed() => break,
-            _ = hang_up.recv() => { app.reopen_records(); continue }
+            _ = hang_up.recv() => { app.reopen_records(); app.reload_certificates(); continue }
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }

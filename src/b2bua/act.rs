@@ -4,6 +4,7 @@ use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use bytes::Bytes;
 use tracing::{debug, info};
 
 use super::io::{
@@ -11,7 +12,6 @@ use super::io::{
     PortPair, Sound, Transport,
 };
 use super::limiter::Priority;
-use super::route::Origin;
 use super::transactions::LegId;
 use super::{B2bua, COUNTERS_LIMIT, CallEntry, LegEntry, TimerKey};
 use crate::call::event::{CallAction, CallEvent, CallTimer};
@@ -26,13 +26,17 @@ use crate::leg::{
     Surroundings,
 };
 use crate::sdp::G711;
+use crate::sip::hop::Hop;
 use crate::sip::message::Message;
 use crate::sip::transaction::key::ServerKey;
+
+/// Octets of a request that reach everybody in one datagram (RFC 3261 section 18.1.1).
+const MTU_SAFE: usize = 1_300;
 
 impl B2bua {
     // --- a customer is at the door ---
 
-    pub(super) fn invited(&mut self, now: Instant, origin: Origin, invite: &Message, key: ServerKey) {
+    pub(super) fn invited(&mut self, now: Instant, origin: Hop, invite: &Message, key: ServerKey) {
         let overloaded = match () {
             () if self.draining => Some("draining"),
             () if self.calls.len() >= self.settings.max_calls => Some("calls"),
@@ -59,7 +63,7 @@ impl B2bua {
         let session = self.settings.session;
         let mut s =
             Surroundings { ids: &mut self.ids, endpoint: &self.endpoint, base: self.base, session, out: &mut out };
-        match Leg::invited(invite, key.clone(), origin.peer, negotiation, &mut s) {
+        match Leg::invited(invite, key.clone(), origin, negotiation, &mut s) {
             Ok((leg, tag)) => {
                 self.add_leg(id, leg, tag, LegRole::Customer, call, customer_pair);
                 self.remote_changed(id);
@@ -172,8 +176,7 @@ impl B2bua {
                 self.perform(now, effects, None);
             }
             Out::Acknowledge { message, to } => {
-                let datagram = Datagram { transport: Transport::Udp, peer: to, bytes: message };
-                self.outputs.push_back(Output::Transmit(datagram));
+                self.outputs.push_back(Output::Transmit(Datagram::to(to, message)));
             }
             Out::Start(timer, wait) => self.timers.start(TimerKey::Leg(id, timer), now + wait),
             Out::Stop(timer) => self.timers.stop(TimerKey::Leg(id, timer)),
@@ -187,13 +190,30 @@ impl B2bua {
         &mut self,
         now: Instant,
         key: crate::sip::transaction::key::ClientKey,
-        message: bytes::Bytes,
+        message: Bytes,
         leg: Option<LegId>,
-        to: SocketAddr,
+        to: Hop,
     ) {
         let method = key.method().clone();
-        let effects = self.transactions.send(key, message, method, leg, to);
+        let (hop, message, spare) = self.way(message, to);
+        let effects = self.transactions.send(key, message, method, leg, hop, spare);
         self.perform(now, effects, None);
+    }
+
+    /// A request that is too long for UDP goes over TCP where that is allowed, and by UDP all the same when TCP fails
+    /// (RFC 3261 section 18.1.1).
+    fn way(&self, message: Bytes, to: Hop) -> (Hop, Bytes, Option<(Hop, Bytes)>) {
+        let long = to.transport == Transport::Udp && message.len() > MTU_SAFE;
+        if !long || !self.settings.tcp_for_long || !self.endpoint.speaks(Transport::Tcp) {
+            return (to, message, None);
+        }
+        let hop = Hop { transport: Transport::Tcp, ..to };
+        let [udp, tcp] =
+            [to, hop].map(|hop| format!("SIP/2.0/{} {}", hop.transport.as_str(), self.endpoint.towards(&hop)));
+        match crate::sip::write::replaced(&message, &udp, &tcp) {
+            Some(rewritten) => (hop, rewritten, Some((to, message))),
+            None => (to, message, None),
+        }
     }
 
     fn leg_spoke(&mut self, now: Instant, id: LegId, event: LegEvent) {
@@ -329,8 +349,8 @@ impl B2bua {
         let trunk = &settings.trunk;
         let digits = if trunk.plus { number.as_str() } else { number.trim_start_matches('+') };
         let uri = format!("sip:{digits}@{};user=phone", trunk.domain);
-        let from = format!("sip:{}@{}", trunk.caller_id, self.endpoint.address);
-        let to = trunk.address;
+        let to = Hop::new(trunk.transport, trunk.address);
+        let from = format!("sip:{}@{}", trunk.caller_id, self.endpoint.towards(&to));
         let customer = self.leg_of(call, LegRole::Customer);
         let audio = customer.and_then(|id| self.legs.get(&id)?.leg.audio_for_other());
         let negotiation = self.negotiation(pair);

@@ -15,6 +15,8 @@ use crate::call::record::CallRecord;
 pub use crate::call::record::Epoch;
 use crate::call::{CallRef, ConversationId, TransferId};
 use crate::leg::MediaCounters;
+use crate::sip::hop::Hop;
+pub use crate::sip::hop::Transport;
 
 /// Something the world tells the core.
 #[derive(Debug, Clone)]
@@ -27,6 +29,13 @@ pub enum Input {
     Asapp(ApiReply),
     /// The relay noticed something.
     Media(MediaEvent),
+    /// A connection broke, or could not be made: requests on their way over it will not be answered.
+    TransportFailed {
+        /// Of which transport.
+        transport: Transport,
+        /// Its far address.
+        peer: SocketAddr,
+    },
     /// A person or a supervisor asks.
     Operator(OperatorCommand),
 }
@@ -48,22 +57,24 @@ pub enum Output {
     Closed,
 }
 
-/// The way a message travels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Transport {
-    /// RFC 3261 over UDP.
-    Udp,
-}
-
 /// One SIP message on its way in or out; `peer` is its source or its destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Datagram {
     /// How it travels.
     pub transport: Transport,
-    /// The far address.
+    /// The far address; on a stream it names the connection.
     pub peer: SocketAddr,
+    /// On the way out over a stream: where to open a connection when there is none with `peer`, if not to `peer`.
+    pub otherwise: Option<SocketAddr>,
     /// The octets.
     pub bytes: Bytes,
+}
+
+impl Datagram {
+    /// Octets on their way to a hop.
+    pub fn to(hop: Hop, bytes: Bytes) -> Self {
+        Self { transport: hop.transport, peer: hop.peer, otherwise: hop.otherwise, bytes }
+    }
 }
 
 // --- ASAPP -----------------------------------------------------------------------------------------------------

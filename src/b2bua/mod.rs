@@ -126,7 +126,11 @@ impl B2bua {
         let base = Base { t1: timers.t1, t2: timers.t2, t4: timers.t4 };
         Self {
             call_settings: Arc::new(settings.call.clone()),
-            endpoint: Endpoint { address: settings.sip_address, product: settings.product.clone() },
+            endpoint: Endpoint {
+                address: settings.sip_address,
+                listeners: settings.sip_listeners(),
+                product: settings.product.clone(),
+            },
             breaker: Breaker::new(settings.breaker),
             limiter: Limiter::new(settings.api_rate),
             settings: Arc::new(settings),
@@ -156,6 +160,10 @@ impl B2bua {
             Input::TimeReached => self.time_reached(now),
             Input::Asapp(reply) => self.api_replied(now, reply),
             Input::Media(event) => self.media(now, event),
+            Input::TransportFailed { transport, peer } => {
+                let effects = self.transactions.failed(transport, peer);
+                self.perform(now, effects, None);
+            }
             Input::Operator(command) => self.operator(now, command),
         }
         self.work_off(now);

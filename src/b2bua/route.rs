@@ -4,13 +4,15 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::B2bua;
-use super::io::{Datagram, Output, Transport};
+use super::io::{Datagram, Output};
 use super::settings::Unlisted;
 use super::transactions::{Arrival, Effect, LegId};
 use crate::leg;
+use crate::sip::hop::Hop;
 use crate::sip::message::{HeaderName, Message, Method, Unreadable};
 use crate::sip::transaction::key::ServerKey;
 use crate::sip::validate::{self, Rejection};
+use crate::sip::value::literal_host;
 use crate::sip::write::Writer;
 
 /// New calls and refusals per second.
@@ -45,16 +47,9 @@ impl Admission {
     }
 }
 
-/// Where a message came from.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Origin {
-    pub transport: Transport,
-    pub peer: SocketAddr,
-}
-
 impl B2bua {
     pub(super) fn received(&mut self, now: Instant, datagram: Datagram) {
-        let origin = Origin { transport: datagram.transport, peer: datagram.peer };
+        let origin = Hop::new(datagram.transport, datagram.peer);
         // Keep-alives (RFC 5626 section 4.4.1) and noise.
         if datagram.bytes.iter().all(|b| matches!(b, b'\r' | b'\n' | 0)) {
             return;
@@ -85,7 +80,7 @@ impl B2bua {
         self.settings.access.iter().any(|network| network.contains(peer.ip()))
     }
 
-    fn unlisted(&mut self, now: Instant, origin: Origin, message: &Message) {
+    fn unlisted(&mut self, now: Instant, origin: Hop, message: &Message) {
         self.counters.unlisted += 1;
         let answerable = message.method().is_some_and(|method| *method != Method::Ack);
         if answerable && validate::request(message, &leg::EXTENSIONS).is_ok() {
@@ -93,7 +88,7 @@ impl B2bua {
         }
     }
 
-    fn unreadable(&mut self, now: Instant, origin: Origin, unreadable: Unreadable, listed: bool) {
+    fn unreadable(&mut self, now: Instant, origin: Hop, unreadable: Unreadable, listed: bool) {
         self.counters.unreadable += 1;
         let (message, status) = match unreadable {
             Unreadable::Hopeless(_) => return,
@@ -105,7 +100,7 @@ impl B2bua {
         }
     }
 
-    fn response(&mut self, now: Instant, origin: Origin, message: &Message) {
+    fn response(&mut self, now: Instant, origin: Hop, message: &Message) {
         if validate::response(message).is_err() {
             self.counters.unreadable += 1;
             return;
@@ -115,19 +110,24 @@ impl B2bua {
             self.expire_numbers(now);
         }
         let effects = self.transactions.response(message);
-        self.perform(now, effects, Some((message, origin.peer)));
+        self.perform(now, effects, Some((message, origin)));
     }
 
-    fn request(&mut self, now: Instant, origin: Origin, message: Message) {
+    fn request(&mut self, now: Instant, origin: Hop, message: Message) {
         let method = message.method().and_then(Method::known).unwrap_or("other");
         *self.counters.requests_received.entry(method).or_default() += 1;
         if let Err(rejection) = validate::request(&message, &leg::EXTENSIONS) {
             return self.reject(now, origin, &message, &rejection);
         }
+        if origin.transport.is_reliable() && message.header(HeaderName::ContentLength).is_none() {
+            // On a stream nothing else says where a message ends (RFC 3261 section 18.3).
+            let rejection = Rejection { status: 400, why: "no Content-Length", unsupported: Vec::new() };
+            return self.reject(now, origin, &message, &rejection);
+        }
         let Some(key) = ServerKey::of_request(&message) else { return };
         let (arrival, effects) = self.transactions.arrival(&message, &key);
         let acknowledged = !effects.is_empty() || arrival == Arrival::Repeated;
-        self.perform(now, effects, Some((&message, origin.peer)));
+        self.perform(now, effects, Some((&message, origin)));
         if message.is(&Method::Ack) {
             // An ACK for a 2xx is its own transaction and belongs to the dialog.
             if !acknowledged {
@@ -148,7 +148,7 @@ impl B2bua {
         }
     }
 
-    fn reject(&mut self, now: Instant, origin: Origin, message: &Message, rejection: &Rejection) {
+    fn reject(&mut self, now: Instant, origin: Hop, message: &Message, rejection: &Rejection) {
         self.counters.unreadable += 1;
         let warning = format!("399 {} \"{}\"", self.endpoint.address, rejection.why);
         let unsupported = rejection.unsupported.join(", ");
@@ -161,7 +161,7 @@ impl B2bua {
     }
 
     /// Answers without a transaction, at most a few times a second.
-    fn refuse(&mut self, now: Instant, origin: Origin, message: &Message, status: u16, headers: &[(HeaderName, &str)]) {
+    fn refuse(&mut self, now: Instant, origin: Hop, message: &Message, status: u16, headers: &[(HeaderName, &str)]) {
         let answerable = !message.is(&Method::Ack) && message.header(HeaderName::Via).is_some();
         if !answerable || !self.admitted.refusal(now) {
             return;
@@ -171,12 +171,11 @@ impl B2bua {
         for (name, value) in headers {
             writer.header(*name, value);
         }
-        let peer = answer_address(message, origin.peer);
-        let datagram = Datagram { transport: origin.transport, peer, bytes: writer.finish() };
+        let datagram = Datagram::to(answer_hop(message, origin), writer.finish());
         self.outputs.push_back(Output::Transmit(datagram));
     }
 
-    fn cancel(&mut self, now: Instant, origin: Origin, cancel: &Message, key: ServerKey) {
+    fn cancel(&mut self, now: Instant, origin: Hop, cancel: &Message, key: ServerKey) {
         let found = self.transactions.cancelled(cancel, origin.peer);
         let status = if found.is_some() { 200 } else { 481 };
         self.open(origin, cancel, &key, None);
@@ -186,7 +185,7 @@ impl B2bua {
         }
     }
 
-    fn open_in_dialog(&mut self, now: Instant, origin: Origin, message: &Message, key: ServerKey) {
+    fn open_in_dialog(&mut self, now: Instant, origin: Hop, message: &Message, key: ServerKey) {
         let leg = message.to_tag().and_then(|tag| self.tags.get(tag).copied());
         self.open(origin, message, &key, leg);
         match leg {
@@ -200,7 +199,7 @@ impl B2bua {
         self.with_leg(leg, |leg, s| leg.request(message, key, s));
     }
 
-    fn outside_dialog(&mut self, now: Instant, origin: Origin, message: &Message, key: ServerKey) {
+    fn outside_dialog(&mut self, now: Instant, origin: Hop, message: &Message, key: ServerKey) {
         let tag = self.ids.tag();
         let (status, response) = leg::outside_dialog(message, !self.draining, &tag, &self.endpoint.product);
         self.open(origin, message, &key, None);
@@ -208,13 +207,12 @@ impl B2bua {
         self.perform(now, effects, None);
     }
 
-    pub(super) fn open(&mut self, origin: Origin, message: &Message, key: &ServerKey, leg: Option<LegId>) {
-        let peer = answer_address(message, origin.peer);
-        self.transactions.open(message, key.clone(), leg, origin.transport, peer);
+    pub(super) fn open(&mut self, origin: Hop, message: &Message, key: &ServerKey, leg: Option<LegId>) {
+        self.transactions.open(message, key.clone(), leg, answer_hop(message, origin));
     }
 
     /// Opens a transaction and answers it at once.
-    pub(super) fn answer_once(&mut self, now: Instant, origin: Origin, message: &Message, status: u16) {
+    pub(super) fn answer_once(&mut self, now: Instant, origin: Hop, message: &Message, status: u16) {
         if let Some(key) = ServerKey::of_request(message) {
             self.open(origin, message, &key, None);
             self.answer(now, message, &key, status);
@@ -233,12 +231,12 @@ impl B2bua {
     }
 
     /// What transactions want done; `message` is what they were stepped with.
-    pub(super) fn perform(&mut self, now: Instant, effects: Vec<Effect>, message: Option<(&Message, SocketAddr)>) {
+    pub(super) fn perform(&mut self, now: Instant, effects: Vec<Effect>, message: Option<(&Message, Hop)>) {
         for effect in effects {
             match effect {
-                Effect::Send { transport, peer, bytes, again } => {
+                Effect::Send { hop, bytes, again } => {
                     self.counters.retransmissions += u64::from(again);
-                    self.outputs.push_back(Output::Transmit(Datagram { transport, peer, bytes }));
+                    self.outputs.push_back(Output::Transmit(Datagram::to(hop, bytes)));
                 }
                 Effect::Start(id, timer, wait) => {
                     self.timers.start(super::TimerKey::Transaction(id, timer), now + wait)
@@ -247,7 +245,7 @@ impl B2bua {
                 Effect::TimedOut(leg, method) => self.with_leg(leg, |leg, s| leg.timed_out(&method, s)),
                 Effect::Deliver(leg) => match message {
                     Some((message, _)) if message.is(&Method::Ack) => self.in_dialog(message, None),
-                    Some((message, peer)) => self.with_leg(leg, |leg, s| leg.response(message, peer, s)),
+                    Some((message, source)) => self.with_leg(leg, |leg, s| leg.response(message, source, s)),
                     None => {}
                 },
             }
@@ -257,9 +255,16 @@ impl B2bua {
 
 /// With rport an answer goes back to where the request came from; without, to the port that the Via names (RFC 3581
 /// section 4, RFC 3261 section 18.2.2).
-fn answer_address(message: &Message, source: SocketAddr) -> SocketAddr {
-    match message.via().map(|via| (via.params.get("rport"), via.port)) {
-        Some((None, port)) => SocketAddr::new(source.ip(), port.unwrap_or(5060)),
-        Some((Some(_), _)) | None => source,
+fn answer_hop(message: &Message, origin: Hop) -> Hop {
+    let Some(via) = message.via() else { return origin };
+    let port = via.port.unwrap_or(origin.transport.default_port());
+    if origin.transport.is_reliable() {
+        // Over the connection the request came on; only when that is gone, to where the Via says.
+        let host = literal_host(via.params.get("received").unwrap_or(via.host)).unwrap_or(origin.ip());
+        return Hop { otherwise: Some(SocketAddr::new(host, port)), ..origin };
+    }
+    match via.params.get("rport") {
+        None => Hop::new(origin.transport, SocketAddr::new(origin.ip(), port)),
+        Some(_) => origin,
     }
 }

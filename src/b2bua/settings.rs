@@ -8,12 +8,17 @@ use serde::{Deserialize, Serialize};
 use crate::call::settings::CallSettings;
 use crate::leg::session_timer::SessionSettings;
 use crate::sip::digest::Credentials;
+use crate::sip::hop::Transport;
 
 /// Settings of one core.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The SIP address peers reach us at: Via, Contact.
     pub sip_address: SocketAddr,
+    /// Where else peers reach us: over TCP and TLS, and over each in the other IP family.
+    pub sip_others: Vec<(Transport, SocketAddr)>,
+    /// Whether requests above 1,300 octets go over TCP instead of UDP.
+    pub tcp_for_long: bool,
     /// The address in our session descriptions.
     pub media_address: IpAddr,
     /// Sent as User-Agent and Server.
@@ -53,6 +58,8 @@ pub struct Trunk {
     pub name: String,
     /// Where its INVITEs go; what comes from here is heard.
     pub address: SocketAddr,
+    /// How they go there.
+    pub transport: Transport,
     /// The host part of Request-URI and To.
     pub domain: String,
     /// The user part of our From: our own DID.
@@ -131,12 +138,21 @@ impl Default for BreakerSettings {
     }
 }
 
+impl Settings {
+    /// Every way in, UDP first.
+    pub fn sip_listeners(&self) -> Vec<(Transport, SocketAddr)> {
+        [(Transport::Udp, self.sip_address)].into_iter().chain(self.sip_others.iter().copied()).collect()
+    }
+}
+
 impl Default for Settings {
     /// Defaults around loopback addresses, as the demo and the simulated world use them.
     fn default() -> Self {
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
         Self {
             sip_address: SocketAddr::new(loopback, 5060),
+            sip_others: Vec::new(),
+            tcp_for_long: false,
             media_address: loopback,
             product: concat!("switchback/", env!("CARGO_PKG_VERSION")).to_owned(),
             access: Vec::new(),
@@ -144,6 +160,7 @@ impl Default for Settings {
             trunk: Trunk {
                 name: "trunk".to_owned(),
                 address: SocketAddr::new(loopback, 5070),
+                transport: Transport::Udp,
                 domain: loopback.to_string(),
                 caller_id: "anonymous".to_owned(),
                 plus: true,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::io::Transport;
+use crate::sip::hop::Hop;
 use crate::sip::message::{Message, Method};
 use crate::sip::transaction::client::Client;
 use crate::sip::transaction::invite_client::InviteClient;
@@ -36,8 +37,9 @@ enum Machine {
 struct Entry {
     machine: Machine,
     leg: Option<LegId>,
-    transport: Transport,
-    peer: SocketAddr,
+    hop: Hop,
+    /// A request that was too long for UDP: how it goes there all the same when TCP fails (RFC 3261 section 18.1.1).
+    spare: Option<(Hop, Bytes)>,
 }
 
 /// What a step of a transaction brings about for its holder, in order.
@@ -45,7 +47,7 @@ struct Entry {
 #[expect(missing_docs, reason = "the fields are named by their types")]
 pub enum Effect {
     /// Send octets; `again` marks a retransmission.
-    Send { transport: Transport, peer: SocketAddr, bytes: Bytes, again: bool },
+    Send { hop: Hop, bytes: Bytes, again: bool },
     /// Set a timer.
     Start(TransactionId, Timer, Duration),
     /// Forget a timer.
@@ -117,26 +119,64 @@ impl Transactions {
         request: Bytes,
         method: Method,
         leg: Option<LegId>,
-        peer: SocketAddr,
+        hop: Hop,
+        spare: Option<(Hop, Bytes)>,
     ) -> Vec<Effect> {
+        let reliable = hop.transport.is_reliable();
         let (machine, actions) = if method == Method::Invite {
-            let (machine, actions) = InviteClient::start(request, self.base);
+            let (machine, actions) = InviteClient::start(request, self.base, reliable);
             (Machine::InviteClient(machine, key.clone()), actions)
         } else {
-            let (machine, actions) = Client::start(request, self.base);
+            let (machine, actions) = Client::start(request, self.base, reliable);
             (Machine::Client(machine, key.clone(), method), actions)
         };
-        let id = self.insert(Entry { machine, leg, transport: Transport::Udp, peer });
+        let id = self.insert(Entry { machine, leg, hop, spare });
         self.clients.insert(key, id);
+        self.effects(id, actions)
+    }
+
+    /// The way to this peer broke: what waits for its answer fails now, or takes the other way if it has one.
+    pub fn failed(&mut self, transport: Transport, peer: SocketAddr) -> Vec<Effect> {
+        let mut met: Vec<_> =
+            self.entries.iter().filter(|(_, entry)| entry.hop.meets(transport, peer)).map(|(id, _)| *id).collect();
+        met.sort_unstable();
+        met.into_iter().flat_map(|id| self.fail(id)).collect()
+    }
+
+    fn fail(&mut self, id: TransactionId) -> Vec<Effect> {
+        let Some(entry) = self.entries.get_mut(&id) else { return Vec::new() };
+        let unheard = match &entry.machine {
+            Machine::InviteClient(machine, _) => machine.may_leave_again(),
+            Machine::Client(machine, ..) => machine.may_leave_again(),
+            Machine::InviteServer(..) | Machine::Server(..) => false,
+        };
+        if let Some((hop, request)) = entry.spare.take().filter(|_| unheard) {
+            let (leg, key) = (
+                entry.leg,
+                match &entry.machine {
+                    Machine::InviteClient(_, key) | Machine::Client(_, key, _) => key.clone(),
+                    Machine::InviteServer(..) | Machine::Server(..) => return Vec::new(),
+                },
+            );
+            let mut effects = self.remove(id);
+            let method = key.method().clone();
+            effects.extend(self.send(key, request, method, leg, hop, None));
+            return effects;
+        }
+        let actions = match &mut entry.machine {
+            Machine::InviteClient(machine, _) => machine.failed(),
+            Machine::Client(machine, ..) => machine.failed(),
+            Machine::InviteServer(..) | Machine::Server(..) => Actions::new(),
+        };
         self.effects(id, actions)
     }
 
     /// Sends the CANCEL of an INVITE, if its transaction is still there.
     pub fn cancel(&mut self, key: &ClientKey) -> Vec<Effect> {
         let found = self.clients.get(key).and_then(|id| self.entries.get(id));
-        let Some(Entry { machine: Machine::InviteClient(invite, _), peer, .. }) = found else { return Vec::new() };
-        let (cancel, peer) = (invite.cancel(), *peer);
-        self.send(key.cancel(), cancel, Method::Cancel, None, peer)
+        let Some(Entry { machine: Machine::InviteClient(invite, _), hop, .. }) = found else { return Vec::new() };
+        let (cancel, hop) = (invite.cancel(), *hop);
+        self.send(key.cancel(), cancel, Method::Cancel, None, hop, None)
     }
 
     /// Lets no further INVITE leave.
@@ -188,27 +228,21 @@ impl Transactions {
     }
 
     /// Opens the server transaction of a new request.
-    pub fn open(
-        &mut self,
-        request: &Message,
-        key: ServerKey,
-        leg: Option<LegId>,
-        transport: Transport,
-        peer: SocketAddr,
-    ) {
+    pub fn open(&mut self, request: &Message, key: ServerKey, leg: Option<LegId>, hop: Hop) {
+        let reliable = hop.transport.is_reliable();
         let machine = if request.is(&Method::Invite) {
             let outside = request.to_tag().is_none();
             // A merged INVITE must not take the place of the one it repeats.
             let attempt = AttemptKey::of_request(request).filter(|it| outside && !self.attempts.contains_key(it));
-            Machine::InviteServer(InviteServer::new(self.base), key.clone(), attempt)
+            Machine::InviteServer(InviteServer::new(self.base, reliable), key.clone(), attempt)
         } else {
-            Machine::Server(Server::new(self.base), key.clone())
+            Machine::Server(Server::new(self.base, reliable), key.clone())
         };
         let attempt = match &machine {
             Machine::InviteServer(_, _, attempt) => attempt.clone(),
             _ => None,
         };
-        let id = self.insert(Entry { machine, leg, transport, peer });
+        let id = self.insert(Entry { machine, leg, hop, spare: None });
         self.servers.insert(key, id);
         if let Some(attempt) = attempt {
             self.attempts.insert(attempt, id);
@@ -221,7 +255,7 @@ impl Transactions {
         let by_branch = ServerKey::of_cancelled(cancel).and_then(|key| self.servers.get(&key));
         let entry = by_branch.and_then(|id| self.entries.get(id)).or_else(|| {
             let id = self.attempts.get(&AttemptKey::of_request(cancel)?)?;
-            self.entries.get(id).filter(|entry| entry.peer.ip() == source.ip())
+            self.entries.get(id).filter(|entry| entry.hop.ip() == source.ip())
         })?;
         Some(entry.leg)
     }
@@ -256,10 +290,10 @@ impl Transactions {
         let mut effects = Vec::with_capacity(actions.len());
         for action in actions {
             let Some(entry) = self.entries.get(&id) else { break };
-            let (transport, peer) = (entry.transport, entry.peer);
+            let hop = entry.hop;
             match action {
-                Action::Transmit(bytes) => effects.push(Effect::Send { transport, peer, bytes, again: false }),
-                Action::Retransmit(bytes) => effects.push(Effect::Send { transport, peer, bytes, again: true }),
+                Action::Transmit(bytes) => effects.push(Effect::Send { hop, bytes, again: false }),
+                Action::Retransmit(bytes) => effects.push(Effect::Send { hop, bytes, again: true }),
                 Action::Start(timer, wait) => effects.push(Effect::Start(id, timer, wait)),
                 Action::Stop(timer) => effects.push(Effect::Stop(id, timer)),
                 Action::Deliver => effects.extend(entry.leg.map(Effect::Deliver)),

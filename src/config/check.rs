@@ -6,7 +6,8 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use super::words::span;
-use super::{Config, Destination};
+use super::{ClientAuth, Config, Destination};
+use crate::sip::hop::Transport;
 
 /// Reasons to refuse this configuration; empty when it can be used.
 pub(super) fn problems(config: &Config) -> Vec<String> {
@@ -66,6 +67,9 @@ fn durations(config: &Config, problems: &mut Vec<String>) {
         ("sip.session_expires", sip.session_expires, Duration::ZERO, h(24)),
         ("sip.session_least", sip.session_least, s(90), h(24)),
         ("sip.drain_limit", sip.drain_limit, Duration::ZERO, h(24)),
+        ("sip.connection_idle", sip.connection_idle, s(10), h(24)),
+        ("sip.message_time", sip.message_time, ms(100), s(60)),
+        ("sip.connect_timeout", sip.connect_timeout, ms(50), s(30)),
         ("sip.retry_after", sip.retry_after, s(1), h(1)),
         ("media.timeout", media.timeout, s(1), h(1)),
         ("media.quarantine", media.quarantine, ms(100), s(600)),
@@ -107,6 +111,8 @@ fn numbers(config: &Config, problems: &mut Vec<String>) {
     let limits = [
         ("sip.max_calls", sip.max_calls, 1, 1_000_000),
         ("sip.max_calls_per_second", sip.max_calls_per_second as usize, 1, 100_000),
+        ("sip.max_connections", sip.max_connections, 1, 1_000_000),
+        ("sip.max_connections_per_source", sip.max_connections_per_source, 1, 1_000_000),
         ("media.workers", media.workers.into(), 1, 64),
         ("media.dscp", media.dscp.into(), 0, 63),
         ("call.max_attempts", call.max_attempts.into(), 1, 10),
@@ -159,13 +165,65 @@ fn addresses(config: &Config, problems: &mut Vec<String>) {
         problems.push("sip.product is not a header value: write plain letters, \"switchback/1\"".to_owned());
     }
     if config.sip_address().port() == 0 {
-        problems.push("sip.listen has port 0: write a port, such as 5060".to_owned());
+        problems.push("sip.listen has port 0: write a port, such as 5060 or 5061".to_owned());
+    }
+    for (key, listen) in [("sip.tcp_listen", sip.tcp_listen), ("sip.tls_listen", sip.tls_listen)] {
+        let Some(listen) = listen else { continue };
+        let told = advertised.is_some_and(|told| told.is_ipv4() == listen.is_ipv4());
+        if listen.port() == 0 {
+            problems.push(format!("{key} has port 0: write a port, such as 5060 or 5061"));
+        }
+        if listen.ip().is_unspecified() && !told {
+            problems.push(format!(
+                "{key} is {}, which no peer can answer to: write sip.advertise = \"the address peers reach us at\"",
+                listen.ip()
+            ));
+        }
+    }
+    tls(config, problems);
+    if sip.tcp_for_long && sip.tcp_listen.is_none() {
+        problems.push("sip.tcp_for_long needs a way back: write sip.tcp_listen = \"ADDRESS:5060\"".to_owned());
     }
     if !admin.listen.ip().is_loopback() && admin.token.expose_secret().is_empty() {
         problems.push(format!(
             "admin.listen = \"{}\" is open to the network and asks for no token: write admin.token_file, or listen on 127.0.0.1",
             admin.listen
         ));
+    }
+}
+
+fn tls(config: &Config, problems: &mut Vec<String>) {
+    let sip = &config.sip;
+    if sip.tls_certificate.is_some() != sip.tls_key.is_some() {
+        problems.push("sip.tls_certificate and sip.tls_key go together: write both, or neither".to_owned());
+    }
+    if sip.tls_listen.is_some() && sip.tls_certificate.is_none() {
+        problems.push(
+            "sip.tls_listen needs a certificate: write sip.tls_certificate and sip.tls_key, two PEM files".to_owned(),
+        );
+    }
+    if sip.tls_listen.is_some() && sip.tls_listen == sip.tcp_listen {
+        problems.push("sip.tls_listen and sip.tcp_listen are the same: write another port, 5061 for TLS".to_owned());
+    }
+    if sip.tls_client_auth != ClientAuth::None && sip.tls_ca.is_none() {
+        problems.push(
+            "sip.tls_client_auth needs to know whom to believe: write sip.tls_ca, a PEM file of certificate authorities"
+                .to_owned(),
+        );
+    }
+    if config.trunk.transport == Transport::Tls {
+        if sip.tls_listen.is_none() {
+            problems.push(
+                "trunk.transport = \"tls\" needs an address for the trunk's own requests: write sip.tls_listen = \"ADDRESS:5061\""
+                    .to_owned(),
+            );
+        }
+        if sip.tls_ca.is_none() {
+            problems.push(
+                "trunk.transport = \"tls\" needs to know whom to believe: write sip.tls_ca, a PEM file of certificate authorities"
+                    .to_owned(),
+            );
+        }
     }
 }
 
@@ -186,6 +244,12 @@ fn trunk(config: &Config, problems: &mut Vec<String>) {
                 trunk.address
             ));
         }
+    }
+    if trunk.transport == Transport::Tcp && config.sip.tcp_listen.is_none() {
+        problems.push(
+            "trunk.transport = \"tcp\" needs an address for the trunk's own requests: write sip.tcp_listen = \"ADDRESS:5060\""
+                .to_owned(),
+        );
     }
     if let Some(domain) = &trunk.domain
         && !is_host(domain)

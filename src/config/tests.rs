@@ -74,7 +74,13 @@ fn values_marked_as_examples_can_be_used() {
         if !example || key.ends_with("_file") {
             continue;
         }
-        with(&key_line(&key, &line)).unwrap_or_else(|error| panic!("{key}: {error}"));
+        let companion = match key.as_str() {
+            "sip.tls_listen" => "sip.tls_certificate = 'c.pem'\nsip.tls_key = 'k.pem'\n",
+            "sip.tls_certificate" => "sip.tls_key = 'k.pem'\n",
+            "sip.tls_key" => "sip.tls_certificate = 'c.pem'\n",
+            _ => "",
+        };
+        with(&format!("{}{companion}", key_line(&key, &line))).unwrap_or_else(|error| panic!("{key}: {error}"));
     }
 }
 

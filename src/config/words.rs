@@ -115,6 +115,18 @@ impl From<Destination> for String {
     }
 }
 
+/// What those who connect to us over TLS must show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientAuth {
+    /// Nothing.
+    None,
+    /// Nothing, or a good certificate.
+    Optional,
+    /// A good certificate.
+    Required,
+}
+
 /// How a log line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,5 +1,8 @@
 //! The loop between the core and the world: one task, one core. It decides nothing.
 
+pub mod stream;
+pub mod tcp;
+pub mod tls;
 pub mod udp;
 
 use std::future;
@@ -15,6 +18,7 @@ use crate::b2bua::io::{ApiReply, ApiRequest, Datagram, Input, MediaCommand, Medi
 use crate::b2bua::io::{PublishedContext, Transport};
 use crate::call::record::CallRecord;
 use crate::clock;
+use stream::{Arrival, Streams};
 use udp::Udp;
 
 /// Something to look up in, or do to, the core between two inputs.
@@ -51,11 +55,17 @@ pub trait Hands {
 const BATCH: usize = 64;
 
 /// Runs the core until it has closed.
-pub async fn drive(mut core: B2bua, udp: Udp, mut arrivals: Arrivals, hands: &mut (impl Hands + Send)) {
+pub async fn drive(
+    mut core: B2bua,
+    udp: Udp,
+    mut streams: Streams,
+    mut arrivals: Arrivals,
+    hands: &mut (impl Hands + Send),
+) {
     let mut batch = Vec::with_capacity(BATCH);
     let mut buffer = vec![0; udp::LONGEST];
     loop {
-        if drain(&mut core, &udp, hands) {
+        if drain(&mut core, &udp, &mut streams, hands) {
             return;
         }
         let timeout = core.next_timeout();
@@ -67,6 +77,7 @@ pub async fn drive(mut core: B2bua, udp: Udp, mut arrivals: Arrivals, hands: &mu
         };
         let input = tokio::select! {
             () = udp.receive(&mut buffer, &mut batch, BATCH) => None,
+            arrival = streams.next() => heard(&mut streams, &udp, arrival, hands),
             () = timer => Some(Input::TimeReached),
             Some(reply) = arrivals.api.recv() => Some(Input::Asapp(reply)),
             Some(event) = arrivals.media.recv() => Some(Input::Media(event)),
@@ -82,22 +93,40 @@ pub async fn drive(mut core: B2bua, udp: Udp, mut arrivals: Arrivals, hands: &mu
         for (peer, bytes) in batch.drain(..) {
             let now = clock::now();
             hands.seen(now, peer, udp.address(), &bytes);
-            core.handle_input(now, Input::Received(Datagram { transport: Transport::Udp, peer, bytes }));
-            if drain(&mut core, &udp, hands) {
+            core.handle_input(
+                now,
+                Input::Received(Datagram { transport: Transport::Udp, peer, otherwise: None, bytes }),
+            );
+            if drain(&mut core, &udp, &mut streams, hands) {
                 return;
             }
         }
     }
 }
 
+/// What a stream brought, as the core hears it.
+fn heard(streams: &mut Streams, udp: &Udp, arrival: Arrival, hands: &mut impl Hands) -> Option<Input> {
+    match streams.take(arrival) {
+        Some(Input::Received(datagram)) => {
+            let own = streams.address(datagram.transport).unwrap_or(udp.address());
+            hands.seen(clock::now(), datagram.peer, own, &datagram.bytes);
+            Some(Input::Received(datagram))
+        }
+        other => other,
+    }
+}
+
 /// Does what the core wants. True when it has closed.
-fn drain(core: &mut B2bua, udp: &Udp, hands: &mut impl Hands) -> bool {
+fn drain(core: &mut B2bua, udp: &Udp, streams: &mut Streams, hands: &mut impl Hands) -> bool {
     let mut closed = false;
     while let Some(output) = core.poll_output() {
         match output {
             Output::Transmit(datagram) => {
                 hands.seen(clock::now(), udp.address(), datagram.peer, &datagram.bytes);
-                udp.send(&datagram.bytes, datagram.peer);
+                match datagram.transport {
+                    Transport::Udp => udp.send(&datagram.bytes, datagram.peer),
+                    Transport::Tcp | Transport::Tls => streams.send(datagram),
+                }
             }
             Output::Asapp(request) => hands.ask_asapp(request),
             Output::Media(command) => hands.tell_media(command),
@@ -106,5 +135,6 @@ fn drain(core: &mut B2bua, udp: &Udp, hands: &mut impl Hands) -> bool {
             Output::Closed => closed = true,
         }
     }
+    streams.forget_broken();
     closed
 }

@@ -1,6 +1,6 @@
 //! A confirmed dialog, until its last debt is paid: ACKs, BYEs, and a tombstone that answers.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use super::{
 };
 use crate::sip::dialog::Dialog;
 use crate::sip::digest::{self, Credentials};
+use crate::sip::hop::Hop;
 use crate::sip::message::{HeaderName, Message, Method};
 use crate::sip::transaction::key::{ClientKey, ServerKey};
 use crate::sip::write::Writer;
@@ -170,7 +171,7 @@ impl Established {
         material: &Material,
         authorization: Option<(HeaderName, String)>,
         s: &mut Surroundings<'_>,
-    ) -> (ClientKey, Bytes, SocketAddr) {
+    ) -> (ClientKey, Bytes, Hop) {
         let branch = s.ids.branch();
         let mut writer = self.dialog.request(&Method::Bye, s.endpoint, &branch);
         if let Some((name, value)) = authorization {
@@ -243,7 +244,7 @@ impl Established {
         self.dialog.refresh_target(request);
         let mut writer = Writer::response(request, 200, None);
         writer
-            .header(HeaderName::Contact, &s.endpoint.contact())
+            .header(HeaderName::Contact, &self.dialog.contact(s.endpoint))
             .header(HeaderName::Allow, super::ALLOW)
             .header(HeaderName::Server, &s.endpoint.product);
         if let Some(timer) = timer {
@@ -321,7 +322,7 @@ impl Established {
     pub(super) fn response(
         &mut self,
         response: &Message,
-        source: SocketAddr,
+        source: Hop,
         negotiation: &mut Negotiation,
         s: &mut Surroundings<'_>,
     ) {
@@ -344,7 +345,7 @@ impl Established {
     fn challenge(
         &self,
         response: &Message,
-        source: SocketAddr,
+        source: Hop,
         method: &str,
         s: &mut Surroundings<'_>,
     ) -> Option<(HeaderName, String)> {
@@ -381,7 +382,7 @@ impl Established {
         let method = self.refresh_by.clone();
         let branch = s.ids.branch();
         let mut writer = self.dialog.request(&method, s.endpoint, &branch);
-        writer.header(HeaderName::Contact, &s.endpoint.contact()).header(HeaderName::Allow, super::ALLOW);
+        writer.header(HeaderName::Contact, &self.dialog.contact(s.endpoint)).header(HeaderName::Allow, super::ALLOW);
         timer.write_refresh(&mut writer);
         if let Some((name, value)) = authorization {
             writer.header(name, &value);
@@ -397,7 +398,7 @@ impl Established {
     fn refresh_answered(
         &mut self,
         response: &Message,
-        source: SocketAddr,
+        source: Hop,
         negotiation: &mut Negotiation,
         s: &mut Surroundings<'_>,
     ) {

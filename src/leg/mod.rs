@@ -16,7 +16,6 @@ pub mod session_timer;
 pub mod uac;
 pub mod uas;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,6 +23,7 @@ use serde::Serialize;
 
 use crate::sdp::{Audio, Session};
 use crate::sip::dialog::{Dialog, Endpoint};
+use crate::sip::hop::Hop;
 use crate::sip::ids::Ids;
 use crate::sip::message::{HeaderName, Message, Method};
 use crate::sip::transaction::Base;
@@ -240,9 +240,9 @@ impl LegTimer {
 #[expect(missing_docs, reason = "the fields are named by their types")]
 pub enum Out {
     /// Begin a client transaction.
-    Request { key: ClientKey, message: Bytes, to: SocketAddr },
+    Request { key: ClientKey, message: Bytes, to: Hop },
     /// Begin a client transaction whose outcome nobody waits for.
-    Stray { key: ClientKey, message: Bytes, to: SocketAddr },
+    Stray { key: ClientKey, message: Bytes, to: Hop },
     /// CANCEL the INVITE transaction of this key.
     Cancel(ClientKey),
     /// Let no further INVITE leave from the transaction of this key.
@@ -252,7 +252,7 @@ pub enum Out {
     /// Answer through a server transaction.
     Respond { key: ServerKey, status: u16, message: Bytes },
     /// Send an ACK for a 2xx.
-    Acknowledge { message: Bytes, to: SocketAddr },
+    Acknowledge { message: Bytes, to: Hop },
     /// Set a timer.
     Start(LegTimer, Duration),
     /// Forget a timer.
@@ -348,7 +348,7 @@ impl Leg {
     pub fn invited(
         invite: &Message,
         key: ServerKey,
-        source: SocketAddr,
+        source: Hop,
         mut negotiation: Negotiation,
         s: &mut Surroundings<'_>,
     ) -> Result<(Self, String), Refusal> {
@@ -423,7 +423,7 @@ impl Leg {
     }
 
     /// A response to one of this leg's requests.
-    pub fn response(&mut self, response: &Message, source: SocketAddr, s: &mut Surroundings<'_>) {
+    pub fn response(&mut self, response: &Message, source: Hop, s: &mut Surroundings<'_>) {
         let moved = std::mem::replace(&mut self.phase, Phase::Moving);
         self.phase = match moved {
             Phase::Calling(uac) => uac.response(response, source, &mut self.negotiation, s),
@@ -508,7 +508,7 @@ fn update(
     }
     dialog.refresh_target(request);
     let mut writer = Writer::response(request, 200, None);
-    writer.header(HeaderName::Contact, &s.endpoint.contact()).header(HeaderName::Allow, ALLOW);
+    writer.header(HeaderName::Contact, &dialog.contact(s.endpoint)).header(HeaderName::Allow, ALLOW);
     if let Some(timer) = timer {
         timer.write(&mut writer);
     }

@@ -1,7 +1,5 @@
 //! A leg that we dial, until somebody answers.
 
-use std::net::SocketAddr;
-
 use std::collections::HashMap;
 
 use super::established::Established;
@@ -14,6 +12,7 @@ use super::{
 };
 use crate::sip::dialog::Dialog;
 use crate::sip::digest::{self, Credentials};
+use crate::sip::hop::Hop;
 use crate::sip::message::{HeaderName, Message, Method};
 use crate::sip::transaction::key::{ClientKey, ServerKey};
 use crate::sip::write::Writer;
@@ -26,7 +25,7 @@ pub struct Dial<'a> {
     /// The URI of From.
     pub from: &'a str,
     /// Where the INVITE goes.
-    pub to: SocketAddr,
+    pub to: Hop,
     /// What the peer at `to`, and nobody else, may be shown when it asks.
     pub credentials: Option<&'a Credentials>,
 }
@@ -41,7 +40,7 @@ const MAX_RESENDS: u8 = 3;
 pub struct Uac {
     invite: Message,
     key: ClientKey,
-    to: SocketAddr,
+    to: Hop,
     credentials: Option<Credentials>,
     /// Challenges answered.
     answered: u8,
@@ -78,13 +77,13 @@ impl Uac {
         let (branch, tag) = (s.ids.branch(), s.ids.tag());
         let mut writer = Writer::request(&Method::Invite, dial.uri);
         writer
-            .header(HeaderName::Via, &s.endpoint.via(&branch))
+            .header(HeaderName::Via, &s.endpoint.via(&dial.to, &branch))
             .header(HeaderName::MaxForwards, "70")
             .header(HeaderName::From, &format!("<{}>;tag={tag}", dial.from))
             .header(HeaderName::To, &format!("<{}>", dial.uri))
             .header(HeaderName::CallId, &s.ids.call_id())
             .header(HeaderName::CSeq, "1 INVITE")
-            .header(HeaderName::Contact, &s.endpoint.contact())
+            .header(HeaderName::Contact, &s.endpoint.contact(&dial.to))
             .header(HeaderName::Allow, ALLOW)
             .header(HeaderName::Supported, &EXTENSIONS.join(", "))
             .header(HeaderName::UserAgent, &s.endpoint.product);
@@ -116,7 +115,7 @@ impl Uac {
         let branch = s.ids.branch();
         let number = self.invite.cseq().map_or(1, |cseq| cseq.number) + 1;
         let mut writer = Writer::request(&Method::Invite, self.invite.request_uri());
-        writer.header(HeaderName::Via, &s.endpoint.via(&branch));
+        writer.header(HeaderName::Via, &s.endpoint.via(&self.to, &branch));
         writer.header(HeaderName::CSeq, &format!("{number} INVITE"));
         for (name, value) in headers {
             writer.header(*name, value);
@@ -139,7 +138,7 @@ impl Uac {
     fn remedy(
         &mut self,
         response: &Message,
-        source: SocketAddr,
+        source: Hop,
         s: &mut Surroundings<'_>,
     ) -> Option<Vec<(HeaderName, String)>> {
         if self.ending != Ending::No || self.resends >= MAX_RESENDS {
@@ -184,7 +183,7 @@ impl Uac {
     pub(super) fn response(
         mut self,
         response: &Message,
-        source: SocketAddr,
+        source: Hop,
         negotiation: &mut Negotiation,
         s: &mut Surroundings<'_>,
     ) -> Phase {
@@ -220,7 +219,7 @@ impl Uac {
         &mut self,
         status: u16,
         response: &Message,
-        source: SocketAddr,
+        source: Hop,
         negotiation: &mut Negotiation,
         s: &mut Surroundings<'_>,
     ) {
@@ -237,7 +236,7 @@ impl Uac {
     }
 
     /// Sends PRACK where one is due. False when the response is to be ignored.
-    fn acknowledge_provisional(&mut self, response: &Message, source: SocketAddr, s: &mut Surroundings<'_>) -> bool {
+    fn acknowledge_provisional(&mut self, response: &Message, source: Hop, s: &mut Surroundings<'_>) -> bool {
         let Some(tag) = response.to_tag() else { return true };
         if !self.early.contains_key(tag) && self.early.len() < MAX_FORKS {
             let Some(dialog) = Dialog::as_uac(&self.invite, response, source) else { return true };
@@ -262,7 +261,7 @@ impl Uac {
     fn answered(
         mut self,
         response: &Message,
-        source: SocketAddr,
+        source: Hop,
         negotiation: &mut Negotiation,
         s: &mut Surroundings<'_>,
     ) -> Phase {

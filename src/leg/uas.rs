@@ -1,6 +1,5 @@
 //! A leg whose INVITE came to us and waits for our answer.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +13,7 @@ use super::{
     reason_of, respond, sensible_answer, write_headers,
 };
 use crate::sip::dialog::Dialog;
+use crate::sip::hop::Hop;
 use crate::sip::message::{HeaderName, Message, Method};
 use crate::sip::transaction::key::ServerKey;
 use crate::sip::write::Writer;
@@ -43,7 +43,7 @@ impl Uas {
     pub(super) fn begin(
         invite: &Message,
         key: ServerKey,
-        source: SocketAddr,
+        source: Hop,
         s: &mut Surroundings<'_>,
     ) -> Result<Self, Refusal> {
         let timer = SessionTimer::asked(invite, s.session).map_err(Refusal::too_short)?;
@@ -185,7 +185,7 @@ impl Uas {
             writer.header(HeaderName::RecordRoute, route);
         }
         writer
-            .header(HeaderName::Contact, &s.endpoint.contact())
+            .header(HeaderName::Contact, &self.dialog.contact(s.endpoint))
             .header(HeaderName::Allow, ALLOW)
             .header(HeaderName::Server, &s.endpoint.product);
         write_headers(&mut writer, &material.headers);

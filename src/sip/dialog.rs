@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::hop::{Hop, Transport};
 use super::message::{HeaderName, Message, Method};
 use super::value::{NameAddr, Uri, literal_host};
 use super::write::Writer;
@@ -9,21 +10,42 @@ use super::write::Writer;
 /// Who we are on this network: what goes into Via and Contact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Address and port of Via and Contact.
+    /// What we are called where nothing says how we are reached; Via and Contact of every hop without a listener of
+    /// its own.
     pub address: SocketAddr,
+    /// Address and port of Via and Contact by transport, more than one of a transport where both IP families are
+    /// spoken.
+    pub listeners: Vec<(Transport, SocketAddr)>,
     /// User-Agent and Server.
     pub product: String,
 }
 
 impl Endpoint {
+    /// Our address as the far side of this hop should know it: same transport, and same family where we have both.
+    pub fn towards(&self, hop: &Hop) -> SocketAddr {
+        let of = || self.listeners.iter().filter(|(transport, _)| *transport == hop.transport).map(|(_, own)| *own);
+        let family = of().find(|own| own.is_ipv4() == hop.peer.is_ipv4());
+        family.or_else(|| of().next()).unwrap_or(self.address)
+    }
+
+    /// Whether we are reachable over this transport at all.
+    pub fn speaks(&self, transport: Transport) -> bool {
+        self.listeners.iter().any(|(own, _)| *own == transport)
+    }
+
     /// The Via value for a branch; asks for rport (RFC 3581).
-    pub fn via(&self, branch: &str) -> String {
-        format!("SIP/2.0/UDP {};branch={branch};rport", self.address)
+    pub fn via(&self, hop: &Hop, branch: &str) -> String {
+        format!("SIP/2.0/{} {};branch={branch};rport", hop.transport.as_str(), self.towards(hop))
     }
 
     /// The Contact value.
-    pub fn contact(&self) -> String {
-        format!("<sip:switchback@{}>", self.address)
+    pub fn contact(&self, hop: &Hop) -> String {
+        let transport = match hop.transport {
+            Transport::Udp => "",
+            Transport::Tcp => ";transport=tcp",
+            Transport::Tls => ";transport=tls",
+        };
+        format!("<sip:switchback@{}{transport}>", self.towards(hop))
     }
 }
 
@@ -47,13 +69,15 @@ pub struct Dialog {
     remote_target: String,
     route_set: Vec<String>,
     /// Where the far side's messages came from; used where a URI names no address, or one behind a NAT.
-    source: SocketAddr,
+    source: Hop,
     behind_nat: bool,
+    /// Whether requests to the host that the far side's messages came from go over the connection they came on.
+    reuses: bool,
 }
 
 impl Dialog {
     /// The dialog that our answer with `local_tag` to this INVITE makes (RFC 3261 section 12.1.1).
-    pub fn as_uas(invite: &Message, local_tag: &str, source: SocketAddr) -> Option<Self> {
+    pub fn as_uas(invite: &Message, local_tag: &str, source: Hop) -> Option<Self> {
         let (from, to) = (invite.header(HeaderName::From)?, invite.header(HeaderName::To)?);
         Some(Self {
             call_id: invite.call_id()?.to_owned(),
@@ -68,11 +92,15 @@ impl Dialog {
             route_set: invite.list(HeaderName::RecordRoute).map(str::to_owned).collect(),
             source,
             behind_nat: literal_host(invite.via()?.host).is_some_and(|host| host != source.ip()),
+            // A client's Contact often names a port that it does not listen on. With a proxy in between that records
+            // no route, the connection is the proxy's and not ours to reuse.
+            reuses: source.transport.is_reliable()
+                && (invite.header(HeaderName::RecordRoute).is_some() || invite.list(HeaderName::Via).count() == 1),
         })
     }
 
     /// The dialog that this response to our INVITE makes (RFC 3261 section 12.1.2).
-    pub fn as_uac(invite: &Message, response: &Message, source: SocketAddr) -> Option<Self> {
+    pub fn as_uac(invite: &Message, response: &Message, source: Hop) -> Option<Self> {
         let mut route_set: Vec<String> = response.list(HeaderName::RecordRoute).map(str::to_owned).collect();
         route_set.reverse();
         let target = response.contact().map_or(invite.request_uri(), |contact| contact.uri.text);
@@ -88,6 +116,7 @@ impl Dialog {
             route_set,
             source,
             behind_nat: false,
+            reuses: false,
         })
     }
 
@@ -154,7 +183,7 @@ impl Dialog {
     pub fn request_numbered(&self, method: &Method, cseq: u32, endpoint: &Endpoint, branch: &str) -> Writer {
         let loose = self.first_route().is_none_or(|uri| uri.params.get("lr").is_some());
         let mut writer = Writer::request(method, self.request_target());
-        writer.header(HeaderName::Via, &endpoint.via(branch)).header(HeaderName::MaxForwards, "70");
+        writer.header(HeaderName::Via, &endpoint.via(&self.next_hop(), branch)).header(HeaderName::MaxForwards, "70");
         for route in self.route_set.iter().skip(usize::from(!loose)) {
             writer.header(HeaderName::Route, route);
         }
@@ -175,16 +204,28 @@ impl Dialog {
     }
 
     /// Where requests inside the dialog go: the first route or the remote target, where that is an address; else
-    /// where the far side's messages came from.
-    pub fn next_hop(&self) -> SocketAddr {
+    /// where the far side's messages came from. A URI that names no transport means the one its messages came by.
+    pub fn next_hop(&self) -> Hop {
         let uri = self.first_route().or_else(|| Uri::read(&self.remote_target).filter(|_| !self.behind_nat));
-        uri.and_then(|uri| literal_address(&uri)).unwrap_or(self.source)
+        let Some(hop) = uri.and_then(|uri| literal_hop(&uri, self.source.transport)) else { return self.source };
+        let same_host = hop.transport == self.source.transport && hop.ip() == self.source.ip();
+        match self.reuses && same_host {
+            true => Hop { peer: self.source.peer, otherwise: Some(hop.peer), ..hop },
+            false => hop,
+        }
+    }
+
+    /// Our Contact in this dialog: by the transport that the far side speaks.
+    pub fn contact(&self, endpoint: &Endpoint) -> String {
+        endpoint.contact(&self.source)
     }
 }
 
-/// The address a URI names, if it names one without DNS.
-pub fn literal_address(uri: &Uri<'_>) -> Option<SocketAddr> {
-    Some(SocketAddr::new(literal_host(uri.params.get("maddr").unwrap_or(uri.host))?, uri.port.unwrap_or(5060)))
+/// The hop a URI names, if it names one without DNS.
+pub fn literal_hop(uri: &Uri<'_>, unsaid: Transport) -> Option<Hop> {
+    let transport = Transport::of_uri(uri).unwrap_or(unsaid);
+    let host = literal_host(uri.params.get("maddr").unwrap_or(uri.host))?;
+    Some(Hop::new(transport, SocketAddr::new(host, uri.port.unwrap_or(transport.default_port()))))
 }
 
 fn with_tag(name_addr: &str, tag: &str) -> String {
@@ -212,17 +253,22 @@ mod tests {
     use super::*;
     use bytes::Bytes;
 
+    fn udp(address: &str) -> Hop {
+        Hop::new(Transport::Udp, address.parse().unwrap())
+    }
+
     fn dialog(record_route: &str) -> Dialog {
         let text = format!(
             "INVITE sip:u@h SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bKa\r\nFrom: \"A\" <sip:a@b>;x=1;tag=ft\r\n\
              To: sip:u@h;y\r\nCall-ID: c\r\nCSeq: 5 INVITE\r\nContact: <sip:a@192.0.2.1:5080>\r\n{record_route}\r\n"
         );
         let invite = Message::read(Bytes::from(text)).unwrap();
-        Dialog::as_uas(&invite, "lt", "192.0.2.1:5060".parse().unwrap()).unwrap()
+        Dialog::as_uas(&invite, "lt", udp("192.0.2.1:5060")).unwrap()
     }
 
     fn bye(dialog: &mut Dialog) -> Message {
-        let endpoint = Endpoint { address: "198.51.100.1:5060".parse().unwrap(), product: "p".into() };
+        let endpoint =
+            Endpoint { address: "198.51.100.1:5060".parse().unwrap(), listeners: Vec::new(), product: "p".into() };
         Message::read(dialog.request(&Method::Bye, &endpoint, "z9hG4bKx").finish()).unwrap()
     }
 
@@ -235,7 +281,7 @@ mod tests {
             bye.list(HeaderName::Route).collect::<Vec<_>>(),
             ["<sip:192.0.2.9:5062;lr>", "<sip:p2.example.com;lr>"]
         );
-        assert_eq!(dialog.next_hop(), "192.0.2.9:5062".parse().unwrap());
+        assert_eq!(dialog.next_hop(), udp("192.0.2.9:5062"));
         assert_eq!(bye.header(HeaderName::To), Some("\"A\" <sip:a@b>;x=1;tag=ft"));
         assert_eq!(bye.header(HeaderName::From), Some("<sip:u@h>;y;tag=lt"));
         assert_eq!(bye.header(HeaderName::CSeq), Some("1 BYE"));
@@ -254,7 +300,64 @@ mod tests {
         let text = "INVITE sip:u@h SIP/2.0\r\nVia: SIP/2.0/UDP 10.0.0.9;branch=z9hG4bKa\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:u@h>\r\n\
                     Call-ID: c\r\nCSeq: 5 INVITE\r\nContact: <sip:a@10.0.0.9>\r\n\r\n";
         let invite = Message::read(Bytes::from(text)).unwrap();
-        let source = "203.0.113.5:40000".parse().unwrap();
+        let source = udp("203.0.113.5:40000");
         assert_eq!(Dialog::as_uas(&invite, "lt", source).unwrap().next_hop(), source);
+    }
+
+    fn from_stream(contact: &str, more: &str, source: Hop) -> Dialog {
+        let text = format!(
+            "INVITE sip:u@h SIP/2.0\r\nVia: SIP/2.0/TCP 192.0.2.1:5080;branch=z9hG4bKa\r\n{more}From: <sip:a@b>;tag=1\r\n\
+             To: <sip:u@h>\r\nCall-ID: c\r\nCSeq: 5 INVITE\r\nContact: <{contact}>\r\n\r\n"
+        );
+        Dialog::as_uas(&Message::read(Bytes::from(text)).unwrap(), "lt", source).unwrap()
+    }
+
+    #[test]
+    fn a_connection_is_used_again_for_requests_to_its_own_host() {
+        let source = Hop::new(Transport::Tcp, "192.0.2.1:33333".parse().unwrap());
+        let contact: SocketAddr = "192.0.2.1:5080".parse().unwrap();
+        let reused = Hop { otherwise: Some(contact), ..source };
+        for target in ["sip:a@192.0.2.1:5080;transport=TCP", "sip:a@192.0.2.1:5080"] {
+            assert_eq!(from_stream(target, "", source).next_hop(), reused, "{target}");
+        }
+        let proxied = "Via: SIP/2.0/TCP 10.0.0.1;branch=z9hG4bKb\r\n";
+        let direct = Hop::new(Transport::Tcp, contact);
+        assert_eq!(from_stream("sip:a@192.0.2.1:5080", proxied, source).next_hop(), direct, "it may be a proxy's");
+        assert_eq!(from_stream("sip:a@example.com", "", source).next_hop(), source, "no address but the connection's");
+    }
+
+    #[test]
+    fn a_target_names_its_transport() {
+        let source = Hop::new(Transport::Tcp, "192.0.2.1:33333".parse().unwrap());
+        let hop = |transport, address: &str| Hop::new(transport, address.parse().unwrap());
+        for (target, wanted) in [
+            ("sips:a@192.0.2.7", hop(Transport::Tls, "192.0.2.7:5061")),
+            ("sip:a@192.0.2.7;transport=tls", hop(Transport::Tls, "192.0.2.7:5061")),
+            ("sip:a@192.0.2.7;transport=Udp", hop(Transport::Udp, "192.0.2.7:5060")),
+            ("sip:a@[2001:db8::7]:5070", hop(Transport::Tcp, "[2001:db8::7]:5070")),
+            ("sip:a@192.0.2.7;transport=ws", hop(Transport::Tcp, "192.0.2.7:5060")),
+        ] {
+            assert_eq!(from_stream(target, "", source).next_hop(), wanted, "{target}");
+        }
+    }
+
+    #[test]
+    fn via_and_contact_follow_transport_and_family() {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let endpoint = Endpoint {
+            address: address("198.51.100.1:5060"),
+            listeners: vec![
+                (Transport::Udp, address("198.51.100.1:5060")),
+                (Transport::Tcp, address("198.51.100.1:5070")),
+                (Transport::Tcp, address("[2001:db8::1]:5070")),
+            ],
+            product: "p".into(),
+        };
+        let v6 = Hop::new(Transport::Tcp, address("[2001:db8::9]:1"));
+        assert_eq!(endpoint.via(&v6, "b"), "SIP/2.0/TCP [2001:db8::1]:5070;branch=b;rport");
+        assert_eq!(endpoint.contact(&v6), "<sip:switchback@[2001:db8::1]:5070;transport=tcp>");
+        let v4 = Hop::new(Transport::Tcp, address("192.0.2.9:1"));
+        assert_eq!(endpoint.contact(&v4), "<sip:switchback@198.51.100.1:5070;transport=tcp>");
+        assert_eq!(endpoint.contact(&udp("192.0.2.9:1")), "<sip:switchback@198.51.100.1:5060>");
     }
 }

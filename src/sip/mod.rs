@@ -6,11 +6,13 @@
 //! - [`validate`] says which answer a bad request deserves;
 //! - [`mod@write`] builds messages and lets nothing unescaped onto the wire;
 //! - [`ids`] makes tags, branches and Call-IDs from a seed;
+//! - [`hop`] is where a message goes: transport, address, and the connection that is there already;
 //! - [`dialog`] is RFC 3261 section 12;
 //! - [`transaction`] is RFC 3261 section 17 with RFC 6026.
 
 pub mod dialog;
 pub mod digest;
+pub mod hop;
 pub mod ids;
 pub mod message;
 pub mod transaction;

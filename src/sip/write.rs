@@ -90,6 +90,12 @@ impl Writer {
     }
 }
 
+/// The message with the first `from` in it, the sent-by of its top Via, turned into `to`.
+pub fn replaced(message: &Bytes, from: &str, to: &str) -> Option<Bytes> {
+    let at = message.windows(from.len()).position(|window| window == from.as_bytes())?;
+    Some(Bytes::from([&message[..at], to.as_bytes(), &message[at + from.len()..]].concat()))
+}
+
 /// The reason phrase of a status (RFC 3261 section 21 and extensions).
 pub fn reason_phrase(status: u16) -> &'static str {
     match status {

@@ -61,7 +61,7 @@ impl Bench {
 
     fn from(&mut self, port: u16, bytes: Bytes) {
         let peer = SocketAddr::from(([127, 0, 0, 1], port));
-        self.pending.push(Input::Received(Datagram { transport: Transport::Udp, peer, bytes }));
+        self.pending.push(Input::Received(Datagram { transport: Transport::Udp, peer, otherwise: None, bytes }));
     }
 
     fn react(&mut self, output: Output) {

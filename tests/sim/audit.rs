@@ -166,6 +166,9 @@ impl Audit {
         if ours.cseq().is_some_and(|cseq| cseq.method.known().is_none()) {
             return; // rsip reads no method that it does not know.
         }
+        if ours.via().is_some_and(|via| via.host.starts_with('[')) {
+            return; // Nor an IPv6 address.
+        }
         let theirs = match Heard::read(octets, to) {
             Ok(theirs) => theirs,
             Err(why) => {

@@ -91,6 +91,8 @@ pub struct Engine {
     pub now: Instant,
     pub random: Random,
     pub lanes: BTreeMap<SocketAddr, Lane>,
+    /// Parties that do not speak UDP.
+    pub transports: BTreeMap<SocketAddr, Transport>,
     pub queue: BTreeMap<(Instant, u64), Flight>,
     pub events: VecDeque<Event>,
     pub audit: Audit,
@@ -98,6 +100,8 @@ pub struct Engine {
     pub relay: Relay,
     pub records: Vec<CallRecord>,
     pub published: Vec<PublishedContext>,
+    /// What left over a transport that its party does not speak: it reaches nobody.
+    pub strays: Vec<(SocketAddr, Transport, Bytes)>,
     /// Every API request, in order.
     pub asked: Vec<ApiRequest>,
     /// The core said that its drain is complete.
@@ -151,6 +155,7 @@ impl Engine {
             now: start,
             random: Random::new(seed ^ 0x5bd1_e995),
             lanes: BTreeMap::from([(address(IVR), Lane::clean(ms(1))), (carrier, Lane::clean(ms(10)))]),
+            transports: BTreeMap::new(),
             queue: BTreeMap::new(),
             events: VecDeque::new(),
             audit: Audit::default(),
@@ -158,6 +163,7 @@ impl Engine {
             relay: Relay::default(),
             records: Vec::new(),
             published: Vec::new(),
+            strays: Vec::new(),
             asked: Vec::new(),
             closed: false,
             stalled_until: start,
@@ -184,6 +190,20 @@ impl Engine {
             let jitter = if lane.jitter.is_zero() { Duration::ZERO } else { self.random.duration(lane.jitter) };
             self.launch(lane.delay + jitter, flight.clone());
         }
+    }
+
+    /// How a party speaks.
+    pub fn transport(&self, party: SocketAddr) -> Transport {
+        self.transports.get(&party).copied().unwrap_or(Transport::Udp)
+    }
+
+    /// The connection to a party breaks; what is on its way over it is gone.
+    pub fn reset(&mut self, party: SocketAddr) {
+        let of =
+            |flight: &Flight| matches!(flight, Flight::ToCore(peer, _) | Flight::ToParty(peer, _) if *peer == party);
+        self.queue.retain(|_, flight| !of(flight));
+        let transport = self.transport(party);
+        self.feed(Input::TransportFailed { transport, peer: party });
     }
 
     /// A party sends octets to the core.
@@ -243,7 +263,8 @@ impl Engine {
             Flight::ToCore(peer, bytes) => {
                 self.ladder.received(self.now - self.start, peer, &bytes);
                 self.audit.received(self.now, &bytes, self.lanes.contains_key(&peer));
-                self.feed(Input::Received(Datagram { transport: Transport::Udp, peer, bytes }));
+                let transport = self.transport(peer);
+                self.feed(Input::Received(Datagram { transport, peer, otherwise: None, bytes }));
             }
             Flight::ToParty(peer, bytes) => self.events.push_back(Event::Sip(peer, bytes)),
             Flight::Reply(question, reply) => {
@@ -276,7 +297,12 @@ impl Engine {
     fn carry_out(&mut self, output: Output) {
         let at = self.now - self.start;
         match output {
-            Output::Transmit(Datagram { peer, bytes, .. }) => {
+            Output::Transmit(Datagram { transport, peer, bytes, .. }) => {
+                if transport != self.transport(peer) {
+                    self.strays.push((peer, transport, bytes));
+                    self.events.push_back(Event::Wrote);
+                    return;
+                }
                 self.ladder.sent(at, peer, &bytes);
                 self.audit.sent(self.now, peer, &bytes, self.carrier);
                 self.travel(peer, &Flight::ToParty(peer, bytes));

@@ -36,4 +36,5 @@ mod security;
 mod table;
 mod text;
 mod timers;
+mod transports;
 mod world;

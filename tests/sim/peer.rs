@@ -152,8 +152,9 @@ impl Draft<'_> {
         let (local, remote) =
             (format!("\"A Customer\" <sip:+15557654321@{address}>;tag={tag}"), format!("<sip:{}@{CORE}>", self.user));
         let target = format!("sip:{}@{CORE}", self.user);
+        let transport = stage.engine.transport(address).as_str();
         let mut invite = Sip::request("INVITE", &target)
-            .with("Via", format!("SIP/2.0/UDP {address};branch=z9hG4bK-{name}-{serial};rport"))
+            .with("Via", format!("SIP/2.0/{transport} {address};branch=z9hG4bK-{name}-{serial};rport"))
             .with("Max-Forwards", "70")
             .with("From", &local)
             .with("To", &remote)
@@ -281,7 +282,8 @@ impl Line {
     fn branch(&self) -> String {
         let mut stage = self.stage.borrow_mut();
         stage.serial += 1;
-        format!("SIP/2.0/UDP {};branch=z9hG4bK-x-{};rport", self.address, stage.serial)
+        let transport = stage.engine.transport(self.address).as_str();
+        format!("SIP/2.0/{transport} {};branch=z9hG4bK-x-{};rport", self.address, stage.serial)
     }
 
     /// A request inside the dialog, not sent yet.

@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use switchback::b2bua::counters::Counters;
-use switchback::b2bua::io::{ApiRequest, MediaEvent, OperatorCommand, PublishedContext};
+use switchback::b2bua::io::{ApiRequest, MediaEvent, OperatorCommand, PublishedContext, Transport};
 use switchback::b2bua::settings::Settings;
 use switchback::call::record::CallRecord;
 use switchback::call::verdict::{EndedBy, Outcome, Phase};
@@ -102,6 +102,17 @@ impl World {
 
     pub fn stage(&self) -> RefMut<'_, Stage> {
         self.stage.borrow_mut()
+    }
+
+    /// This party speaks over a connection from now on.
+    pub fn over(&self, party: &Party, transport: Transport) {
+        self.stage().engine.transports.insert(party.address, transport);
+    }
+
+    /// The connection to this party breaks.
+    pub fn reset(&self, party: &Party) {
+        self.stage().engine.reset(party.address);
+        self.run_for(Duration::ZERO);
     }
 
     // --- time ---

@@ -1,4 +1,4 @@
-//! The client transaction of every request but INVITE (RFC 3261 figure 6), over an unreliable transport.
+//! The client transaction of every request but INVITE (RFC 3261 figure 6).
 
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ pub struct Client {
     state: State,
     request: Bytes,
     base: Base,
+    reliable: bool,
 }
 
 #[derive(Debug)]
@@ -28,13 +29,26 @@ enum State {
 
 impl Client {
     /// Sends the request.
-    pub fn start(request: Bytes, base: Base) -> (Self, Actions) {
-        let actions = Actions::from_iter([
-            Action::Transmit(request.clone()),
-            Action::Start(Timer::E, base.t1),
-            Action::Start(Timer::F, base.long()),
-        ]);
-        (Self { state: State::Trying { wait: base.t1 }, request, base }, actions)
+    pub fn start(request: Bytes, base: Base, reliable: bool) -> (Self, Actions) {
+        let mut actions = Actions::from_iter([Action::Transmit(request.clone())]);
+        if !reliable {
+            actions.push(Action::Start(Timer::E, base.t1));
+        }
+        actions.push(Action::Start(Timer::F, base.long()));
+        (Self { state: State::Trying { wait: base.t1 }, request, base, reliable }, actions)
+    }
+
+    /// The connection broke (RFC 3261 section 17.1.4).
+    pub fn failed(&mut self) -> Actions {
+        match self.state {
+            State::Trying { .. } | State::Proceeding => Actions::from_iter([Action::TimedOut, Action::Terminated]),
+            State::Completed => Actions::new(),
+        }
+    }
+
+    /// Whether nothing has been heard of it.
+    pub fn may_leave_again(&self) -> bool {
+        matches!(self.state, State::Trying { .. })
     }
 
     /// A response that names this transaction.
@@ -43,7 +57,8 @@ impl Client {
         match (&self.state, status) {
             (State::Trying { .. }, 100..200) => {
                 self.state = State::Proceeding;
-                Actions::from_iter([Action::Start(Timer::E, self.base.t2), Action::Deliver])
+                let slower = (!self.reliable).then_some(Action::Start(Timer::E, self.base.t2));
+                slower.into_iter().chain([Action::Deliver]).collect()
             }
             (State::Proceeding, 100..200) => Actions::from_iter([Action::Deliver]),
             (State::Trying { .. } | State::Proceeding, _) => {
@@ -51,7 +66,7 @@ impl Client {
                 Actions::from_iter([
                     Action::Stop(Timer::E),
                     Action::Stop(Timer::F),
-                    Action::Start(Timer::K, self.base.t4),
+                    Action::Start(Timer::K, if self.reliable { Duration::ZERO } else { self.base.t4 }),
                     Action::Deliver,
                 ])
             }

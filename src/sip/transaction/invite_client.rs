@@ -1,4 +1,4 @@
-//! The INVITE client transaction (RFC 3261 figure 5, RFC 6026 section 7.2), over an unreliable transport.
+//! The INVITE client transaction (RFC 3261 figure 5, RFC 6026 section 7.2).
 
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ pub struct InviteClient {
     state: State,
     request: Bytes,
     base: Base,
+    reliable: bool,
 }
 
 #[derive(Debug)]
@@ -31,13 +32,28 @@ enum State {
 
 impl InviteClient {
     /// Sends the INVITE.
-    pub fn start(request: Bytes, base: Base) -> (Self, Actions) {
-        let actions = Actions::from_iter([
-            Action::Transmit(request.clone()),
-            Action::Start(Timer::A, base.t1),
-            Action::Start(Timer::B, base.long()),
-        ]);
-        (Self { state: State::Calling { wait: base.t1, quenched: false }, request, base }, actions)
+    pub fn start(request: Bytes, base: Base, reliable: bool) -> (Self, Actions) {
+        let mut actions = Actions::from_iter([Action::Transmit(request.clone())]);
+        if !reliable {
+            actions.push(Action::Start(Timer::A, base.t1));
+        }
+        actions.push(Action::Start(Timer::B, base.long()));
+        (Self { state: State::Calling { wait: base.t1, quenched: false }, request, base, reliable }, actions)
+    }
+
+    /// The connection broke (RFC 3261 section 17.1.4). Where it rings already, timer B has gone as well: the answer
+    /// comes over a connection of the far side's making (section 18.2.2), and giving up here would leave a call ringing
+    /// that nobody takes.
+    pub fn failed(&mut self) -> Actions {
+        match self.state {
+            State::Calling { .. } => Actions::from_iter([Action::TimedOut, Action::Terminated]),
+            State::Proceeding | State::Completed { .. } | State::Accepted => Actions::new(),
+        }
+    }
+
+    /// Whether nothing has been heard of it and it may be sent again.
+    pub fn may_leave_again(&self) -> bool {
+        matches!(self.state, State::Calling { quenched: false, .. })
     }
 
     /// Lets no further INVITE leave. What has left may still be answered until timer B.
@@ -81,7 +97,7 @@ impl InviteClient {
             Action::Stop(Timer::A),
             Action::Stop(Timer::B),
             Action::Transmit(ack),
-            Action::Start(Timer::D, self.base.long()),
+            Action::Start(Timer::D, if self.reliable { Duration::ZERO } else { self.base.long() }),
             Action::Deliver,
         ])
     }

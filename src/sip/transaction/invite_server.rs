@@ -1,4 +1,4 @@
-//! The INVITE server transaction (RFC 3261 figure 7, RFC 6026 section 7.1), over an unreliable transport.
+//! The INVITE server transaction (RFC 3261 figure 7, RFC 6026 section 7.1).
 
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use super::{Action, Actions, Base};
 pub struct InviteServer {
     state: State,
     base: Base,
+    reliable: bool,
 }
 
 #[derive(Debug)]
@@ -29,8 +30,8 @@ enum State {
 
 impl InviteServer {
     /// An INVITE has arrived.
-    pub fn new(base: Base) -> Self {
-        Self { state: State::Proceeding { last: None }, base }
+    pub fn new(base: Base, reliable: bool) -> Self {
+        Self { state: State::Proceeding { last: None }, base, reliable }
     }
 
     /// The INVITE has arrived again.
@@ -48,7 +49,7 @@ impl InviteServer {
         match self.state {
             State::Completed { .. } => {
                 self.state = State::Confirmed;
-                let wait = self.base.t4;
+                let wait = if self.reliable { Duration::ZERO } else { self.base.t4 };
                 Actions::from_iter([Action::Stop(Timer::G), Action::Stop(Timer::H), Action::Start(Timer::I, wait)])
             }
             State::Accepted => Actions::from_iter([Action::Deliver]),
@@ -73,11 +74,9 @@ impl InviteServer {
             }
             _ => {
                 self.state = State::Completed { last: response.clone(), wait: self.base.t1 };
-                Actions::from_iter([
-                    Action::Transmit(response),
-                    Action::Start(Timer::G, self.base.t1),
-                    Action::Start(Timer::H, self.base.long()),
-                ])
+                let again = (!self.reliable).then_some(Action::Start(Timer::G, self.base.t1));
+                let limit = Action::Start(Timer::H, self.base.long());
+                [Action::Transmit(response)].into_iter().chain(again).chain([limit]).collect()
             }
         }
     }

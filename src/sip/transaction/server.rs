@@ -1,4 +1,6 @@
-//! The server transaction of every request but INVITE (RFC 3261 figure 8), over an unreliable transport.
+//! The server transaction of every request but INVITE (RFC 3261 figure 8).
+
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -14,12 +16,13 @@ pub struct Server {
     last: Option<Bytes>,
     answered: bool,
     base: Base,
+    reliable: bool,
 }
 
 impl Server {
     /// A request has arrived.
-    pub fn new(base: Base) -> Self {
-        Self { last: None, answered: false, base }
+    pub fn new(base: Base, reliable: bool) -> Self {
+        Self { last: None, answered: false, base, reliable }
     }
 
     /// The request has arrived again.
@@ -36,7 +39,7 @@ impl Server {
         self.answered = status >= 200;
         let mut actions = Actions::from_iter([Action::Transmit(response)]);
         if self.answered {
-            actions.push(Action::Start(Timer::J, self.base.long()));
+            actions.push(Action::Start(Timer::J, if self.reliable { Duration::ZERO } else { self.base.long() }));
         }
         actions
     }

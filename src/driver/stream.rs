@@ -1,0 +1,616 @@
+//! SIP over streams: messages cut out of octets, and the connections that carry them.
+//!
+//! Every connection is a task of its own with a bounded queue. The loop never waits for one: what a slow peer does not
+//! take ends its connection, and nothing else.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::{timeout, timeout_at};
+
+use super::tcp;
+use super::tls::Tls;
+use crate::b2bua::io::{Datagram, Input, Transport};
+use crate::clock;
+
+/// What connections may cost us.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Octets of a message before its body.
+    pub head: usize,
+    /// Octets of a message.
+    pub message: usize,
+    /// Connections that others made to us.
+    pub connections: usize,
+    /// Of these, from one address.
+    pub per_source: usize,
+    /// Messages that wait to be taken by a peer.
+    pub queue: usize,
+    /// To connect, the TLS handshake included.
+    pub connect: Duration,
+    /// From the first octet of a message to its last, and for a peer to take one of ours.
+    pub message_time: Duration,
+    /// Without a message or a keep-alive.
+    pub idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head: 32_768,
+            message: 65_535,
+            connections: 4_096,
+            per_source: 256,
+            queue: 512,
+            connect: Duration::from_secs(4),
+            message_time: Duration::from_secs(10),
+            idle: Duration::from_secs(600),
+        }
+    }
+}
+
+// --- framing -----------------------------------------------------------------------------------------------------
+
+/// A piece of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    /// One whole message.
+    Message(Bytes),
+    /// A keep-alive that wants an answer (RFC 5626 section 3.5.1).
+    Ping,
+    /// A head that does not say how long its message is: it may be answered, and then nothing more can be read.
+    Endless(Bytes),
+    /// Too long to be read: not even an answer.
+    TooLong,
+}
+
+/// Cuts messages out of octets.
+#[derive(Debug)]
+pub struct Framer {
+    buffer: BytesMut,
+    /// How much of a keep-alive has been seen before a message.
+    line_ends: usize,
+    /// How far the end of the head has been searched for.
+    searched: usize,
+    limits: Limits,
+}
+
+impl Framer {
+    /// With nothing read yet.
+    pub fn new(limits: Limits) -> Self {
+        Self { buffer: BytesMut::new(), line_ends: 0, searched: 0, limits }
+    }
+
+    /// Where octets are read into.
+    pub fn buffer(&mut self) -> &mut BytesMut {
+        &mut self.buffer
+    }
+
+    /// Whether a message has begun and is not whole.
+    pub fn is_midway(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
+    /// The next frame, if it is whole. After [`Frame::Endless`] and [`Frame::TooLong`] nothing more is to be asked.
+    pub fn next_frame(&mut self) -> Option<Frame> {
+        if self.searched == 0 && self.skip_line_ends() {
+            return Some(Frame::Ping);
+        }
+        if self.buffer.is_empty() {
+            return None;
+        }
+        let Some(head) = head_end(&self.buffer, self.searched.saturating_sub(3)) else {
+            self.searched = self.buffer.len();
+            return (self.buffer.len() > self.limits.head).then_some(Frame::TooLong);
+        };
+        if head > self.limits.head {
+            return Some(Frame::TooLong);
+        }
+        let whole = content_length(&self.buffer[..head]).map(|body| head.saturating_add(body));
+        match whole.filter(|whole| *whole <= self.limits.message) {
+            None => Some(Frame::Endless(self.buffer.split_to(head).freeze())),
+            Some(whole) if self.buffer.len() < whole => {
+                self.searched = head;
+                None
+            }
+            Some(whole) => {
+                self.searched = 0;
+                Some(Frame::Message(self.buffer.split_to(whole).freeze()))
+            }
+        }
+    }
+}
+
+impl Framer {
+    /// Line ends before a message mean nothing, unless two of them make a keep-alive: then true.
+    fn skip_line_ends(&mut self) -> bool {
+        const PING: &[u8] = b"\r\n\r\n";
+        while let Some(octet) = self.buffer.first().copied() {
+            match octet {
+                _ if octet == PING[self.line_ends] => self.line_ends += 1,
+                b'\r' => self.line_ends = 1,
+                b'\n' => self.line_ends = 0,
+                _ => {
+                    self.line_ends = 0;
+                    return false;
+                }
+            }
+            self.buffer.advance(1);
+            if self.line_ends == PING.len() {
+                self.line_ends = 0;
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Where the body begins: behind the first empty line, which may end in a bare LF.
+fn head_end(octets: &[u8], from: usize) -> Option<usize> {
+    let mut at = from;
+    while let Some(offset) = octets[at..].iter().position(|octet| *octet == b'\n') {
+        let next = at + offset + 1;
+        match &octets[next..] {
+            [b'\r', b'\n', ..] => return Some(next + 2),
+            [b'\n', ..] => return Some(next + 1),
+            _ => at = next,
+        }
+    }
+    None
+}
+
+/// The one Content-Length of a head; `None` where there is none, several that differ, or no number.
+fn content_length(head: &[u8]) -> Option<usize> {
+    let unfolded = String::from_utf8_lossy(head).replace("\r\n", "\n").replace("\n ", " ").replace("\n\t", " ");
+    let is_ours = |name: &str| name.eq_ignore_ascii_case("content-length") || name.eq_ignore_ascii_case("l");
+    let mut lengths = unfolded.lines().skip(1).filter_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        is_ours(name.trim_end()).then(|| value.trim().to_owned())
+    });
+    let length = lengths.next()?;
+    let digits = !length.is_empty() && length.bytes().all(|octet| octet.is_ascii_digit());
+    (digits && lengths.all(|other| other == length)).then(|| length.parse().ok())?
+}
+
+// --- connections -------------------------------------------------------------------------------------------------
+
+/// Which connection: the transport and the far address.
+type Place = (Transport, SocketAddr);
+
+/// What reaches the loop from a listener or a connection.
+#[derive(Debug)]
+pub enum Arrival {
+    /// Somebody connected.
+    Accepted(Transport, SocketAddr, TcpStream),
+    /// A message.
+    Message(Transport, SocketAddr, Bytes),
+    /// A message whose end cannot be found; once it is answered the connection is to be closed.
+    Endless(Transport, SocketAddr, u64, Bytes),
+    /// This connection is over.
+    Closed(Transport, SocketAddr, u64),
+}
+
+#[derive(Debug)]
+struct Connection {
+    id: u64,
+    queue: mpsc::Sender<Bytes>,
+    /// Whether the far side made it.
+    theirs: bool,
+    /// To be closed when what is queued has left.
+    last: bool,
+}
+
+/// All connections of the program.
+#[derive(Debug)]
+pub struct Streams {
+    limits: Limits,
+    connections: HashMap<Place, Connection>,
+    theirs: HashMap<IpAddr, usize>,
+    next: u64,
+    accepts: (mpsc::Sender<Arrival>, mpsc::Receiver<Arrival>),
+    arrivals: (mpsc::Sender<Arrival>, mpsc::Receiver<Arrival>),
+    failures: Vec<Place>,
+    tls: Option<Tls>,
+    listeners: Vec<(Transport, SocketAddr)>,
+}
+
+impl Streams {
+    /// Without a listener.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            connections: HashMap::new(),
+            theirs: HashMap::new(),
+            next: 0,
+            // Two channels: a flood of connections must not stand before the messages of those that are there.
+            accepts: mpsc::channel(16),
+            arrivals: mpsc::channel(256),
+            failures: Vec::new(),
+            tls: None,
+            listeners: Vec::new(),
+        }
+    }
+
+    /// With TLS, both sides of it.
+    #[must_use]
+    pub fn with_tls(self, tls: Tls) -> Self {
+        Self { tls: Some(tls), ..self }
+    }
+
+    /// Takes connections on this listener from now on.
+    pub fn listen(&mut self, transport: Transport, listener: TcpListener) -> io::Result<()> {
+        self.listeners.push((transport, listener.local_addr()?));
+        tokio::spawn(accept(transport, listener, self.accepts.0.clone()));
+        Ok(())
+    }
+
+    /// Our own address of this transport.
+    pub fn address(&self, transport: Transport) -> Option<SocketAddr> {
+        self.listeners.iter().find(|(of, _)| *of == transport).map(|(_, address)| *address)
+    }
+
+    /// Connections there are.
+    pub fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.connections.is_empty()
+    }
+
+    /// Waits for the next thing that happens on any stream.
+    pub async fn next(&mut self) -> Arrival {
+        if let Some((transport, peer)) = self.failures.pop() {
+            // Found while sending; the core hears of it as of any other.
+            return Arrival::Closed(transport, peer, 0);
+        }
+        let arrived = tokio::select! {
+            arrival = self.arrivals.1.recv() => arrival,
+            arrival = self.accepts.1.recv() => arrival,
+        };
+        match arrived {
+            Some(arrival) => arrival,
+            None => std::future::pending().await, // We hold a sender of each.
+        }
+    }
+
+    /// Keeps the books, and says what the core must hear.
+    pub fn take(&mut self, arrival: Arrival) -> Option<Input> {
+        match arrival {
+            Arrival::Accepted(transport, peer, stream) => {
+                self.accepted(transport, peer, stream);
+                None
+            }
+            Arrival::Message(transport, peer, bytes) => {
+                Some(Input::Received(Datagram { transport, peer, otherwise: None, bytes }))
+            }
+            Arrival::Endless(transport, peer, id, bytes) => {
+                let found = self.connections.get_mut(&(transport, peer)).filter(|connection| connection.id == id);
+                found?.last = true;
+                Some(Input::Received(Datagram { transport, peer, otherwise: None, bytes }))
+            }
+            Arrival::Closed(transport, peer, id) => {
+                let ours = self.connections.get(&(transport, peer)).is_some_and(|connection| connection.id == id);
+                if ours {
+                    self.remove((transport, peer));
+                }
+                (ours || id == 0).then_some(Input::TransportFailed { transport, peer })
+            }
+        }
+    }
+
+    /// Sends over the connection that is there, or makes one. What cannot be sent comes back as a failure.
+    pub fn send(&mut self, datagram: Datagram) {
+        let Datagram { transport, peer, otherwise, bytes } = datagram;
+        let to = otherwise.unwrap_or(peer);
+        let known = [peer, to].into_iter().find(|peer| self.connections.contains_key(&(transport, *peer)));
+        let place = (transport, known.unwrap_or(to));
+        if known.is_none() {
+            self.dial(place);
+        }
+        let Some(connection) = self.connections.get(&place) else { return self.failures.push(place) };
+        if connection.queue.try_send(bytes).is_err() {
+            tracing::debug!(transport = transport.as_str(), peer = %place.1, "does not take what it is sent: closed");
+            self.remove(place);
+            self.failures.push(place);
+        }
+    }
+
+    /// Lets go of connections whose last message is queued.
+    pub fn forget_broken(&mut self) {
+        let done: Vec<Place> = self.connections.iter().filter(|(_, c)| c.last).map(|(place, _)| *place).collect();
+        done.into_iter().for_each(|place| self.remove(place));
+    }
+
+    fn accepted(&mut self, transport: Transport, peer: SocketAddr, stream: TcpStream) {
+        let from_there = self.theirs.get(&peer.ip()).copied().unwrap_or(0);
+        let all: usize = self.theirs.values().sum();
+        if from_there >= self.limits.per_source || all >= self.limits.connections {
+            tracing::debug!(%peer, from_there, all, "too many connections: refused");
+            return;
+        }
+        *self.theirs.entry(peer.ip()).or_default() += 1;
+        let link = self.insert((transport, peer), true);
+        let (tls, limit) = (self.tls.clone().filter(|_| transport == Transport::Tls), self.limits.connect);
+        tokio::spawn(async move {
+            let _ = stream.set_nodelay(true);
+            match tls {
+                None => link.run(stream).await,
+                Some(tls) => link.run_after(within(limit, tls.accept(stream)).await).await,
+            }
+        });
+    }
+
+    fn dial(&mut self, place: Place) {
+        let (transport, to) = place;
+        let link = self.insert(place, false);
+        let (tls, limit) = (self.tls.clone(), self.limits.connect);
+        tokio::spawn(async move {
+            match (transport, tls) {
+                (Transport::Tls, Some(tls)) => {
+                    let connected = async { tls.connect(tcp::connect(to).await?, to.ip()).await };
+                    link.run_after(within(limit, connected).await).await;
+                }
+                (Transport::Tls, None) => link.run_after::<TcpStream>(Err(io::Error::other("TLS is off"))).await,
+                (Transport::Tcp | Transport::Udp, _) => link.run_after(within(limit, tcp::connect(to)).await).await,
+            }
+        });
+    }
+
+    fn insert(&mut self, place: Place, theirs: bool) -> Link {
+        self.remove(place);
+        self.next += 1;
+        let (sender, queue) = mpsc::channel(self.limits.queue);
+        let pongs = sender.downgrade();
+        self.connections.insert(place, Connection { id: self.next, queue: sender, theirs, last: false });
+        Link { place, id: self.next, queue, pongs, arrivals: self.arrivals.0.clone(), limits: self.limits }
+    }
+
+    fn remove(&mut self, place: Place) {
+        let Some(connection) = self.connections.remove(&place) else { return };
+        if !connection.theirs {
+            return;
+        }
+        if let Some(count) = self.theirs.get_mut(&place.1.ip()) {
+            *count -= 1;
+            if *count == 0 {
+                self.theirs.remove(&place.1.ip());
+            }
+        }
+    }
+}
+
+/// How long a listener rests when the kernel has no descriptor for it.
+const REST: Duration = Duration::from_millis(100);
+
+async fn accept(transport: Transport, listener: TcpListener, accepts: mpsc::Sender<Arrival>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                if accepts.send(Arrival::Accepted(transport, peer, stream)).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a connection could not be taken");
+                tokio::time::sleep(REST).await;
+            }
+        }
+    }
+}
+
+/// A connection's end of its channels.
+#[derive(Debug)]
+struct Link {
+    place: Place,
+    id: u64,
+    queue: mpsc::Receiver<Bytes>,
+    pongs: mpsc::WeakSender<Bytes>,
+    arrivals: mpsc::Sender<Arrival>,
+    limits: Limits,
+}
+
+async fn within<T>(limit: Duration, connecting: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(limit, connecting).await.map_err(|_| io::ErrorKind::TimedOut)?
+}
+
+impl Link {
+    /// The same once there is a connection.
+    async fn run_after<S: AsyncRead + AsyncWrite>(self, connected: io::Result<S>) {
+        match connected {
+            Ok(stream) => self.run(stream).await,
+            Err(error) => {
+                let (transport, peer) = self.place;
+                tracing::info!(transport = transport.as_str(), %peer, %error, "no connection");
+                self.over().await;
+            }
+        }
+    }
+
+    /// Reads and writes until either ends.
+    async fn run<S: AsyncRead + AsyncWrite>(mut self, stream: S) {
+        let (reader, writer) = tokio::io::split(stream);
+        let (transport, peer) = self.place;
+        let limits = self.limits;
+        let outcome = {
+            let write = write(writer, &mut self.queue, limits);
+            tokio::pin!(write);
+            let read = Reading { place: self.place, id: self.id, pongs: &self.pongs, arrivals: &self.arrivals, limits };
+            tokio::select! {
+                // The loop closes the queue once it has answered what could not be read to its end.
+                outcome = read.run(reader) => match outcome {
+                    Ok(()) => write.await,
+                    failed => failed,
+                },
+                outcome = &mut write => outcome,
+            }
+        };
+        if let Err(error) = outcome {
+            tracing::debug!(transport = transport.as_str(), %peer, %error, "connection closed");
+        }
+        self.over().await;
+    }
+
+    async fn over(self) {
+        let (transport, peer) = self.place;
+        let _ = self.arrivals.send(Arrival::Closed(transport, peer, self.id)).await;
+    }
+}
+
+/// Writes what is queued; ends when the loop has let go of the connection.
+async fn write<S: AsyncWrite>(
+    mut writer: WriteHalf<S>,
+    queue: &mut mpsc::Receiver<Bytes>,
+    limits: Limits,
+) -> io::Result<()> {
+    while let Some(bytes) = queue.recv().await {
+        let sent = async {
+            writer.write_all(&bytes).await?;
+            writer.flush().await
+        };
+        timeout(limits.message_time, sent).await.map_err(|_| io::Error::other("the peer takes nothing"))??;
+    }
+    timeout(limits.message_time, writer.shutdown()).await.map_err(|_| io::Error::other("the peer takes nothing"))?
+}
+
+struct Reading<'a> {
+    place: Place,
+    id: u64,
+    pongs: &'a mpsc::WeakSender<Bytes>,
+    arrivals: &'a mpsc::Sender<Arrival>,
+    limits: Limits,
+}
+
+impl Reading<'_> {
+    /// Ends well when a message has no end that can be found, and in an error in every other case.
+    async fn run<S: AsyncRead>(&self, mut reader: ReadHalf<S>) -> io::Result<()> {
+        let mut framer = Framer::new(self.limits);
+        let mut deadline = clock::now() + self.limits.idle;
+        let mut was_midway = false;
+        loop {
+            let read = reader.read_buf(framer.buffer());
+            let read =
+                timeout_at(deadline.into(), read).await.map_err(|_| io::Error::other("nothing came in time"))??;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let mut whole = false;
+            while let Some(frame) = framer.next_frame() {
+                whole = true;
+                if self.pass_on(frame).await? {
+                    return Ok(());
+                }
+            }
+            let midway = framer.is_midway();
+            // A message has its time from its first octet; more octets buy it no more.
+            if midway && (whole || !was_midway) {
+                deadline = clock::now() + self.limits.message_time;
+            } else if !midway {
+                deadline = clock::now() + self.limits.idle;
+            }
+            was_midway = midway;
+        }
+    }
+
+    /// True after the last frame.
+    async fn pass_on(&self, frame: Frame) -> io::Result<bool> {
+        let (transport, peer) = self.place;
+        let (arrival, last) = match frame {
+            Frame::Message(bytes) => (Arrival::Message(transport, peer, bytes), false),
+            Frame::Endless(bytes) => (Arrival::Endless(transport, peer, self.id, bytes), true),
+            Frame::TooLong => return Err(io::Error::other("a message without an end")),
+            Frame::Ping => {
+                if let Some(queue) = self.pongs.upgrade() {
+                    let _ = queue.try_send(Bytes::from_static(b"\r\n"));
+                }
+                return Ok(false);
+            }
+        };
+        self.arrivals.send(arrival).await.map_err(|_| io::Error::other("the loop has ended"))?;
+        Ok(last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn frames_of(pieces: &[&[u8]]) -> Vec<Frame> {
+        let mut framer = Framer::new(Limits { head: 200, message: 400, ..Limits::default() });
+        let mut found = Vec::new();
+        for piece in pieces {
+            framer.buffer().extend_from_slice(piece);
+            while let Some(frame) = framer.next_frame() {
+                let last = matches!(frame, Frame::Endless(_) | Frame::TooLong);
+                found.push(frame);
+                if last {
+                    return found;
+                }
+            }
+        }
+        found
+    }
+
+    fn message(text: &'static str) -> Frame {
+        Frame::Message(Bytes::from_static(text.as_bytes()))
+    }
+
+    const PLAIN: &str = "OPTIONS sip:a SIP/2.0\r\nVia: x\r\nContent-Length: 5\r\n\r\nhello";
+    const COMPACT: &str = "BYE sip:a SIP/2.0\nl :\t0\n\n";
+    const FOLDED: &str = "BYE sip:a SIP/2.0\r\nContent-Length:\r\n 2\r\n\r\n\r\n";
+
+    #[test]
+    fn messages_follow_each_other_with_keep_alives_between() {
+        let stream = ["\r\n\r\n", PLAIN, "\r\n", COMPACT, "\r\n\r\n", FOLDED, "\r\n\r\n"].concat();
+        let wanted = [Frame::Ping, message(PLAIN), message(COMPACT), Frame::Ping, message(FOLDED), Frame::Ping];
+        assert_eq!(frames_of(&[stream.as_bytes()]), wanted);
+    }
+
+    #[test]
+    fn a_length_that_says_nothing_ends_the_stream_after_an_answer() {
+        for length in
+            ["", "Content-Length: x\r\n", "Content-Length: -1\r\n", "Content-Length: 5\r\nl: 6\r\n", "l: 999\r\n"]
+        {
+            let head = format!("INVITE sip:a SIP/2.0\r\n{length}\r\n");
+            let stream = format!("{head}body");
+            assert_eq!(frames_of(&[stream.as_bytes()]), [Frame::Endless(Bytes::from(head))], "{length}");
+        }
+    }
+
+    #[test]
+    fn a_head_without_end_is_given_up() {
+        assert_eq!(frames_of(&[&[b'a'; 201]]), [Frame::TooLong]);
+        let long = format!("INVITE sip:a SIP/2.0\r\nX: {}\r\nContent-Length: 0\r\n\r\n", "y".repeat(300));
+        assert_eq!(frames_of(&[long.as_bytes()]), [Frame::TooLong]);
+        let (first, second) = long.split_at(150);
+        assert_eq!(frames_of(&[first.as_bytes(), second.as_bytes()]), [Frame::TooLong]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_gives_the_same_messages(cuts in prop::collection::vec(0usize..400, 0..40), order in prop::collection::vec(0usize..6, 0..8)) {
+            let parts = [PLAIN, COMPACT, FOLDED, "\r\n", "\r\n\r\n", "\n"];
+            let stream: String = order.iter().map(|part| parts[*part]).collect();
+            let octets = stream.as_bytes();
+            let whole = frames_of(&[octets]);
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(octets.len())).chain([0, octets.len()]).collect();
+            cuts.sort_unstable();
+            let pieces: Vec<&[u8]> = cuts.windows(2).map(|pair| &octets[pair[0]..pair[1]]).collect();
+            prop_assert_eq!(frames_of(&pieces), whole);
+        }
+
+        #[test]
+        fn no_octets_are_too_wild(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..80), 0..20)) {
+            let pieces: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
+            let _ = frames_of(&pieces);
+        }
+    }
+}
