@@ -10,7 +10,6 @@ use switchback::b2bua::io::{ApiFailure, FailureClass, Transfer};
 
 use crate::asapp::{NUMBER, active};
 use crate::engine::{CARRIER, Engine, Event, Flight, IVR, Lane, address, failure, secs, settings, sip};
-use crate::random::Random;
 use crate::robots::{Alarm, Callee, Caller, read};
 use crate::text::Sip;
 
@@ -62,7 +61,7 @@ impl Story {
         for party in [IVR, CARRIER] {
             engine.lanes.insert(address(party), Lane::clean(Duration::ZERO));
         }
-        let customer = Caller::new(0, &mut Random::new(0));
+        let customer = Caller::plain(0);
         Self {
             engine,
             customer,

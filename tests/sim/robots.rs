@@ -141,39 +141,25 @@ pub struct Caller {
 }
 
 impl Caller {
-    pub fn new(index: usize, random: &mut Random) -> Self {
+    /// One without wishes of its own.
+    pub fn plain(index: usize) -> Self {
         let port = 10_000 + 2 * index as u16;
-        let mut invite = Sip::request("INVITE", &format!("sip:7000@{CORE}"))
+        let invite = Sip::request("INVITE", &format!("sip:7000@{CORE}"))
             .with("Via", format!("SIP/2.0/UDP {IVR};branch=z9hG4bK-c-{index};rport"))
             .with("Max-Forwards", "70")
             .with("From", format!("<sip:+1555765{index:04}@{IVR}>;tag=c{index}"))
             .with("To", format!("<sip:7000@{CORE}>"))
             .with("Call-ID", format!("{index}@ivr"))
             .with("CSeq", "1 INVITE")
-            .with("Contact", format!("<sip:ivr@{IVR}>"));
-        if random.percent(90) {
-            invite = invite.with_sdp(text::sdp("198.51.100.10", port));
-        }
-        match random.below(4) {
-            0 => invite = invite.with("Require", "100rel"),
-            1 => invite = invite.with("Supported", "100rel"),
-            _ => {}
-        }
-        if random.percent(40) {
-            let refresher = if random.percent(70) { "uas" } else { "uac" };
-            invite = invite.with("Supported", "timer").with("Session-Expires", format!("90;refresher={refresher}"));
-        }
-        if random.percent(50) {
-            invite = invite.with("Allow", "INVITE, ACK, BYE, CANCEL, PRACK, UPDATE");
-        }
-        let acknowledges = !random.percent(3);
+            .with("Contact", format!("<sip:ivr@{IVR}>"))
+            .with_sdp(text::sdp("198.51.100.10", port));
         Self {
             index,
             invite,
             pending: Vec::new(),
             proceeding: false,
             wants_out: false,
-            acknowledges,
+            acknowledges: true,
             dialog: None,
             answered: false,
             cseq: 1,
@@ -181,6 +167,30 @@ impl Caller {
             reinvites: Vec::new(),
             over: false,
         }
+    }
+
+    pub fn new(index: usize, random: &mut Random) -> Self {
+        let mut caller = Self::plain(index);
+        if random.percent(10) {
+            caller.invite.body.clear();
+            caller.invite.headers.retain(|(name, _)| name != "Content-Type");
+        }
+        let mut wish = |name: &str, value: &str| caller.invite.headers.push((name.to_owned(), value.to_owned()));
+        match random.below(4) {
+            0 => wish("Require", "100rel"),
+            1 => wish("Supported", "100rel"),
+            _ => {}
+        }
+        if random.percent(40) {
+            let refresher = if random.percent(70) { "uas" } else { "uac" };
+            wish("Supported", "timer");
+            wish("Session-Expires", &format!("90;refresher={refresher}"));
+        }
+        if random.percent(50) {
+            wish("Allow", "INVITE, ACK, BYE, CANCEL, PRACK, UPDATE");
+        }
+        caller.acknowledges = !random.percent(3);
+        caller
     }
 
     fn send(&self, engine: &mut Engine, sip: &Sip) {
