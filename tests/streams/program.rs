@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use switchback::demo::asapp::{MockAsapp, MockAsappSettings};
@@ -17,10 +18,14 @@ pub struct Program {
     child: Child,
 }
 
-/// An address whose port is free for UDP and TCP.
+/// An address nobody else has: each has a loopback IP of its own, so that tests at the same time cannot meet.
 pub fn free() -> SocketAddr {
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let number = std::process::id() * 64 + TAKEN.fetch_add(1, Ordering::Relaxed) % 64;
+    let [_, high, middle, low] = number.to_be_bytes();
+    let ip = Ipv4Addr::new(127, 128 | high & 63, middle, low);
     loop {
-        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let udp = UdpSocket::bind((ip, 0)).unwrap();
         let address = udp.local_addr().unwrap();
         if TcpListener::bind(address).is_ok() {
             return address;
@@ -45,13 +50,12 @@ impl Program {
         let asapp = MockAsapp::start(MockAsappSettings::default()).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let (sip, admin) = (free(), free());
-        let ports = 40_000 + sip.port() % 100 * 200;
         let toml = format!(
             "sip.listen = '{sip}'\nsip.tcp_listen = '{sip}'\nsip.access = ['127.0.0.0/8']\n\
-             media.ports = '{ports}-{}'\ntrunk.address = '{trunk}'\ntrunk.caller_id = '+15550100000'\n\
+             media.address = '{}'\nmedia.ports = '20000-20099'\ntrunk.address = '{trunk}'\ntrunk.caller_id = '+15550100000'\n\
              asapp.base_url = '{}'\nasapp.allow_http = true\nasapp.api_id = 'mock-id'\nasapp.api_secret = 'mock-secret'\n\
              records.path = '{}'\nadmin.listen = '{admin}'\nlog.level = 'switchback=debug'\n{more}\n",
-            ports + 99,
+            sip.ip(),
             asapp.base_url(),
             folder.path().join("records.jsonl").display(),
         );
