@@ -7,6 +7,7 @@
 //! - [`mod@write`] builds messages and lets nothing unescaped onto the wire;
 //! - [`ids`] makes tags, branches and Call-IDs from a seed;
 //! - [`hop`] is where a message goes: transport, address, and the connection that is there already;
+//! - [`locate`] finds the servers of a host name (RFC 3263), given the DNS's records;
 //! - [`dialog`] is RFC 3261 section 12;
 //! - [`transaction`] is RFC 3261 section 17 with RFC 6026.
 
@@ -14,6 +15,7 @@ pub mod dialog;
 pub mod digest;
 pub mod hop;
 pub mod ids;
+pub mod locate;
 pub mod message;
 pub mod transaction;
 pub mod validate;
