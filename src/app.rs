@@ -5,20 +5,22 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use rand::Rng as _;
-use tokio::net::{TcpListener, lookup_host};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::admin::{self, AdminQuery, Sources, Surroundings};
 use crate::asapp::{AsappClient, AsappSettings};
 use crate::b2bua::B2bua;
-use crate::b2bua::io::{ApiReply, ApiRequest, Input, MediaCommand, OperatorCommand, PublishedContext, Transport};
+use crate::b2bua::io::Question as DnsQuestion;
+use crate::b2bua::io::{ApiReply, ApiRequest, Input, Look, MediaCommand, OperatorCommand, PublishedContext, Transport};
 use crate::call::record::CallRecord;
 use crate::clock;
 use crate::config::{ClientAuth, Config, Destination};
+use crate::driver::resolve::Resolver;
 use crate::driver::stream::{Limits, Streams};
 use crate::driver::tls::{self, Tls};
 use crate::driver::{self, Arrivals, Hands, Question, tcp, udp::Udp};
@@ -57,10 +59,9 @@ pub struct App {
 impl App {
     /// Binds everything and starts. Errors name what could not be had.
     pub async fn start(config: &Config, witness: Option<Box<dyn Witness>>) -> Result<Self> {
-        let trunk = resolve(&config.trunk.address).await?;
         let udp = Udp::bind(config.sip.listen)
             .with_context(|| format!("cannot listen for SIP on {} (sip.listen)", config.sip.listen))?;
-        let tls = tls(config, trunk)?;
+        let tls = tls(config)?;
         let streams = streams(config, tls.clone())?;
         let listener = TcpListener::bind(config.admin.listen)
             .await
@@ -71,21 +72,24 @@ impl App {
             .context("cannot open the file for call records (records.path)")?;
         let contexts = Arc::new(Contexts::default());
 
-        let mut settings = config.core_settings(trunk);
+        let mut settings = config.core_settings();
         if settings.sip_address.port() == 0 {
             settings.sip_address.set_port(udp.address().port());
         }
         let core = B2bua::new(settings, media.pairs(), seed(), clock::epoch());
         let (replies, api) = mpsc::unbounded_channel();
+        let (looked, looks) = mpsc::unbounded_channel();
         let (operators, operator_arrivals) = mpsc::unbounded_channel();
         let (questions, question_arrivals) = mpsc::channel(64);
         let arrivals =
-            Arrivals { api, media: media_arrivals, operators: operator_arrivals, questions: question_arrivals };
+            Arrivals { api, looks, media: media_arrivals, operators: operator_arrivals, questions: question_arrivals };
         let (sip, admin) = (udp.address(), listener.local_addr()?);
         let server = serve_admin(config, listener, questions, contexts.clone(), records.clone());
         let mut hands = World {
             client: client(config)?,
             replies,
+            resolver: Resolver::new(&config.dns.servers),
+            looked,
             media,
             contexts,
             records: records.clone(),
@@ -128,25 +132,12 @@ impl App {
     }
 }
 
-/// The first address of `host:port`, or of `host` at 5060.
-async fn resolve(host: &str) -> Result<SocketAddr> {
-    let with_port =
-        host.parse::<SocketAddr>().is_ok() || host.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok());
-    let host = &if with_port { host.to_owned() } else { format!("{host}:5060") };
-    let found = lookup_host(host).await.with_context(|| format!("cannot resolve {host} (trunk.address)"))?.next();
-    match found {
-        Some(address) => Ok(address),
-        None => bail!("{host} has no address (trunk.address)"),
-    }
-}
-
 /// TLS, where it is spoken on either side.
-fn tls(config: &Config, trunk: SocketAddr) -> Result<Option<Tls>> {
+fn tls(config: &Config) -> Result<Option<Tls>> {
     let sip = &config.sip;
-    if sip.tls_listen.is_none() && config.trunk.transport != Transport::Tls {
+    if sip.tls_listen.is_none() {
         return Ok(None);
     }
-    let domain = config.trunk.domain.clone().unwrap_or_else(|| config.trunk.host().to_owned());
     let files = tls::Files {
         certificate: sip.tls_certificate.clone(),
         key: sip.tls_key.clone(),
@@ -156,7 +147,6 @@ fn tls(config: &Config, trunk: SocketAddr) -> Result<Option<Tls>> {
             ClientAuth::Optional => tls::ClientAuth::Optional,
             ClientAuth::Required => tls::ClientAuth::Required,
         },
-        domains: [(trunk.ip(), domain)].into(),
     };
     Tls::load(files).map(Some).context("TLS cannot be spoken (sip.tls_certificate, sip.tls_key, sip.tls_ca)")
 }
@@ -260,7 +250,7 @@ fn serve_admin(
 
 fn question(query: AdminQuery) -> Question {
     Box::new(move |core, now| match query {
-        AdminQuery::Snapshot(answer) => drop(answer.send(core.counters())),
+        AdminQuery::Snapshot(answer) => drop(answer.send(core.counters(now))),
         AdminQuery::Calls(answer) => drop(answer.send(core.live_calls(now))),
         AdminQuery::HangUp(call, answer) => {
             let _ = answer.send(core.has_call(call));
@@ -279,6 +269,8 @@ fn shared(witness: Box<dyn Witness>) -> SharedWitness {
 struct World {
     client: AsappClient,
     replies: mpsc::UnboundedSender<ApiReply>,
+    resolver: Resolver,
+    looked: mpsc::UnboundedSender<Look>,
     media: Media,
     contexts: Arc<Contexts>,
     records: Records,
@@ -304,6 +296,11 @@ impl Hands for World {
             }
             let _ = replies.send(reply);
         });
+    }
+
+    fn look(&mut self, question: DnsQuestion) {
+        let (resolver, looked) = (self.resolver.clone(), self.looked.clone());
+        tokio::spawn(async move { looked.send(resolver.look(question).await) });
     }
 
     fn tell_media(&mut self, command: MediaCommand) {

@@ -8,21 +8,23 @@ mod explain;
 mod gather;
 #[cfg(test)]
 mod tests;
+mod trunk;
 mod words;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use crate::b2bua::settings::{BreakerSettings, Network, Settings, SipTimers, Trunk as CoreTrunk, Unlisted};
+use crate::b2bua::settings::{BreakerSettings, Network, Settings, SipTimers, Unlisted};
 use crate::call::settings::{CallSettings, ContextSettings, Fallback as CoreFallback, IntakeSettings, Ringing};
 use crate::leg::session_timer::SessionSettings;
-use crate::sip::digest::Credentials;
 use crate::sip::hop::Transport;
 
+pub use trunk::Trunk;
 pub use words::{Advertised, ClientAuth, Destination, LogFormat, PortRange};
 
 /// Everything the program can be told, read and checked.
@@ -33,8 +35,10 @@ pub struct Config {
     pub sip: Sip,
     /// `[media]`
     pub media: Media,
-    /// `[trunk]`
-    pub trunk: Trunk,
+    /// `[dns]`
+    pub dns: Dns,
+    /// `[trunk.NAME]`
+    pub trunk: BTreeMap<String, Trunk>,
     /// `[asapp]`
     pub asapp: Asapp,
     /// `[call]`
@@ -146,32 +150,13 @@ pub struct Media {
     pub dscp: u8,
 }
 
-/// The trunk towards GenerativeAgent.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// Who answers for names of trunks.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Trunk {
-    /// Its name in logs and records.
-    pub name: String,
-    /// `host:port` or `ip:port`, resolved at start.
-    pub address: String,
-    /// How INVITEs go there.
-    #[serde(deserialize_with = "words::choice")]
-    pub transport: Transport,
-    /// Host part of Request-URI and To; the address's host when absent.
-    pub domain: Option<String>,
-    /// User part of our From.
-    pub caller_id: String,
-    /// Whether the dialled number keeps its plus sign.
-    pub plus: bool,
-    /// User name for digest authentication; empty: none.
-    pub username: String,
-    /// Its password.
-    #[serde(serialize_with = "words::nothing")]
-    pub password: SecretString,
-    /// A file with the password instead.
-    pub password_file: Option<PathBuf>,
-    /// The only realm that is answered; absent: the one the trunk names.
-    pub realm: Option<String>,
+pub struct Dns {
+    /// DNS servers; empty: the system's.
+    #[serde(with = "words::servers")]
+    pub servers: Vec<SocketAddr>,
 }
 
 /// ASAPP's API.
@@ -315,15 +300,18 @@ impl Config {
     }
 
     fn fetch_secrets(&mut self) -> Vec<String> {
-        let (asapp, admin, trunk) = (&mut self.asapp, &mut self.admin, &mut self.trunk);
+        let (asapp, admin) = (&mut self.asapp, &mut self.admin);
+        let trunks = self.trunk.iter_mut();
+        let passwords =
+            trunks.map(|(name, it)| (format!("trunk.{name}.password"), &mut it.password, &it.password_file));
         [
-            ("trunk.password", &mut trunk.password, &trunk.password_file),
-            ("asapp.api_id", &mut asapp.api_id, &asapp.api_id_file),
-            ("asapp.api_secret", &mut asapp.api_secret, &asapp.api_secret_file),
-            ("admin.token", &mut admin.token, &admin.token_file),
+            ("asapp.api_id".to_owned(), &mut asapp.api_id, &asapp.api_id_file),
+            ("asapp.api_secret".to_owned(), &mut asapp.api_secret, &asapp.api_secret_file),
+            ("admin.token".to_owned(), &mut admin.token, &admin.token_file),
         ]
         .into_iter()
-        .filter_map(|(key, secret, file)| words::fetch_secret(key, secret, file.as_deref()).err())
+        .chain(passwords)
+        .filter_map(|(key, secret, file)| words::fetch_secret(&key, secret, file.as_deref()).err())
         .collect()
     }
 
@@ -351,8 +339,8 @@ impl Config {
             .collect()
     }
 
-    /// The settings of a core whose trunk resolved to this address.
-    pub fn core_settings(&self, trunk_address: SocketAddr) -> Settings {
+    /// The settings of the core.
+    pub fn core_settings(&self) -> Settings {
         let Self { sip, media, trunk, asapp, .. } = self;
         Settings {
             sip_address: self.sip_address(),
@@ -362,19 +350,7 @@ impl Config {
             product: sip.product.clone(),
             access: sip.access.clone(),
             unlisted: sip.unlisted,
-            trunk: CoreTrunk {
-                name: trunk.name.clone(),
-                address: trunk_address,
-                transport: trunk.transport,
-                domain: trunk.domain.clone().unwrap_or_else(|| trunk.host().to_owned()),
-                caller_id: trunk.caller_id.clone(),
-                plus: trunk.plus,
-                credentials: (!trunk.username.is_empty()).then(|| Credentials {
-                    username: trunk.username.clone(),
-                    password: trunk.password.expose_secret().to_owned(),
-                    realm: trunk.realm.clone(),
-                }),
-            },
+            trunks: trunk.iter().map(|(name, trunk)| trunk.core(name)).collect(),
             sip_timers: SipTimers { t1: sip.t1, t2: sip.t2, t4: sip.t4 },
             session: SessionSettings {
                 expires: sip.session_expires.as_secs() as u32,
@@ -428,14 +404,6 @@ impl Config {
     }
 }
 
-impl Trunk {
-    /// The host of the address, without port and brackets.
-    pub fn host(&self) -> &str {
-        let host = self.address.rsplit_once(':').map_or(self.address.as_str(), |(host, _)| host);
-        host.trim_start_matches('[').trim_end_matches(']')
-    }
-}
-
 impl Default for Sip {
     fn default() -> Self {
         let core = Settings::default();
@@ -480,24 +448,6 @@ impl Default for Media {
             timeout: Settings::default().media_timeout,
             quarantine: Duration::from_secs(3),
             dscp: 46,
-        }
-    }
-}
-
-impl Default for Trunk {
-    fn default() -> Self {
-        let core = Settings::default().trunk;
-        Self {
-            name: core.name,
-            address: String::new(),
-            transport: core.transport,
-            domain: None,
-            caller_id: core.caller_id,
-            plus: core.plus,
-            username: String::new(),
-            password: SecretString::default(),
-            password_file: None,
-            realm: None,
         }
     }
 }

@@ -162,7 +162,7 @@ fn configuration(api: &MockAsapp, trunk: SocketAddr, folder: &Path) -> Result<St
     Ok(format!(
         "[sip]\nlisten = '{sip}'\naccess = ['127.0.0.0/8']\n\
          [media]\naddress = '127.0.0.1'\nports = '28000-28099'\nquarantine = '100ms'\n\
-         [trunk]\naddress = '{trunk}'\ncaller_id = '+15550100000'\n\
+         [trunk.main]\naddress = '{trunk}'\ncaller_id = '+15550100000'\n\
          [asapp]\nbase_url = '{}'\nallow_http = true\napi_id = 'mock-id'\napi_secret = 'mock-secret'\n\
          [context]\nreference_variables = ['sentiment']\n\
          [records]\npath = '{}'\n[admin]\nlisten = '{admin}'\n",

@@ -60,6 +60,15 @@ impl Collector for Scrape {
         let api =
             c.api.iter().map(|((operation, result), count)| ([("operation", *operation), ("result", *result)], *count));
         page.counters("api_exchanges", "Exchanges with ASAPP's API", api)?;
+        let servers = c.trunk_servers.iter().map(|server| {
+            ([("trunk", server.trunk.as_str()), ("server", server.server.as_str())], u64::from(server.up))
+        });
+        page.gauges("trunk_up", "1 while calls go to this server", servers)?;
+        let calls = c.trunk_calls.iter().map(|(trunk, calls)| ([("trunk", trunk.as_str())], *calls));
+        page.gauges("trunk_calls", "Calls that each trunk carries", calls)?;
+        let (registered, wanted) = c.registrations;
+        page.gauge("registrations_missing", "Trunks where we should be registered and are not", wanted - registered)?;
+        page.counter("failovers", "INVITEs sent another way because the first one failed", c.failovers)?;
         page.counter("misdirected", "Legs cut because the number led to somebody else", c.misdirected)?;
         page.counter("numbers_unused", "Numbers that arrived when nobody wanted them any more", c.numbers_unused)?;
         page.counter("breaker_openings", "Times the circuit breaker opened", c.breaker_openings)?;

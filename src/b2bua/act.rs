@@ -12,7 +12,9 @@ use super::io::{
     PortPair, Sound, Transport,
 };
 use super::limiter::Priority;
-use super::transactions::LegId;
+use super::settings::{Caller, Trunk};
+use super::transactions::{Holder, LegId};
+use super::trunks::{NoWay, Route};
 use super::{B2bua, COUNTERS_LIMIT, CallEntry, LegEntry, TimerKey};
 use crate::call::event::{CallAction, CallEvent, CallTimer};
 use crate::call::record::CallRecord;
@@ -28,7 +30,8 @@ use crate::leg::{
 use crate::sdp::G711;
 use crate::sip::hop::Hop;
 use crate::sip::message::Message;
-use crate::sip::transaction::key::ServerKey;
+use crate::sip::transaction::key::{ClientKey, ServerKey};
+use crate::sip::value::escaped_user;
 
 /// Octets of a request that reach everybody in one datagram (RFC 3261 section 18.1.1).
 const MTU_SAFE: usize = 1_300;
@@ -91,7 +94,7 @@ impl B2bua {
 
     fn add_leg(&mut self, id: LegId, leg: Leg, tag: String, role: LegRole, call: CallRef, pair: PortPair) {
         self.tags.insert(tag.clone(), id);
-        self.legs.insert(id, LegEntry { leg, role, call, tag, pair, silent: false, over: false });
+        self.legs.insert(id, LegEntry { leg, role, call, tag, pair, way: None, silent: false, over: false });
     }
 
     /// The call begins with the leg's first event; what came before it (the 100) goes out first.
@@ -136,6 +139,7 @@ impl B2bua {
             call,
             customer,
             genagent: None,
+            route: Route::default(),
             customer_pair,
             spare_pair: Some(spare),
             customer_media: None,
@@ -157,7 +161,7 @@ impl B2bua {
 
     fn do_for_leg(&mut self, now: Instant, id: LegId, wanted: Out) {
         match wanted {
-            Out::Request { key, message, to } => self.send(now, key, message, Some(id), to),
+            Out::Request { key, message, to } => self.send(now, key, message, Some(Holder::Leg(id)), to),
             Out::Stray { key, message, to } => self.send(now, key, message, None, to),
             Out::Cancel(key) => {
                 let effects = self.transactions.cancel(&key);
@@ -181,22 +185,16 @@ impl B2bua {
             Out::Start(timer, wait) => self.timers.start(TimerKey::Leg(id, timer), now + wait),
             Out::Stop(timer) => self.timers.stop(TimerKey::Leg(id, timer)),
             Out::RemoteChanged => self.remote_changed(id),
+            Out::Silent => self.leg_silent(now, id),
             Out::Event(event) => self.leg_spoke(now, id, event),
             Out::Gone => self.drop_leg(id),
         }
     }
 
-    fn send(
-        &mut self,
-        now: Instant,
-        key: crate::sip::transaction::key::ClientKey,
-        message: Bytes,
-        leg: Option<LegId>,
-        to: Hop,
-    ) {
+    pub(super) fn send(&mut self, now: Instant, key: ClientKey, message: Bytes, holder: Option<Holder>, to: Hop) {
         let method = key.method().clone();
         let (hop, message, spare) = self.way(message, to);
-        let effects = self.transactions.send(key, message, method, leg, hop, spare);
+        let effects = self.transactions.send(key, message, method, holder, hop, spare);
         self.perform(now, effects, None);
     }
 
@@ -229,8 +227,61 @@ impl B2bua {
             LegRole::GenerativeAgent => entry.genagent == Some(id),
         });
         debug!(call = %call, leg = ?role, current, ?event, "leg");
-        if current {
-            self.tell_call(now, call, CallEvent::Leg(role, event));
+        self.judge_trunk(now, id, &event, current);
+        if !current {
+            return;
+        }
+        match self.failed_over(now, id, &event) {
+            Some(how) => self.tell_call(now, call, CallEvent::WayFailed(how)),
+            None => self.tell_call(now, call, CallEvent::Leg(role, event)),
+        }
+    }
+
+    // --- trunks ---
+
+    /// What a leg says of the trunk's server that it was dialled at. One that was given up has been counted already.
+    fn judge_trunk(&mut self, now: Instant, id: LegId, event: &LegEvent, current: bool) {
+        let Some(way) = self.legs.get(&id).and_then(|leg| leg.way) else { return };
+        match event {
+            LegEvent::Refused { status: 503, retry_after: Some(wait), .. } => self.trunks.rests(now, way, *wait),
+            LegEvent::Refused { .. } | LegEvent::Progressed { .. } | LegEvent::Answered => {
+                self.trunks.answered(now, way);
+            }
+            LegEvent::Lost(LostCause::NoAnswer) if current => self.trunks.silent(now, way),
+            _ => {}
+        }
+    }
+
+    /// How a way failed, where the number may go another one and there is one.
+    fn failed_over(&mut self, now: Instant, id: LegId, event: &LegEvent) -> Option<String> {
+        let leg = self.legs.get(&id)?;
+        let (way, call) = (leg.way?, leg.call);
+        let how = match event {
+            LegEvent::Refused { status, .. } if self.trunks.settings(way).failover.contains(status) => {
+                format!("refused {status}")
+            }
+            LegEvent::Lost(LostCause::NoAnswer) => "silent".to_owned(),
+            _ => return None,
+        };
+        self.another_way(now, call).then_some(how)
+    }
+
+    fn another_way(&mut self, now: Instant, call: CallRef) -> bool {
+        let Some(entry) = self.calls.get_mut(&call) else { return false };
+        let another = self.trunks.another(now, &mut entry.route, &mut self.ids);
+        self.counters.failovers += u64::from(another);
+        another
+    }
+
+    /// Nothing at all has come back: where there is another way, this one is given up. What it still answers is ended
+    /// inside its leg.
+    fn leg_silent(&mut self, now: Instant, id: LegId) {
+        let Some((way, call)) = self.legs.get(&id).and_then(|leg| Some((leg.way?, leg.call))) else { return };
+        self.trunks.silent(now, way);
+        let current = self.calls.get(&call).is_some_and(|entry| entry.genagent == Some(id));
+        if current && self.another_way(now, call) {
+            self.abandon(now, call);
+            self.tell_call(now, call, CallEvent::WayFailed("silent".to_owned()));
         }
     }
 
@@ -337,33 +388,42 @@ impl B2bua {
         let Some(entry) = self.calls.get_mut(&call) else { return };
         let worker = entry.customer_pair.worker;
         let pair = entry.spare_pair.take().or_else(|| self.ports.lend_near(worker, call, &mut self.ids));
+        let way = self.trunks.take(now, &mut entry.route, &mut self.ids);
         let number = ticket.spend(now);
-        let (Some(pair), Some(number)) = (pair, number) else {
+        let (Some(pair), Some(number), Ok(way)) = (pair, number, way) else {
             return self.tell_call(
                 now,
                 call,
                 CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::Lost(LostCause::NoAnswer)),
             );
         };
-        let settings = self.settings.clone();
-        let trunk = &settings.trunk;
+        let trunk = self.trunks.settings(way);
+        entry.call.facts.leaves_by(&trunk.name);
         let digits = if trunk.plus { number.as_str() } else { number.trim_start_matches('+') };
-        let uri = format!("sip:{digits}@{};user=phone", trunk.domain);
-        let to = Hop::new(trunk.transport, trunk.address);
-        let from = format!("sip:{}@{}", trunk.caller_id, self.endpoint.towards(&to));
+        let uri = format!("sip:{}{digits}@{};user=phone", trunk.prefix, trunk.domain);
+        let here = self.endpoint.towards(&way.hop);
+        let (from, headers) = caller(&trunk, &entry.call.facts.intake.caller, here);
         let customer = self.leg_of(call, LegRole::Customer);
         let audio = customer.and_then(|id| self.legs.get(&id)?.leg.audio_for_other());
         let negotiation = self.negotiation(pair);
-        let material = Material { headers: Vec::new(), audio };
+        let material = Material { headers, audio };
         self.next_leg += 1;
         let id = LegId(self.next_leg);
         let mut out = Vec::new();
         let session = self.settings.session;
         let mut s =
             Surroundings { ids: &mut self.ids, endpoint: &self.endpoint, base: self.base, session, out: &mut out };
-        let dial = Dial { uri: &uri, from: &from, to, credentials: trunk.credentials.as_ref() };
+        let dial = Dial {
+            uri: &uri,
+            from: &from,
+            to: way.hop,
+            credentials: trunk.credentials.as_ref(),
+            silence: trunk.silence,
+            redirects: &trunk.redirects,
+        };
         let (leg, tag) = Leg::dial(&dial, negotiation, &material, &mut s);
         self.add_leg(id, leg, tag, LegRole::GenerativeAgent, call, pair);
+        self.legs.entry(id).and_modify(|entry| entry.way = Some(way));
         if let Some(entry) = self.calls.get_mut(&call) {
             entry.genagent = Some(id);
             entry.genagent_pair = Some(pair);
@@ -382,7 +442,7 @@ impl B2bua {
     // --- ASAPP ---
 
     fn create(&mut self, now: Instant, call: CallRef, transfer: TransferId, deadline: Instant) {
-        let Some(entry) = self.calls.get(&call) else { return };
+        let Some(entry) = self.calls.get_mut(&call) else { return };
         let intake = &entry.call.facts.intake;
         let operation = ApiOperation::Create(Box::new(CreateTransfer {
             conversation: intake.conversation.clone(),
@@ -391,10 +451,16 @@ impl B2bua {
             variables: intake.variables.clone(),
         }));
         // The rate is looked at first: a probe of the breaker that is then shed would keep it open.
-        let withheld = match () {
-            () if !self.limiter.admit(now, Priority::Create) => FailureClass::Shed,
-            () if !self.breaker.admit(now) => FailureClass::Withheld,
-            () => return self.ask(now, call, transfer, operation, deadline),
+        let route = self.trunks.reserve(now, &mut entry.route, &mut self.ids);
+        let withheld = match route {
+            Err(why) => {
+                let word = if why == NoWay::Down { "trunks_down" } else { "trunks_full" };
+                *self.counters.rejected.entry(word).or_default() += 1;
+                FailureClass::NoTrunk
+            }
+            Ok(()) if !self.limiter.admit(now, Priority::Create) => FailureClass::Shed,
+            Ok(()) if !self.breaker.admit(now) => FailureClass::Withheld,
+            Ok(()) => return self.ask(now, call, transfer, operation, deadline),
         };
         *self.counters.api.entry(("create", withheld.as_str())).or_default() += 1;
         self.tell_call(now, call, CallEvent::Created(transfer, Err(ApiFailure::not_asked(withheld))));
@@ -527,6 +593,7 @@ impl B2bua {
     fn end_call(&mut self, now: Instant, call: CallRef, record: Box<CallRecord>) {
         let Some(entry) = self.calls.get_mut(&call) else { return };
         entry.record = Some(record);
+        self.trunks.release(&mut entry.route);
         let pairs = [Some(entry.customer_pair), entry.spare_pair.take(), entry.genagent_pair];
         for pair in pairs.into_iter().flatten() {
             self.close_media(pair, call);
@@ -552,6 +619,20 @@ impl B2bua {
     }
 }
 
+/// The URI of our From, and what tells the trunk who answers for the call.
+fn caller(trunk: &Trunk, customer: &str, here: SocketAddr) -> (String, Vec<(String, String)>) {
+    let own = format!("sip:{}@{here}", trunk.caller_id);
+    let digits = customer.strip_prefix('+').unwrap_or(customer);
+    let is_number = (3..=15).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    match trunk.caller {
+        Caller::Passthrough if is_number => {
+            let diversion = ("Diversion".to_owned(), format!("<{own}>;reason=unconditional"));
+            (format!("sip:{}@{here}", escaped_user(customer)), vec![diversion])
+        }
+        Caller::Passthrough | Caller::Own => (own, Vec::new()),
+    }
+}
+
 /// One word for the log.
 fn event_word(event: &CallEvent) -> &'static str {
     match event {
@@ -564,6 +645,7 @@ fn event_word(event: &CallEvent) -> &'static str {
         CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::HungUp { .. }) => "GenerativeAgent hung up",
         CallEvent::Leg(_, LegEvent::Refused { .. }) => "refused",
         CallEvent::Leg(_, LegEvent::Lost(_)) => "lost",
+        CallEvent::WayFailed(_) => "way failed",
         CallEvent::Created(..) => "created",
         CallEvent::Fetched(..) => "fetched",
         CallEvent::MediaDead => "media dead",

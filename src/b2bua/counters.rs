@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::trunks::TrunkState;
 use crate::call::verdict::Outcome;
 
 /// A histogram of durations with fixed bounds in seconds.
@@ -57,6 +58,8 @@ pub struct Counters {
     pub api: BTreeMap<(&'static str, &'static str), u64>,
     /// Numbers that arrived when nobody wanted them any more.
     pub numbers_unused: u64,
+    /// INVITEs that went another way because the first one failed.
+    pub failovers: u64,
     /// Legs cut because the number led to somebody else.
     pub misdirected: u64,
     /// Circuit breaker openings.
@@ -83,6 +86,12 @@ pub struct Counters {
     pub ports_draining: u64,
     /// Gauge: port pairs free.
     pub ports_free: u64,
+    /// Gauge: every server of every trunk.
+    pub trunk_servers: Vec<TrunkState>,
+    /// Gauge: calls of each trunk.
+    pub trunk_calls: Vec<(String, u64)>,
+    /// Gauge: trunks where we are registered, and where we should be.
+    pub registrations: (u64, u64),
     /// Gauge: 1 while the circuit breaker is open.
     pub breaker_open: u64,
     /// Gauge: 1 while draining.
@@ -101,6 +110,7 @@ impl Default for Counters {
             outcomes: BTreeMap::new(),
             api: BTreeMap::new(),
             numbers_unused: 0,
+            failovers: 0,
             misdirected: 0,
             breaker_openings: 0,
             setup: Histogram::new(FAST),
@@ -114,6 +124,9 @@ impl Default for Counters {
             ports_lent: 0,
             ports_draining: 0,
             ports_free: 0,
+            trunk_servers: Vec::new(),
+            trunk_calls: Vec::new(),
+            registrations: (0, 0),
             breaker_open: 0,
             draining: 0,
         }

@@ -2,12 +2,13 @@
 //!
 //! The driver feeds [`Input`]s and drains [`Output`]s. Adapters know these types and nothing else of the core.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
 
+pub use super::places::Look;
 pub use crate::call::asapp::{ApiFailure, CreateTransfer, FailureClass, OutputContext, Transfer, TransferStatus};
 pub use crate::call::context::PublishedContext;
 pub use crate::call::event::Sound;
@@ -17,6 +18,7 @@ use crate::call::{CallRef, ConversationId, TransferId};
 use crate::leg::MediaCounters;
 use crate::sip::hop::Hop;
 pub use crate::sip::hop::Transport;
+pub use crate::sip::locate::{Naptr, Question, Records, Srv};
 
 /// Something the world tells the core.
 #[derive(Debug, Clone)]
@@ -36,6 +38,8 @@ pub enum Input {
         /// Its far address.
         peer: SocketAddr,
     },
+    /// The DNS answered, or did not.
+    Looked(Look),
     /// A person or a supervisor asks.
     Operator(OperatorCommand),
 }
@@ -49,6 +53,10 @@ pub enum Output {
     Asapp(ApiRequest),
     /// Tell the relay.
     Media(MediaCommand),
+    /// Ask the DNS; exactly one [`Look`] comes back.
+    Look(Question),
+    /// This address stands for this SIP domain: over TLS it must show a certificate for the domain.
+    Named(IpAddr, String),
     /// Keep this context for whoever fetches it by reference.
     Publish(Box<PublishedContext>),
     /// A call is over: write its one record.

@@ -9,12 +9,15 @@
 
 pub mod breaker;
 pub mod counters;
+mod errands;
 pub mod io;
 pub mod limiter;
+pub mod places;
 pub mod ports;
 pub mod settings;
 pub mod timers;
 pub mod transactions;
+pub mod trunks;
 
 mod act;
 mod route;
@@ -35,12 +38,14 @@ use crate::sip::transaction::Base;
 use crate::sip::transaction::timer::Timer;
 use breaker::Breaker;
 use counters::Counters;
+use errands::Errands;
 use io::{Epoch, Input, LiveCall, MediaEvent, OperatorCommand, Output, PortPair};
 use limiter::Limiter;
 use ports::Ports;
 use settings::Settings;
 use timers::Timers;
 use transactions::{LegId, TransactionId, Transactions};
+use trunks::{Found, Route, Trunks, Way};
 
 /// Whose timer it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -69,6 +74,8 @@ struct LegEntry {
     call: CallRef,
     tag: String,
     pair: PortPair,
+    /// The trunk's address it was dialled at.
+    way: Option<Way>,
     /// Whether the relay has reported silence on it.
     silent: bool,
     /// Whether it has spoken its last word.
@@ -80,6 +87,8 @@ struct CallEntry {
     call: Call,
     customer: LegId,
     genagent: Option<LegId>,
+    /// The trunks it may take, and the one whose room it has.
+    route: Route,
     customer_pair: PortPair,
     /// The pair kept ready for the next GenerativeAgent leg, so that no number is asked for in vain.
     spare_pair: Option<PortPair>,
@@ -102,6 +111,8 @@ pub struct B2bua {
     ids: Ids,
     timers: Timers<TimerKey>,
     transactions: Transactions,
+    trunks: Trunks,
+    errands: Errands,
     legs: HashMap<LegId, LegEntry>,
     next_leg: u64,
     /// Our tags: every dialog we have, tombstones included.
@@ -124,7 +135,11 @@ impl B2bua {
     pub fn new(settings: Settings, pairs: impl IntoIterator<Item = PortPair>, seed: [u8; 32], epoch: Epoch) -> Self {
         let timers = settings.sip_timers;
         let base = Base { t1: timers.t1, t2: timers.t2, t4: timers.t4 };
-        Self {
+        let mut ids = Ids::from_seed(seed);
+        let registrations = settings.trunks.iter().map(|trunk| trunk.register);
+        let mut core = Self {
+            trunks: Trunks::new(&settings.trunks),
+            errands: Errands::new(registrations, epoch.instant, &mut ids),
             call_settings: Arc::new(settings.call.clone()),
             endpoint: Endpoint {
                 address: settings.sip_address,
@@ -136,7 +151,7 @@ impl B2bua {
             settings: Arc::new(settings),
             base,
             epoch,
-            ids: Ids::from_seed(seed),
+            ids,
             timers: Timers::default(),
             transactions: Transactions::new(base),
             legs: HashMap::new(),
@@ -150,7 +165,11 @@ impl B2bua {
             counters: Counters::default(),
             work: VecDeque::new(),
             outputs: VecDeque::new(),
-        }
+        };
+        let endpoint = &core.endpoint;
+        let found = core.trunks.search(epoch.instant, true, |hop| endpoint.reaches(hop));
+        core.found(found);
+        core
     }
 
     /// Takes one input.
@@ -163,6 +182,11 @@ impl B2bua {
             Input::TransportFailed { transport, peer } => {
                 let effects = self.transactions.failed(transport, peer);
                 self.perform(now, effects, None);
+            }
+            Input::Looked(look) => {
+                let endpoint = &self.endpoint;
+                let found = self.trunks.looked(now, &look, |hop| endpoint.reaches(hop));
+                self.found(found);
             }
             Input::Operator(command) => self.operator(now, command),
         }
@@ -177,7 +201,8 @@ impl B2bua {
 
     /// When to come back with [`Input::TimeReached`] at the latest.
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.timers.next()
+        let errands = [self.trunks.next(), self.errands.next()].into_iter().flatten().filter(|_| !self.draining);
+        errands.chain(self.timers.next()).min()
     }
 
     fn time_reached(&mut self, now: Instant) {
@@ -185,6 +210,18 @@ impl B2bua {
         while let Some(key) = self.timers.due(now) {
             self.fire(now, key);
         }
+        let endpoint = &self.endpoint;
+        let found = self.trunks.search(now, false, |hop| endpoint.reaches(hop));
+        self.found(found);
+        self.run_errands(now);
+    }
+
+    /// What the search for trunks asks of the world.
+    fn found(&mut self, found: Vec<Found>) {
+        self.outputs.extend(found.into_iter().map(|found| match found {
+            Found::Ask(question) => Output::Look(question),
+            Found::Named(address, domain) => Output::Named(address, domain),
+        }));
     }
 
     /// However late we come: no INVITE is sent again to a number whose last safe moment has passed (flow O6).
@@ -275,7 +312,7 @@ impl B2bua {
     }
 
     /// Counters since the start and gauges of now.
-    pub fn counters(&self) -> Counters {
+    pub fn counters(&self, now: Instant) -> Counters {
         let (lent, draining, free) = self.ports.counts();
         Counters {
             active_calls: self.calls.len() as u64,
@@ -286,6 +323,9 @@ impl B2bua {
             ports_lent: lent as u64,
             ports_draining: draining as u64,
             ports_free: free as u64,
+            trunk_servers: self.trunks.states(now),
+            trunk_calls: self.trunks.loads(),
+            registrations: self.errands.registered(),
             breaker_open: u64::from(self.breaker.is_open()),
             draining: u64::from(self.draining),
             ..self.counters.clone()

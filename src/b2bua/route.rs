@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::B2bua;
 use super::io::{Datagram, Output};
 use super::settings::Unlisted;
-use super::transactions::{Arrival, Effect, LegId};
+use super::transactions::{Arrival, Effect, Holder, LegId};
 use crate::leg;
 use crate::sip::hop::Hop;
 use crate::sip::message::{HeaderName, Message, Method, Unreadable};
@@ -72,7 +72,7 @@ impl B2bua {
 
     /// Whether this peer is heard at all.
     fn is_listed(&self, peer: SocketAddr) -> bool {
-        self.settings.trunk.address.ip() == peer.ip() || self.may_call(peer)
+        self.trunks.hears(peer.ip()) || self.may_call(peer)
     }
 
     /// Whether this peer may begin something; a trunk is only there to be called.
@@ -242,11 +242,15 @@ impl B2bua {
                     self.timers.start(super::TimerKey::Transaction(id, timer), now + wait)
                 }
                 Effect::Stop(id, timer) => self.timers.stop(super::TimerKey::Transaction(id, timer)),
-                Effect::TimedOut(leg, method) => self.with_leg(leg, |leg, s| leg.timed_out(&method, s)),
-                Effect::Deliver(leg) => match message {
-                    Some((message, _)) if message.is(&Method::Ack) => self.in_dialog(message, None),
-                    Some((message, source)) => self.with_leg(leg, |leg, s| leg.response(message, source, s)),
-                    None => {}
+                Effect::TimedOut(Holder::Leg(leg), method) => self.with_leg(leg, |leg, s| leg.timed_out(&method, s)),
+                Effect::TimedOut(Holder::Errand(errand), _) => self.errand_failed(now, errand),
+                Effect::Deliver(holder) => match (message, holder) {
+                    (Some((message, _)), _) if message.is(&Method::Ack) => self.in_dialog(message, None),
+                    (Some((message, source)), Holder::Leg(leg)) => {
+                        self.with_leg(leg, |leg, s| leg.response(message, source, s));
+                    }
+                    (Some((message, _)), Holder::Errand(errand)) => self.errand_answered(now, errand, message),
+                    (None, _) => {}
                 },
             }
         }

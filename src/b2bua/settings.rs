@@ -9,6 +9,7 @@ use crate::call::settings::CallSettings;
 use crate::leg::session_timer::SessionSettings;
 use crate::sip::digest::Credentials;
 use crate::sip::hop::Transport;
+use crate::sip::locate::Place;
 
 /// Settings of one core.
 #[derive(Debug, Clone)]
@@ -27,8 +28,8 @@ pub struct Settings {
     pub access: Vec<Network>,
     /// What an unlisted source hears.
     pub unlisted: Unlisted,
-    /// The trunk towards GenerativeAgent.
-    pub trunk: Trunk,
+    /// The trunks towards GenerativeAgent.
+    pub trunks: Vec<Trunk>,
     /// RFC 3261 T1, T2, T4.
     pub sip_timers: SipTimers,
     /// What we ask of sessions (RFC 4028).
@@ -51,23 +52,81 @@ pub struct Settings {
     pub call: CallSettings,
 }
 
-/// The trunk towards GenerativeAgent.
+/// A trunk towards GenerativeAgent.
 #[derive(Debug, Clone)]
 pub struct Trunk {
-    /// Its name in logs and records.
+    /// Its name in logs, records and metrics.
     pub name: String,
-    /// Where its INVITEs go; what comes from here is heard.
-    pub address: SocketAddr,
-    /// How they go there.
-    pub transport: Transport,
+    /// Where its servers are found; what comes from one of them is heard.
+    pub place: Place,
     /// The host part of Request-URI and To.
     pub domain: String,
+    /// Lower first: another trunk of a higher order is taken when none of this one can be.
+    pub order: u16,
+    /// Its share among trunks of the same order.
+    pub weight: u16,
     /// The user part of our From: our own DID.
     pub caller_id: String,
+    /// Whose number the trunk is shown.
+    pub caller: Caller,
     /// Whether the dialled number keeps its plus sign.
     pub plus: bool,
-    /// Shown to the trunk's own address when it asks, and to nobody else.
+    /// Digits before the dialled number.
+    pub prefix: String,
+    /// Shown to the trunk's own servers when they ask, and to nobody else.
     pub credentials: Option<Credentials>,
+    /// Final statuses after which another way is tried with the same number, where nothing beyond 100 was seen.
+    pub failover: Vec<u16>,
+    /// An INVITE without any answer for so long is given up for another way, if there is one; zero: never.
+    pub silence: Duration,
+    /// How long a server that gave no answer comes last.
+    pub down_for: Duration,
+    /// Time between OPTIONS pings; zero: none.
+    pub ping: Duration,
+    /// Calls at once; 0: any number.
+    pub max_calls: usize,
+    /// INVITEs a second; 0: any number.
+    pub max_calls_per_second: u32,
+    /// Addresses that a 3xx may send us to.
+    pub redirects: Vec<IpAddr>,
+    /// The interval of our registration there; zero: none.
+    pub register: Duration,
+}
+
+/// Whose number a trunk is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Caller {
+    /// Ours.
+    Own,
+    /// The customer's, where it is a number; ours in Diversion, as the one that answers for the call (RFC 5806).
+    Passthrough,
+}
+
+impl Default for Trunk {
+    fn default() -> Self {
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        Self {
+            name: "trunk".to_owned(),
+            place: Place::at(Transport::Udp, SocketAddr::new(loopback, 5070)),
+            domain: loopback.to_string(),
+            order: 0,
+            weight: 1,
+            caller_id: "anonymous".to_owned(),
+            caller: Caller::Own,
+            plus: true,
+            prefix: String::new(),
+            credentials: None,
+            failover: vec![401, 403, 407, 500, 502, 503, 504],
+            silence: Duration::from_secs(6),
+            down_for: Duration::from_secs(30),
+            ping: Duration::ZERO,
+            max_calls: 0,
+            max_calls_per_second: 0,
+            redirects: Vec::new(),
+            register: Duration::ZERO,
+        }
+    }
 }
 
 /// An IP prefix.
@@ -157,15 +216,7 @@ impl Default for Settings {
             product: concat!("switchback/", env!("CARGO_PKG_VERSION")).to_owned(),
             access: Vec::new(),
             unlisted: Unlisted::Drop,
-            trunk: Trunk {
-                name: "trunk".to_owned(),
-                address: SocketAddr::new(loopback, 5070),
-                transport: Transport::Udp,
-                domain: loopback.to_string(),
-                caller_id: "anonymous".to_owned(),
-                plus: true,
-                credentials: None,
-            },
+            trunks: vec![Trunk::default()],
             sip_timers: SipTimers::default(),
             session: SessionSettings::default(),
             max_calls: 10_000,

@@ -25,6 +25,19 @@ pub struct TransactionId(u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LegId(pub u64);
 
+/// Whom the news of a transaction concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// A leg.
+    Leg(LegId),
+    /// A request outside a dialog that belongs to no call.
+    Errand(ErrandId),
+}
+
+/// Names one errand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ErrandId(pub u64);
+
 #[derive(Debug)]
 enum Machine {
     InviteClient(InviteClient, ClientKey),
@@ -36,7 +49,7 @@ enum Machine {
 #[derive(Debug)]
 struct Entry {
     machine: Machine,
-    leg: Option<LegId>,
+    holder: Option<Holder>,
     hop: Hop,
     /// A request that was too long for UDP: how it goes there all the same when TCP fails (RFC 3261 section 18.1.1).
     spare: Option<(Hop, Bytes)>,
@@ -52,10 +65,10 @@ pub enum Effect {
     Start(TransactionId, Timer, Duration),
     /// Forget a timer.
     Stop(TransactionId, Timer),
-    /// The message just handled is news for this leg.
-    Deliver(LegId),
+    /// The message just handled is news for this holder.
+    Deliver(Holder),
     /// No answer came to a request of this method.
-    TimedOut(LegId, Method),
+    TimedOut(Holder, Method),
 }
 
 /// The table.
@@ -118,7 +131,7 @@ impl Transactions {
         key: ClientKey,
         request: Bytes,
         method: Method,
-        leg: Option<LegId>,
+        holder: Option<Holder>,
         hop: Hop,
         spare: Option<(Hop, Bytes)>,
     ) -> Vec<Effect> {
@@ -130,7 +143,7 @@ impl Transactions {
             let (machine, actions) = Client::start(request, self.base, reliable);
             (Machine::Client(machine, key.clone(), method), actions)
         };
-        let id = self.insert(Entry { machine, leg, hop, spare });
+        let id = self.insert(Entry { machine, holder, hop, spare });
         self.clients.insert(key, id);
         self.effects(id, actions)
     }
@@ -151,8 +164,8 @@ impl Transactions {
             Machine::InviteServer(..) | Machine::Server(..) => false,
         };
         if let Some((hop, request)) = entry.spare.take().filter(|_| unheard) {
-            let (leg, key) = (
-                entry.leg,
+            let (holder, key) = (
+                entry.holder,
                 match &entry.machine {
                     Machine::InviteClient(_, key) | Machine::Client(_, key, _) => key.clone(),
                     Machine::InviteServer(..) | Machine::Server(..) => return Vec::new(),
@@ -160,7 +173,7 @@ impl Transactions {
             );
             let mut effects = self.remove(id);
             let method = key.method().clone();
-            effects.extend(self.send(key, request, method, leg, hop, None));
+            effects.extend(self.send(key, request, method, holder, hop, None));
             return effects;
         }
         let actions = match &mut entry.machine {
@@ -242,7 +255,7 @@ impl Transactions {
             Machine::InviteServer(_, _, attempt) => attempt.clone(),
             _ => None,
         };
-        let id = self.insert(Entry { machine, leg, hop, spare: None });
+        let id = self.insert(Entry { machine, holder: leg.map(Holder::Leg), hop, spare: None });
         self.servers.insert(key, id);
         if let Some(attempt) = attempt {
             self.attempts.insert(attempt, id);
@@ -257,7 +270,10 @@ impl Transactions {
             let id = self.attempts.get(&AttemptKey::of_request(cancel)?)?;
             self.entries.get(id).filter(|entry| entry.hop.ip() == source.ip())
         })?;
-        Some(entry.leg)
+        Some(match entry.holder {
+            Some(Holder::Leg(leg)) => Some(leg),
+            Some(Holder::Errand(_)) | None => None,
+        })
     }
 
     /// Answers through a server transaction.
@@ -296,13 +312,13 @@ impl Transactions {
                 Action::Retransmit(bytes) => effects.push(Effect::Send { hop, bytes, again: true }),
                 Action::Start(timer, wait) => effects.push(Effect::Start(id, timer, wait)),
                 Action::Stop(timer) => effects.push(Effect::Stop(id, timer)),
-                Action::Deliver => effects.extend(entry.leg.map(Effect::Deliver)),
+                Action::Deliver => effects.extend(entry.holder.map(Effect::Deliver)),
                 Action::TimedOut => {
                     let method = match &entry.machine {
                         Machine::Client(_, _, method) => method.clone(),
                         _ => Method::Invite,
                     };
-                    effects.extend(entry.leg.map(|leg| Effect::TimedOut(leg, method)));
+                    effects.extend(entry.holder.map(|holder| Effect::TimedOut(holder, method)));
                 }
                 Action::Terminated => effects.extend(self.remove(id)),
             }

@@ -145,6 +145,8 @@ pub enum FailureClass {
     Withheld,
     /// Not asked: our own rate towards the API is used up.
     Shed,
+    /// Not asked: no trunk could take the call now.
+    NoTrunk,
     /// A 2xx whose body is unreadable, too large, or not what was asked for.
     Malformed,
 }
@@ -163,6 +165,7 @@ impl FailureClass {
             Self::Unreachable => "unreachable",
             Self::Withheld => "withheld",
             Self::Shed => "shed",
+            Self::NoTrunk => "no_trunk",
             Self::Malformed => "malformed",
         }
     }

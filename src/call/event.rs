@@ -16,6 +16,8 @@ use crate::leg::{LegCommand, LegEvent, LegRole};
 pub enum CallEvent {
     /// A leg spoke. Legs that were abandoned are not heard any more.
     Leg(LegRole, LegEvent),
+    /// The way by which the number is being dialled failed like this, and there is another.
+    WayFailed(String),
     /// ASAPP answered a create.
     Created(TransferId, Result<Transfer, ApiFailure>),
     /// ASAPP answered a fetch.

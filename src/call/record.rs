@@ -82,6 +82,8 @@ pub struct AttemptRecord {
     pub dialed_at: Option<i64>,
     /// GenerativeAgent answered.
     pub answered_at: Option<i64>,
+    /// The trunks its INVITEs left by, in order.
+    pub trunks: Vec<String>,
     /// What became of it, in a word or two.
     pub result: String,
 }

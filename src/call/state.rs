@@ -66,12 +66,14 @@ pub enum Asking {
 }
 
 /// The number is being dialled.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Dialing {
     /// Its transfer.
     pub transfer: TransferId,
     /// Its last safe moment.
     pub guard: Instant,
+    /// The right to dial the same number by another way, until somebody there shows a sign of connection.
+    pub ticket: Option<DialTicket>,
 }
 
 /// Both talk.
@@ -334,6 +336,7 @@ impl Facts {
             requested_at: self.epoch.unix_ms(now),
             dialed_at: None,
             answered_at: None,
+            trunks: Vec::new(),
             result: "requested".to_owned(),
         });
         transfer
@@ -349,6 +352,13 @@ impl Facts {
             attempt.number = Some(masked(ticket.number()));
             attempt.dialed_at = Some(at);
             attempt.result = "dialed".to_owned();
+        }
+    }
+
+    /// The number's INVITE leaves by this trunk.
+    pub fn leaves_by(&mut self, trunk: &str) {
+        if let Some(attempt) = self.attempts.last_mut() {
+            attempt.trunks.push(trunk.to_owned());
         }
     }
 

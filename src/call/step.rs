@@ -116,9 +116,11 @@ fn requesting(
         }
         CallEvent::Pulled => pulled(facts, Outcome::Operator, facts.phase(), now, actions),
         CallEvent::Stopped => stopped(facts, facts.phase(), now, actions),
-        CallEvent::Fetched(..) | CallEvent::Leg(..) | CallEvent::MediaDead | CallEvent::Timer(_) => {
-            CallState::Requesting(state)
-        }
+        CallEvent::Fetched(..)
+        | CallEvent::Leg(..)
+        | CallEvent::WayFailed(_)
+        | CallEvent::MediaDead
+        | CallEvent::Timer(_) => CallState::Requesting(state),
     }
 }
 
@@ -143,6 +145,7 @@ fn create_failed(
         }
         FailureClass::Malformed | FailureClass::Withheld => not_connected(facts, NotConnected::ApiDown, now, actions),
         FailureClass::Shed => not_connected(facts, NotConnected::ApiThrottled, now, actions),
+        FailureClass::NoTrunk => not_connected(facts, NotConnected::TrunkFailed, now, actions),
     }
 }
 
@@ -164,7 +167,7 @@ fn settling_failed(
         FailureClass::Refused | FailureClass::Unauthorized | FailureClass::NotFound => {
             not_connected(facts, NotConnected::ApiRefused, now, actions)
         }
-        FailureClass::Conflict | FailureClass::Malformed | FailureClass::Withheld => {
+        FailureClass::Conflict | FailureClass::Malformed | FailureClass::Withheld | FailureClass::NoTrunk => {
             not_connected(facts, NotConnected::ApiDown, now, actions)
         }
     }
@@ -216,8 +219,8 @@ fn dial(facts: &mut Facts, state: Requesting, transfer: &Transfer, now: Instant,
             actions.push(CallAction::StopTimers);
             actions.push(CallAction::Start(CallTimer::NumberGuard, guard));
             actions.push(CallAction::Start(CallTimer::RingLimit, now + facts.settings.ring_limit));
-            actions.push(CallAction::Dial(ticket));
-            CallState::Dialing(Dialing { transfer: state.transfer, guard })
+            actions.push(CallAction::Dial(ticket.again()));
+            CallState::Dialing(Dialing { transfer: state.transfer, guard, ticket: Some(ticket) })
         }
         Err(why) => {
             facts.attempt_result(why.clone());
@@ -243,8 +246,17 @@ fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, ac
                 actions.push(facts.tell(LegRole::Customer, LegCommand::Ring { early_media }));
                 actions.push(CallAction::Connect { watched: false });
             }
-            CallState::Dialing(state)
+            CallState::Dialing(Dialing { ticket: None, ..state })
         }
+        CallEvent::WayFailed(how) => match state.ticket {
+            Some(ticket) => {
+                facts.genagent = LegStage::Ringing;
+                facts.attempt_result(how);
+                actions.push(CallAction::Dial(ticket.again()));
+                CallState::Dialing(Dialing { ticket: Some(ticket), ..state })
+            }
+            None => try_again(facts, &how, NotConnected::TrunkFailed, now, actions),
+        },
         CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::Refused { status, .. }) => {
             facts.evidence.sip_status = Some(status);
             let reason =
@@ -358,7 +370,9 @@ fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, ac
             unused(&answer, actions);
             CallState::Bridged(state)
         }
-        CallEvent::Leg(..) | CallEvent::Fetched(..) | CallEvent::Timer(_) => CallState::Bridged(state),
+        CallEvent::Leg(..) | CallEvent::WayFailed(_) | CallEvent::Fetched(..) | CallEvent::Timer(_) => {
+            CallState::Bridged(state)
+        }
     }
 }
 
@@ -456,6 +470,7 @@ fn collecting(
         }
         CallEvent::Fetched(..)
         | CallEvent::Leg(..)
+        | CallEvent::WayFailed(_)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
         | CallEvent::Pulled => CallState::Collecting(state),
@@ -496,7 +511,8 @@ fn collected(
                 | FailureClass::NotFound
                 | FailureClass::Conflict
                 | FailureClass::Malformed
-                | FailureClass::Withheld => return genagent_ended(facts, Outcome::ContextMissing, now, actions),
+                | FailureClass::Withheld
+                | FailureClass::NoTrunk => return genagent_ended(facts, Outcome::ContextMissing, now, actions),
             };
             let wait = guidance[usize::from(state.failures).min(2)].max(failure.retry_after.unwrap_or_default());
             actions.push(CallAction::Start(CallTimer::PollDue, now + wait));
@@ -563,6 +579,7 @@ fn handing_back(
             CallState::HandingBack(verdict)
         }
         CallEvent::Leg(..)
+        | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
@@ -672,6 +689,7 @@ fn releasing(facts: &mut Facts, state: Releasing, now: Instant, event: CallEvent
             CallState::Releasing(state)
         }
         CallEvent::Leg(..)
+        | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead

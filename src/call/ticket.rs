@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::asapp::{Transfer, TransferStatus};
 use super::settings::CallSettings;
 
-/// Permission to dial one number once.
+/// Permission to dial one number until somebody there has shown a sign of connection.
 #[derive(Debug, PartialEq, Eq)]
 pub struct DialTicket {
     number: String,
@@ -50,6 +50,12 @@ impl DialTicket {
     /// Spends the ticket: the number, unless its last safe moment has come.
     pub fn spend(self, now: Instant) -> Option<String> {
         (now < self.guard).then_some(self.number)
+    }
+
+    /// The same permission once more, for another way to the same number: whoever holds the ticket gives it up at the
+    /// first sign of connection.
+    pub fn again(&self) -> Self {
+        Self { number: self.number.clone(), guard: self.guard }
     }
 
     /// The number, to be masked and recorded.

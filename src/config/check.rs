@@ -6,8 +6,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use super::words::span;
-use super::{ClientAuth, Config, Destination};
-use crate::sip::hop::Transport;
+use super::{ClientAuth, Config, Destination, trunk};
 
 /// Reasons to refuse this configuration; empty when it can be used.
 pub(super) fn problems(config: &Config) -> Vec<String> {
@@ -15,7 +14,7 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
     durations(config, &mut problems);
     numbers(config, &mut problems);
     addresses(config, &mut problems);
-    trunk(config, &mut problems);
+    trunk::problems(config, &mut problems);
     asapp(config, &mut problems);
     fallback(config, &mut problems);
     headers(config, &mut problems);
@@ -32,8 +31,9 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     if sip.access.iter().any(|network| network.prefix == 0) {
         warnings.push("everybody can call us: sip.access holds a network of prefix length 0".to_owned());
     }
-    if trunk.caller_id == "anonymous" {
-        warnings.push("trunk.caller_id is \"anonymous\": many carriers refuse that; write your own number".to_owned());
+    for (name, _) in trunk.iter().filter(|(_, trunk)| trunk.caller_id == "anonymous") {
+        warnings
+            .push(format!("trunk.{name}.caller_id is \"anonymous\": many carriers refuse that; write your own number"));
     }
     let room = media.ports.pairs() / 2;
     if room < sip.max_calls {
@@ -210,61 +210,6 @@ fn tls(config: &Config, problems: &mut Vec<String>) {
             "sip.tls_client_auth needs to know whom to believe: write sip.tls_ca, a PEM file of certificate authorities"
                 .to_owned(),
         );
-    }
-    if config.trunk.transport == Transport::Tls {
-        if sip.tls_listen.is_none() {
-            problems.push(
-                "trunk.transport = \"tls\" needs an address for the trunk's own requests: write sip.tls_listen = \"ADDRESS:5061\""
-                    .to_owned(),
-            );
-        }
-        if sip.tls_ca.is_none() {
-            problems.push(
-                "trunk.transport = \"tls\" needs to know whom to believe: write sip.tls_ca, a PEM file of certificate authorities"
-                    .to_owned(),
-            );
-        }
-    }
-}
-
-fn trunk(config: &Config, problems: &mut Vec<String>) {
-    let trunk = &config.trunk;
-    let is_host = |host: &str| {
-        !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':'))
-    };
-    if trunk.address.is_empty() {
-        problems
-            .push("trunk.address is missing: write \"host:5060\" of the trunk that reaches GenerativeAgent".to_owned());
-    } else {
-        let port = trunk.address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        let bare_v6 = trunk.address.parse::<std::net::Ipv6Addr>().is_ok();
-        if !is_host(trunk.host()) || bare_v6 || port.is_none_or(|port| port == 0) {
-            problems.push(format!(
-                "trunk.address = \"{}\" is not a host and a port: write \"sbc.example.com:5060\" or \"[2001:db8::1]:5060\"",
-                trunk.address
-            ));
-        }
-    }
-    if trunk.transport == Transport::Tcp && config.sip.tcp_listen.is_none() {
-        problems.push(
-            "trunk.transport = \"tcp\" needs an address for the trunk's own requests: write sip.tcp_listen = \"ADDRESS:5060\""
-                .to_owned(),
-        );
-    }
-    if let Some(domain) = &trunk.domain
-        && !is_host(domain)
-    {
-        problems.push(format!("trunk.domain = \"{domain}\" is not a host name: write \"carrier.example.com\""));
-    }
-    let is_user = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '_' | '.');
-    if trunk.caller_id.is_empty() || !trunk.caller_id.chars().all(is_user) {
-        problems.push(format!("trunk.caller_id = \"{}\" is not a number: write \"+15550100\"", trunk.caller_id));
-    }
-    if trunk.username.is_empty() != (trunk.password.expose_secret().is_empty() && trunk.password_file.is_none()) {
-        problems.push("trunk.username and trunk.password go together: write both, or neither".to_owned());
-    }
-    if trunk.name.is_empty() {
-        problems.push("trunk.name is empty: leave it out, or name the trunk".to_owned());
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::words::{Prefix, span};
 use super::{Config, Destination};
+use crate::b2bua::settings::Caller;
 use crate::call::settings::Ringing;
 use crate::call::verdict::Outcome;
 
@@ -36,11 +37,17 @@ fn story(config: &Config, to: &mut String) -> std::fmt::Result {
         asapp.country
     )?;
     writeln!(to, "  Asking may take {budget}, in at most {} attempts.", call.max_attempts)?;
-    writeln!(
-        to,
-        "  The number is dialled over {} ({}) as {}, never later than {margin} before it expires, and may ring {ring}.",
-        trunk.name, trunk.address, trunk.caller_id
-    )?;
+    writeln!(to, "  The number is dialled, never later than {margin} before it expires, and may ring {ring}. Over:")?;
+    let mut trunks: Vec<_> = trunk.iter().collect();
+    trunks.sort_by_key(|(_, trunk)| trunk.order);
+    for (name, trunk) in trunks {
+        let also = if trunk.caller == Caller::Passthrough { " or the customer's own number" } else { "" };
+        writeln!(
+            to,
+            "    {name} ({}), order {}, weight {}, as {}{also}.",
+            trunk.address, trunk.order, trunk.weight, trunk.caller_id
+        )?;
+    }
     writeln!(
         to,
         "  RTP passes through {} ports {}; {dead} without any ends the call.",

@@ -5,7 +5,10 @@ use std::path::Path;
 
 use config::{Environment, File, FileFormat, Map, Source, Value, ValueKind};
 
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, Trunk};
+
+/// Sections that hold sections with names of the user's choice.
+const NAMED: [&str; 1] = ["trunk"];
 
 /// Where the TOML is.
 pub(super) enum Toml<'a> {
@@ -15,9 +18,10 @@ pub(super) enum Toml<'a> {
     Text(&'a str),
 }
 
-/// What may be written: every key, and whether it is a list.
+/// What may be written: every key, and whether it is a list. `*` stands for a name of the user's choice.
 pub(super) fn known_keys() -> BTreeMap<String, bool> {
-    let defaults = serde_json::to_value(Config::default()).unwrap_or_default();
+    let mut defaults = serde_json::to_value(Config::default()).unwrap_or_default();
+    defaults["trunk.*"] = serde_json::to_value(Trunk::default()).unwrap_or_default();
     let sections = defaults.as_object().into_iter().flatten();
     sections
         .flat_map(|(section, keys)| {
@@ -50,7 +54,7 @@ pub(super) fn read(toml: Option<Toml<'_>>, environment: Option<Map<String, Strin
         builder = builder.add_source(Collected(values));
     }
     let values = variables.collect().map_err(|error| ConfigError::Unreadable(error.to_string()))?;
-    unknown.extend(values.keys().filter(|key| !known.contains_key(*key)).map(|key| {
+    unknown.extend(values.keys().filter(|key| !known.contains_key(&general(key))).map(|key| {
         let variable = format!("SWITCHBACK__{}", key.to_uppercase().replace('.', "__"));
         complaint(key, &format!("the environment variable {variable}"), &known)
     }));
@@ -65,12 +69,33 @@ pub(super) fn read(toml: Option<Toml<'_>>, environment: Option<Map<String, Strin
         .map_err(|error| ConfigError::Unreadable(error.to_string()))
 }
 
+/// A key with the name in it, if one belongs there, as `known_keys` has it.
+pub(super) fn general(key: &str) -> String {
+    match key.split_once('.') {
+        Some((section, rest)) if NAMED.contains(&section) => match rest.split_once('.') {
+            Some((_, key)) => format!("{section}.*.{key}"),
+            None => key.to_owned(),
+        },
+        _ => key.to_owned(),
+    }
+}
+
 /// Keys of a nested table that are not known.
 fn strangers(values: &Map<String, Value>, known: &BTreeMap<String, bool>) -> Vec<String> {
     let is_section = |name: &str| known.keys().any(|key| key.split('.').next() == Some(name));
     let mut strangers = Vec::new();
     for (section, value) in values {
         match &value.kind {
+            ValueKind::Table(named) if NAMED.contains(&section.as_str()) => {
+                for (name, value) in named {
+                    let keys = value.clone().into_table().unwrap_or_default();
+                    let keys = keys.keys().map(|key| format!("{section}.{name}.{key}"));
+                    strangers.extend(keys.filter(|key| !known.contains_key(&general(key))));
+                    if !matches!(value.kind, ValueKind::Table(_)) {
+                        strangers.push(format!("{section}.{name}"));
+                    }
+                }
+            }
             ValueKind::Table(keys) if is_section(section) => strangers
                 .extend(keys.keys().map(|key| format!("{section}.{key}")).filter(|key| !known.contains_key(key))),
             _ => strangers.push(section.clone()),
@@ -81,6 +106,11 @@ fn strangers(values: &Map<String, Value>, known: &BTreeMap<String, bool>) -> Vec
 
 /// One message about one unknown key.
 fn complaint(key: &str, place: &str, known: &BTreeMap<String, bool>) -> String {
+    if let Some((section, rest)) =
+        key.split_once('.').filter(|(section, rest)| NAMED.contains(section) && !rest.contains('.'))
+    {
+        return format!("{place} stands in no {section}: each has a name; write [{section}.main] above {rest}");
+    }
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
     let likeness = |candidate: &str| {
         let whole = strsim::normalized_damerau_levenshtein(key, candidate);
@@ -127,8 +157,8 @@ impl Source for Variables {
             .separator("__")
             .source(self.environment.clone())
             .collect()?;
-        for key in &self.lists {
-            if let Some(value) = values.get_mut(key) {
+        for (key, value) in &mut values {
+            if self.lists.contains(&general(key)) {
                 let text = value.clone().into_string()?;
                 let items: Vec<String> =
                     text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect();

@@ -7,12 +7,12 @@ use super::*;
 
 const EXAMPLE: &str = include_str!("../../deploy/switchback.toml");
 const LEAST: &str =
-    "[trunk]\naddress = '192.0.2.10:5060'\n[asapp]\napi_id = 'your-api-id'\napi_secret = 'your-api-secret'\n";
+    "[trunk.main]\naddress = '192.0.2.10:5060'\n[asapp]\napi_id = 'your-api-id'\napi_secret = 'your-api-secret'\n";
 
 /// The smallest configuration with more lines on top.
 fn with(more: &str) -> Result<Config, ConfigError> {
     // Dotted keys, so that a section may be opened twice.
-    let least = "trunk.address = '192.0.2.10:5060'\nasapp.api_id = 'id'\nasapp.api_secret = 'secret'\n";
+    let least = "trunk.main.address = '192.0.2.10:5060'\nasapp.api_id = 'id'\nasapp.api_secret = 'secret'\n";
     Config::parse(&format!("{least}{more}"))
 }
 
@@ -46,7 +46,7 @@ fn commented(example: &str) -> Vec<(String, String, bool)> {
 #[test]
 fn the_example_loads_and_shows_every_key() {
     Config::parse(EXAMPLE).unwrap();
-    let shown: Vec<String> = commented(EXAMPLE).into_iter().map(|(key, _, _)| key).collect();
+    let shown: Vec<String> = commented(EXAMPLE).into_iter().map(|(key, _, _)| gather::general(&key)).collect();
     let known: Vec<String> = gather::known_keys().into_keys().collect();
     assert_eq!(shown.len(), known.len(), "a key is shown twice");
     for key in known {
@@ -59,7 +59,7 @@ fn the_defaults_in_the_example_are_the_real_ones() {
     let mut sections: BTreeMap<String, String> = BTreeMap::new();
     for (key, line, example) in commented(EXAMPLE) {
         if !example {
-            let (section, _) = key.split_once('.').unwrap();
+            let (section, _) = key.rsplit_once('.').unwrap();
             sections.entry(section.to_owned()).or_default().push_str(&format!("{line}\n"));
         }
     }
@@ -85,19 +85,19 @@ fn values_marked_as_examples_can_be_used() {
 }
 
 fn key_line(key: &str, line: &str) -> String {
-    let (section, _) = key.split_once('.').unwrap();
+    let (section, _) = key.rsplit_once('.').unwrap();
     format!("{section}.{line}\n")
 }
 
 #[test]
 fn the_defaults_are_those_of_the_core() {
-    let trunk = "192.0.2.10:5060".parse().unwrap();
-    let settings = Config::parse(LEAST).unwrap().core_settings(trunk);
+    let settings = Config::parse(LEAST).unwrap().core_settings();
     let core = Settings::default();
     assert_eq!(format!("{:?}", settings.call), format!("{:?}", core.call));
     assert_eq!(settings.sip_address, core.sip_address);
-    assert_eq!(settings.trunk.address, trunk);
-    assert_eq!(settings.trunk.domain, "192.0.2.10");
+    let [trunk] = settings.trunks.as_slice() else { panic!("one trunk") };
+    assert_eq!((trunk.name.as_str(), trunk.domain.as_str()), ("main", "192.0.2.10"));
+    assert_eq!((trunk.place.host.as_str(), trunk.place.port), ("192.0.2.10", Some(5060)));
     assert_eq!(settings.retry_after, core.retry_after);
     assert_eq!(settings.max_calls, 2500);
 }
@@ -120,8 +120,8 @@ fn an_unknown_key_is_told_its_nearest_neighbour_and_its_origin() {
 fn the_environment_wins_and_keeps_plus_signs() {
     let config = from_environment(&[
         ("SWITCHBACK__SIP__ACCESS", "10.0.0.0/8, 192.0.2.1"),
-        ("SWITCHBACK__TRUNK__CALLER_ID", "+15550100"),
-        ("SWITCHBACK__TRUNK__PLUS", "false"),
+        ("SWITCHBACK__TRUNK__MAIN__CALLER_ID", "+15550100"),
+        ("SWITCHBACK__TRUNK__MAIN__PLUS", "false"),
         ("SWITCHBACK__SIP__MAX_CALLS", "7"),
         ("SWITCHBACK__CALL__RING_LIMIT", "20"),
         ("SWITCHBACK__ASAPP__API_SECRET", "other"),
@@ -130,8 +130,8 @@ fn the_environment_wins_and_keeps_plus_signs() {
     .unwrap();
     assert_eq!(config.sip.access.len(), 2);
     assert_eq!(config.sip.access[1].prefix, 32);
-    assert_eq!(config.trunk.caller_id, "+15550100");
-    assert!(!config.trunk.plus);
+    assert_eq!(config.trunk["main"].caller_id, "+15550100");
+    assert!(!config.trunk["main"].plus);
     assert_eq!(config.sip.max_calls, 7);
     assert_eq!(config.call.ring_limit, Duration::from_secs(20));
     assert_eq!(config.asapp.api_secret.expose_secret(), "other");
@@ -182,7 +182,7 @@ fn what_cannot_work_is_refused_with_its_fix() {
         ("asapp.country = 'usa'", "two capital letters"),
         ("asapp.api_secret_file = 'x'", "both given"),
         ("admin.listen = '0.0.0.0:8080'", "token_file"),
-        ("trunk.caller_id = 'a b'", "+15550100"),
+        ("trunk.main.caller_id = 'a b'", "+15550100"),
         ("media.dscp = 64", "0 to 63"),
     ] {
         let error = refusal(lines);
@@ -190,7 +190,7 @@ fn what_cannot_work_is_refused_with_its_fix() {
         assert_eq!(error.lines().count(), 1, "{lines}: {error}");
     }
     assert_eq!(Config::parse("").unwrap_err().to_string().lines().count(), 3, "trunk, id and secret, all at once");
-    for address in ["sbc.example.com", "2001:db8::1", "host:0", "a b:5060", ":5060"] {
+    for address in ["host:0", "a b:5060", ":5060", "host:sip"] {
         let error = Config::parse(&LEAST.replace("192.0.2.10:5060", address)).unwrap_err().to_string();
         assert!(error.contains("sbc.example.com:5060"), "{address}: {error}");
     }
@@ -202,7 +202,7 @@ fn secrets_come_from_files_and_are_never_shown() {
     let file = folder.path().join("secret");
     std::fs::write(&file, "s3cret\n").unwrap();
     let toml = |file: &Path| {
-        format!("trunk.address = 'a:1'\nasapp.api_id = 'visible'\nasapp.api_secret_file = '{}'", file.display())
+        format!("trunk.main.address = 'a:1'\nasapp.api_id = 'visible'\nasapp.api_secret_file = '{}'", file.display())
     };
     let config = Config::parse(&toml(&file)).unwrap();
     assert_eq!(config.asapp.api_secret.expose_secret(), "s3cret");
@@ -247,7 +247,7 @@ fn durations_are_read_as_people_write_them() {
 fn the_closed_door_is_mentioned() {
     let warnings = Config::parse(LEAST).unwrap().warnings();
     assert!(warnings.contains(&"nobody can call us: name your IVR in sip.access".to_owned()));
-    let quiet = with("sip.access = ['10.0.0.0/8']\ntrunk.caller_id = '+15550100'").unwrap();
+    let quiet = with("sip.access = ['10.0.0.0/8']\ntrunk.main.caller_id = '+15550100'").unwrap();
     assert_eq!(quiet.warnings(), Vec::<String>::new());
     let odd = with("sip.max_calls = 9999\nsip.access = ['0.0.0.0/0']\nrecords.path = 'none'").unwrap();
     assert_eq!(odd.warnings().len(), 4, "{:?}", odd.warnings());

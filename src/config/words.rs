@@ -254,6 +254,31 @@ pub(super) fn choice<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) ->
     T::deserialize(word).map_err(D::Error::custom)
 }
 
+/// The same, or nothing.
+pub(super) fn perhaps<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    choice(from).map(Some)
+}
+
+/// DNS servers: an address, or an address and a port.
+pub(super) mod servers {
+    use super::*;
+
+    pub(in super::super) fn serialize<S: Serializer>(servers: &[SocketAddr], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(servers)
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<SocketAddr>, D::Error> {
+        Vec::<String>::deserialize(from)?.iter().map(|text| parse(text).map_err(D::Error::custom)).collect()
+    }
+
+    fn parse(text: &str) -> Result<SocketAddr, String> {
+        let bare = || text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53));
+        text.parse()
+            .or_else(|_| bare())
+            .map_err(|_| format!("`{text}` is not a DNS server: write \"192.0.2.53\" or \"192.0.2.53:53\""))
+    }
+}
+
 /// Secrets are never written back.
 pub(super) fn nothing<S: Serializer>(_: &SecretString, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_none()

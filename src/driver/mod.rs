@@ -1,5 +1,6 @@
 //! The loop between the core and the world: one task, one core. It decides nothing.
 
+pub mod resolve;
 pub mod stream;
 pub mod tcp;
 pub mod tls;
@@ -15,7 +16,7 @@ use tokio::time::sleep_until;
 
 use crate::b2bua::B2bua;
 use crate::b2bua::io::{ApiReply, ApiRequest, Datagram, Input, MediaCommand, MediaEvent, OperatorCommand, Output};
-use crate::b2bua::io::{PublishedContext, Transport};
+use crate::b2bua::io::{Look, PublishedContext, Question as DnsQuestion, Transport};
 use crate::call::record::CallRecord;
 use crate::clock;
 use stream::{Arrival, Streams};
@@ -29,6 +30,8 @@ pub type Question = Box<dyn FnOnce(&mut B2bua, Instant) + Send>;
 pub struct Arrivals {
     /// Answers of ASAPP's API.
     pub api: mpsc::UnboundedReceiver<ApiReply>,
+    /// Answers of the DNS.
+    pub looks: mpsc::UnboundedReceiver<Look>,
     /// Reports of the relay.
     pub media: mpsc::UnboundedReceiver<MediaEvent>,
     /// Wishes of operators.
@@ -41,6 +44,8 @@ pub struct Arrivals {
 pub trait Hands {
     /// Ask ASAPP; the answer comes back through [`Arrivals`].
     fn ask_asapp(&mut self, request: ApiRequest);
+    /// Ask the DNS; the answer comes back through [`Arrivals`].
+    fn look(&mut self, question: DnsQuestion);
     /// Tell the relay.
     fn tell_media(&mut self, command: MediaCommand);
     /// Keep a context.
@@ -80,6 +85,7 @@ pub async fn drive(
             arrival = streams.next() => heard(&mut streams, &udp, arrival, hands),
             () = timer => Some(Input::TimeReached),
             Some(reply) = arrivals.api.recv() => Some(Input::Asapp(reply)),
+            Some(look) = arrivals.looks.recv() => Some(Input::Looked(look)),
             Some(event) = arrivals.media.recv() => Some(Input::Media(event)),
             Some(command) = arrivals.operators.recv() => Some(Input::Operator(command)),
             Some(question) = arrivals.questions.recv() => {
@@ -129,6 +135,8 @@ fn drain(core: &mut B2bua, udp: &Udp, streams: &mut Streams, hands: &mut impl Ha
                 }
             }
             Output::Asapp(request) => hands.ask_asapp(request),
+            Output::Look(question) => hands.look(question),
+            Output::Named(address, domain) => streams.name(address, domain),
             Output::Media(command) => hands.tell_media(command),
             Output::Publish(context) => hands.publish(*context),
             Output::Record(record) => hands.record(record),

@@ -243,6 +243,13 @@ impl Streams {
         Self { tls: Some(tls), ..self }
     }
 
+    /// This address stands for this SIP domain: over TLS it must show a certificate for the domain.
+    pub fn name(&self, address: IpAddr, domain: String) {
+        if let Some(tls) = &self.tls {
+            tls.name(address, &domain);
+        }
+    }
+
     /// Takes connections on this listener from now on.
     pub fn listen(&mut self, transport: Transport, listener: TcpListener) -> io::Result<()> {
         self.listeners.push((transport, listener.local_addr()?));

@@ -42,8 +42,6 @@ pub struct Files {
     pub ca: Option<PathBuf>,
     /// What those who connect to us must show.
     pub client_auth: ClientAuth,
-    /// SIP domains by the address they resolved to; any other peer must hold a certificate for its address.
-    pub domains: HashMap<IpAddr, String>,
 }
 
 /// Why TLS cannot be spoken with these files.
@@ -69,13 +67,15 @@ struct Sides {
 pub struct Tls {
     files: Arc<Files>,
     sides: Arc<RwLock<Sides>>,
+    /// SIP domains by the address they resolved to; any other peer must hold a certificate for its address.
+    domains: Arc<RwLock<HashMap<IpAddr, String>>>,
 }
 
 impl Tls {
     /// Reads the files.
     pub fn load(files: Files) -> Result<Self, Unusable> {
         let sides = sides(&files)?;
-        Ok(Self { files: Arc::new(files), sides: Arc::new(RwLock::new(sides)) })
+        Ok(Self { files: Arc::new(files), sides: Arc::new(RwLock::new(sides)), domains: Arc::default() })
     }
 
     /// Reads the files again. On an error everything stays as it was.
@@ -83,6 +83,12 @@ impl Tls {
         let sides = sides(&self.files)?;
         *self.sides.write().unwrap_or_else(PoisonError::into_inner) = sides;
         Ok(())
+    }
+
+    /// This address stands for this domain from now on.
+    pub fn name(&self, address: IpAddr, domain: &str) {
+        let domain = domain.trim_matches(['[', ']']).to_owned();
+        self.domains.write().unwrap_or_else(PoisonError::into_inner).insert(address, domain);
     }
 
     fn now(&self) -> Sides {
@@ -97,8 +103,9 @@ impl Tls {
 
     /// The handshake with somebody we connected to.
     pub async fn connect(&self, stream: TcpStream, to: IpAddr) -> io::Result<client::TlsStream<TcpStream>> {
-        let name = match self.files.domains.get(&to) {
-            Some(domain) => ServerName::try_from(domain.clone()).map_err(io::Error::other)?,
+        let domain = self.domains.read().unwrap_or_else(PoisonError::into_inner).get(&to).cloned();
+        let name = match domain {
+            Some(domain) => ServerName::try_from(domain).map_err(io::Error::other)?,
             None => ServerName::IpAddress(to.into()),
         };
         TlsConnector::from(self.now().client).connect(name, stream).await

@@ -120,6 +120,8 @@ pub enum LegEvent {
         status: u16,
         /// Its Reason header.
         reason: Option<String>,
+        /// Its Retry-After.
+        retry_after: Option<Duration>,
     },
     /// Last word: somebody hung up.
     HungUp {
@@ -209,6 +211,8 @@ pub enum LegTimer {
     Repeat,
     /// No ACK, or no PRACK, in 64*T1: hang up.
     NoAck,
+    /// Nothing has come back to our INVITE, not even 100: say so.
+    Silence,
     /// No answer to a CANCEL in 64*T1: forget the INVITE (RFC 3261 section 9.1).
     CancelLimit,
     /// Half of the session interval: send a refresh (RFC 4028 section 10).
@@ -223,10 +227,11 @@ pub enum LegTimer {
 
 impl LegTimer {
     /// Every timer.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Remind,
         Self::Repeat,
         Self::NoAck,
+        Self::Silence,
         Self::CancelLimit,
         Self::Refresh,
         Self::Retry,
@@ -259,6 +264,8 @@ pub enum Out {
     Stop(LegTimer),
     /// The far side's session description changed: the relay must know.
     RemoteChanged,
+    /// Nothing at all has come back for the time that the dial allowed.
+    Silent,
     /// Tell the call.
     Event(LegEvent),
     /// The leg owes nothing any more: drop it.
@@ -454,6 +461,7 @@ impl Leg {
         self.phase = match moved {
             Phase::Invited(uas) => uas.timer(timer, s),
             Phase::Calling(uac) if timer == LegTimer::CancelLimit => uac.lost(s),
+            Phase::Calling(uac) if timer == LegTimer::Silence => uac.silent(s),
             Phase::Established(mut established) => {
                 established.timer(timer, &self.negotiation, s);
                 Phase::Established(established)

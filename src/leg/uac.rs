@@ -1,6 +1,8 @@
 //! A leg that we dial, until somebody answers.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use super::established::Established;
 use super::negotiation::Negotiation;
@@ -12,9 +14,10 @@ use super::{
 };
 use crate::sip::dialog::Dialog;
 use crate::sip::digest::{self, Credentials};
-use crate::sip::hop::Hop;
+use crate::sip::hop::{Hop, Transport};
 use crate::sip::message::{HeaderName, Message, Method};
 use crate::sip::transaction::key::{ClientKey, ServerKey};
+use crate::sip::value::literal_host;
 use crate::sip::write::Writer;
 
 /// Whom to dial and who we say we are.
@@ -28,6 +31,18 @@ pub struct Dial<'a> {
     pub to: Hop,
     /// What the peer at `to`, and nobody else, may be shown when it asks.
     pub credentials: Option<&'a Credentials>,
+    /// When to say that nothing at all has come back; zero: never.
+    pub silence: Duration,
+    /// Addresses that a 3xx may send the INVITE to, with the same user.
+    pub redirects: &'a [IpAddr],
+}
+
+/// What a refusal asks for before it takes the INVITE.
+enum Remedy {
+    /// These headers instead of those of the same names.
+    Headers(Vec<(HeaderName, String)>),
+    /// The same INVITE, to this URI there.
+    Elsewhere(String, Hop),
 }
 
 /// Early dialogs kept of one INVITE.
@@ -42,6 +57,7 @@ pub struct Uac {
     key: ClientKey,
     to: Hop,
     credentials: Option<Credentials>,
+    redirects: Vec<IpAddr>,
     /// Challenges answered.
     answered: u8,
     resends: u8,
@@ -95,11 +111,15 @@ impl Uac {
         let invite = Message::read(octets.clone()).expect("a message we wrote is one we can read");
         let key = ClientKey::new(&branch, Method::Invite);
         s.out.push(Out::Request { key: key.clone(), message: octets, to: dial.to });
+        if !dial.silence.is_zero() {
+            s.out.push(Out::Start(LegTimer::Silence, dial.silence));
+        }
         let uac = Self {
             invite,
             key,
             to: dial.to,
             credentials: dial.credentials.cloned(),
+            redirects: dial.redirects.to_vec(),
             answered: 0,
             resends: 0,
             proceeding: false,
@@ -110,14 +130,22 @@ impl Uac {
         (uac, tag)
     }
 
-    /// The INVITE once more, as a new transaction, with these headers instead of its own of the same names.
-    fn resend(&mut self, headers: &[(HeaderName, String)], s: &mut Surroundings<'_>) {
+    /// The INVITE once more, as a new transaction.
+    fn resend(&mut self, remedy: Remedy, s: &mut Surroundings<'_>) {
+        let mut uri = self.invite.request_uri().to_owned();
+        let headers = match remedy {
+            Remedy::Headers(headers) => headers,
+            Remedy::Elsewhere(there, hop) => {
+                (uri, self.to) = (there, hop);
+                vec![(HeaderName::Contact, s.endpoint.contact(&hop))]
+            }
+        };
         let branch = s.ids.branch();
         let number = self.invite.cseq().map_or(1, |cseq| cseq.number) + 1;
-        let mut writer = Writer::request(&Method::Invite, self.invite.request_uri());
+        let mut writer = Writer::request(&Method::Invite, &uri);
         writer.header(HeaderName::Via, &s.endpoint.via(&self.to, &branch));
         writer.header(HeaderName::CSeq, &format!("{number} INVITE"));
-        for (name, value) in headers {
+        for (name, value) in &headers {
             writer.header(*name, value);
         }
         let fresh = [HeaderName::Via, HeaderName::CSeq, HeaderName::ContentType, HeaderName::ContentLength];
@@ -135,12 +163,7 @@ impl Uac {
     }
 
     /// What a refusal asks for before it takes the INVITE, if it is ours to give.
-    fn remedy(
-        &mut self,
-        response: &Message,
-        source: Hop,
-        s: &mut Surroundings<'_>,
-    ) -> Option<Vec<(HeaderName, String)>> {
+    fn remedy(&mut self, response: &Message, source: Hop, s: &mut Surroundings<'_>) -> Option<Remedy> {
         if self.ending != Ending::No || self.resends >= MAX_RESENDS {
             return None;
         }
@@ -151,16 +174,32 @@ impl Uac {
                 let credentials = self.credentials.as_ref()?;
                 let header = digest::answer(response, "INVITE", uri, credentials, &cnonce, self.answered)?;
                 self.answered += 1;
-                Some(vec![header])
+                Some(Remedy::Headers(vec![header]))
             }
             422 => {
                 let asked = self.invite.header(HeaderName::SessionExpires)?.parse().ok()?;
                 let longer = longer_interval(response, asked)?.to_string();
                 // Both, so that nobody on the way shortens it again (RFC 4028 section 7.3).
-                Some(vec![(HeaderName::SessionExpires, longer.clone()), (HeaderName::MinSe, longer)])
+                let headers = vec![(HeaderName::SessionExpires, longer.clone()), (HeaderName::MinSe, longer)];
+                Some(Remedy::Headers(headers))
             }
+            301 | 302 => self.redirected(response),
             _ => None,
         }
+    }
+
+    /// Where a redirection leads, if its address is permitted and its user is the one we dialled (flow O7).
+    fn redirected(&self, response: &Message) -> Option<Remedy> {
+        let (contact, dialled) = (response.contact()?, self.invite.target()?);
+        let ip = literal_host(contact.uri.host).filter(|ip| self.redirects.contains(ip))?;
+        let number = |user: &str| user.trim_start_matches('+').to_owned();
+        if number(&contact.uri.user_name()?) != number(&dialled.user_name()?) {
+            return None;
+        }
+        let transport = Transport::of_uri(&contact.uri).unwrap_or(self.to.transport);
+        let address = SocketAddr::new(ip, contact.uri.port.unwrap_or(transport.default_port()));
+        let uri = format!("sip:{}@{address};user=phone", dialled.user?);
+        Some(Remedy::Elsewhere(uri, Hop::new(transport, address)))
     }
 
     pub(super) fn command(mut self, command: LegCommand, s: &mut Surroundings<'_>) -> Phase {
@@ -190,6 +229,7 @@ impl Uac {
         if response.cseq().is_none_or(|cseq| cseq.method != Method::Invite) {
             return Phase::Calling(self);
         }
+        s.out.push(Out::Stop(LegTimer::Silence));
         match response.status().unwrap_or(0) {
             status @ ..200 => {
                 self.proceeding = true;
@@ -201,12 +241,13 @@ impl Uac {
             }
             200..300 => self.answered(response, source, negotiation, s),
             status => match self.remedy(response, source, s) {
-                Some(headers) => {
-                    self.resend(&headers, s);
+                Some(remedy) => {
+                    self.resend(remedy, s);
                     Phase::Calling(self)
                 }
                 None => {
-                    s.out.push(Out::Event(LegEvent::Refused { status, reason: reason_of(response) }));
+                    let retry_after = digits(response.header(HeaderName::RetryAfter)).map(Duration::from_secs);
+                    s.out.push(Out::Event(LegEvent::Refused { status, reason: reason_of(response), retry_after }));
                     s.out.push(Out::Stop(LegTimer::CancelLimit));
                     s.out.push(Out::Gone);
                     Phase::Moving
@@ -289,6 +330,14 @@ impl Uac {
         Phase::Established(established)
     }
 
+    /// Not even a 100.
+    pub(super) fn silent(self, s: &mut Surroundings<'_>) -> Phase {
+        if self.ending == Ending::No {
+            s.out.push(Out::Silent);
+        }
+        Phase::Calling(self)
+    }
+
     /// Nothing came, or nothing that can be used.
     pub(super) fn lost(self, s: &mut Surroundings<'_>) -> Phase {
         s.out.push(Out::Stop(LegTimer::CancelLimit));
@@ -326,4 +375,9 @@ impl Uac {
         }
         Phase::Calling(self)
     }
+}
+
+/// The number that a header value begins with.
+fn digits(value: Option<&str>) -> Option<u64> {
+    value?.trim().split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }

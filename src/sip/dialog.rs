@@ -28,6 +28,12 @@ impl Endpoint {
         family.or_else(|| of().next()).unwrap_or(self.address)
     }
 
+    /// Whether this hop can reach us in turn: over its transport, in its family of addresses.
+    pub fn reaches(&self, hop: &Hop) -> bool {
+        let same = |own: &SocketAddr| own.is_ipv4() == hop.peer.is_ipv4();
+        self.listeners.iter().any(|(own, address)| *own == hop.transport && same(address))
+    }
+
     /// Whether we are reachable over this transport at all.
     pub fn speaks(&self, transport: Transport) -> bool {
         self.listeners.iter().any(|(own, _)| *own == transport)

@@ -54,7 +54,7 @@ impl Transport {
 }
 
 /// Where a message goes, or came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Hop {
     /// How.
     pub transport: Transport,

@@ -218,8 +218,7 @@ mod tests {
                         service: words[5].into(),
                         replacement: words[6].into(),
                     };
-                    let Records::Naptr(records) =
-                        known.entry(Question::Naptr(name)).or_insert(Records::Naptr(vec![]))
+                    let Records::Naptr(records) = known.entry(Question::Naptr(name)).or_insert(Records::Naptr(vec![]))
                     else {
                         unreachable!()
                     };

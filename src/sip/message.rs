@@ -149,6 +149,7 @@ header_names! {
     Expires "Expires";
     From "From" = "f";
     MaxForwards "Max-Forwards";
+    MinExpires "Min-Expires";
     MinSe "Min-SE";
     ProxyAuthenticate "Proxy-Authenticate";
     ProxyAuthorization "Proxy-Authorization";

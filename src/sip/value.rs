@@ -154,6 +154,18 @@ pub fn literal_host(host: &str) -> Option<std::net::IpAddr> {
     host.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
+/// A user part: what may not stand in one becomes `%HH` (RFC 3261 section 25.1).
+pub fn escaped_user(user: &str) -> String {
+    let mut out = String::with_capacity(user.len());
+    for octet in user.bytes() {
+        match octet {
+            b if b.is_ascii_alphanumeric() || b"-_.!~*'()&=+$,;?/".contains(&b) => out.push(char::from(b)),
+            b => out.push_str(&format!("%{b:02X}")),
+        }
+    }
+    out
+}
+
 /// Undoes `%HH`; an escape that is none stays as written, and so does text that would not be UTF-8.
 pub fn unescaped(text: &str) -> Cow<'_, str> {
     if !text.contains('%') {

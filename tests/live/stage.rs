@@ -284,7 +284,7 @@ fn configuration(street: &Street, api: &str) -> String {
     format!(
         "[sip]\nlisten = '{}'\naccess = ['{}']\nmax_calls = 50\n\
          [media]\naddress = '{}'\nports = '20000-20199'\nquarantine = '100ms'\n\
-         [trunk]\naddress = '{}'\ncaller_id = '+15550100000'\n\
+         [trunk.main]\naddress = '{}'\ncaller_id = '+15550100000'\n\
          [asapp]\nbase_url = '{api}'\nallow_http = true\napi_id = 'mock-id'\napi_secret = 'mock-secret'\n\
          [context]\nreference_variables = ['sentiment']\n\
          [admin]\nlisten = '{}'\n",

@@ -39,6 +39,9 @@ pub struct Audit {
 #[derive(Debug)]
 struct Dialled {
     number: String,
+    to: SocketAddr,
+    /// Something beyond 100 Trying came back: the number is spent.
+    heard: bool,
     /// Until then an answer finds its transaction: timer B without a provisional response, 64*T1 after a CANCEL
     /// (RFC 3261 section 9.1), timer M after the first 2xx (RFC 6026).
     until: Option<Instant>,
@@ -59,6 +62,10 @@ impl Audit {
         }
         let dialled = self.dialled.get_mut(sip.call_id()).filter(|_| sip.method() == "INVITE");
         let awaited = dialled.as_ref().is_some_and(|dialled| dialled.until.is_none_or(|until| now < until));
+        let mut dialled = dialled;
+        if let (Some(101..300), Some(dialled)) = (sip.status(), &mut dialled) {
+            dialled.heard = true;
+        }
         match (sip.status(), dialled) {
             (Some(..200), Some(dialled)) if awaited && !dialled.answered && !dialled.cancelled => dialled.until = None,
             (Some(200..300), Some(dialled)) if awaited => {
@@ -83,7 +90,7 @@ impl Audit {
         }
     }
 
-    pub fn sent(&mut self, now: Instant, to: SocketAddr, octets: &Bytes, carrier: SocketAddr) {
+    pub fn sent(&mut self, now: Instant, to: SocketAddr, octets: &Bytes, carriers: &[SocketAddr]) {
         if self.read.insert(octets.clone()) {
             self.read_twice(octets, to);
         }
@@ -99,7 +106,7 @@ impl Audit {
             None if sip.is("INVITE") && !sip.tag("To").is_empty() => {
                 self.renewed.entry((sip.call_id().to_owned(), sip.cseq())).or_insert(now + LONG);
             }
-            None if sip.is("INVITE") && to == carrier => self.invited(now, &sip),
+            None if sip.is("INVITE") && carriers.contains(&to) => self.invited(now, to, &sip),
             None if sip.is("BYE") => self.ended(&sip),
             None if sip.is("CANCEL") => {
                 if let Some(dialled) = self.dialled.get_mut(sip.call_id()).filter(|it| !it.cancelled && !it.answered) {
@@ -114,10 +121,15 @@ impl Audit {
         }
     }
 
-    /// The number this INVITE goes to is dialled once, and not after its guard.
-    fn invited(&mut self, now: Instant, sip: &Sip) {
-        let number = sip.uri().trim_start_matches("sip:").split(['@', ';']).next().unwrap_or("").to_owned();
-        let others = self.dialled.iter().any(|(id, dialled)| id != sip.call_id() && dialled.number == number);
+    /// The number this INVITE goes to is dialled once, unless nobody there has shown a sign of life and it goes another
+    /// way; and not after its guard.
+    fn invited(&mut self, now: Instant, to: SocketAddr, sip: &Sip) {
+        let dialled = sip.uri().trim_start_matches("sip:").split(['@', ';']).next().unwrap_or("");
+        // A trunk may want it without its plus sign, or with digits before it.
+        let meant = self.guards.keys().find(|number| dialled.ends_with(number.trim_start_matches('+')));
+        let number = meant.map_or(dialled, String::as_str).to_owned();
+        let mut others = self.dialled.iter().filter(|(id, it)| *id != sip.call_id() && it.number == number);
+        let others = others.any(|(_, other)| other.heard || other.to == to);
         match self.guards.get(&number) {
             _ if others => self.breach(format!("{number} is dialled twice")),
             None => self.breach(format!("{number} is dialled and is no number of ASAPP's")),
@@ -125,7 +137,7 @@ impl Audit {
             Some(_) => {}
         }
         let until = Some(now + LONG);
-        let dialled = Dialled { number, until, answered: false, cancelled: false };
+        let dialled = Dialled { number, to, heard: false, until, answered: false, cancelled: false };
         self.dialled.entry(sip.call_id().to_owned()).or_insert(dialled);
     }
 

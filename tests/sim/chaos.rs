@@ -33,7 +33,7 @@ impl Chaos {
         let mut settings = settings();
         settings.call.max_duration = secs(60);
         let (username, password) = ("switchback".to_owned(), "word".to_owned());
-        settings.trunk.credentials = Some(Credentials { username, password, realm: None });
+        settings.trunks[0].credentials = Some(Credentials { username, password, realm: None });
         settings.breaker.failures = if random.percent(20) { 5 } else { 0 };
         let pairs = if random.percent(20) { 20 } else { 80 };
         let mut engine = Engine::new(settings, pairs, seed);
@@ -156,7 +156,7 @@ fn run(seed: u64, drawing: bool) -> (Chaos, Result<(), String>) {
     if lived.is_err() {
         faults.insert(0, "the core panicked".to_owned());
     }
-    if chaos.engine.core.counters().draining == 1 && !chaos.engine.closed {
+    if chaos.engine.core.counters(chaos.engine.now).draining == 1 && !chaos.engine.closed {
         faults.push("stopped, and never closed".to_owned());
     }
     let judged = if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) };
@@ -175,7 +175,7 @@ fn worlds(seeds: std::ops::Range<u64>) {
         }
         calls += chaos.engine.records.len();
         talked += chaos.engine.records.iter().filter(|record| record.answered_at.is_some()).count();
-        for (method, count) in &chaos.engine.core.counters().requests_received {
+        for (method, count) in &chaos.engine.core.counters(chaos.engine.now).requests_received {
             *requests.entry(method).or_default() += count;
         }
         for record in &chaos.engine.records {

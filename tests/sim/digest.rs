@@ -15,7 +15,7 @@ const REALM: &str = "carrier.example";
 fn world() -> World {
     World::set(|settings| {
         let (username, password) = ("switchback".to_owned(), "secret word".to_owned());
-        settings.trunk.credentials = Some(Credentials { username, password, realm: Some(REALM.to_owned()) });
+        settings.trunks[0].credentials = Some(Credentials { username, password, realm: Some(REALM.to_owned()) });
     })
 }
 

@@ -1,6 +1,6 @@
 //! The core in virtual time: lanes, things in flight, a relay that obeys, and what comes out at the far ends.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use switchback::b2bua::B2bua;
 use switchback::b2bua::io::{
-    ApiFailure, ApiOperation, ApiReply, ApiRequest, Datagram, Epoch, FailureClass, Input, MediaCommand, MediaEvent,
-    OperatorCommand, Output, PortPair, PublishedContext, Transfer, Transport,
+    ApiFailure, ApiOperation, ApiReply, ApiRequest, Datagram, Epoch, FailureClass, Input, Look, MediaCommand,
+    MediaEvent, OperatorCommand, Output, PortPair, PublishedContext, Question, Records, Transfer, Transport,
 };
 use switchback::b2bua::settings::{Network, Settings, Trunk};
 use switchback::call::CallRef;
@@ -17,6 +17,7 @@ use switchback::call::record::CallRecord;
 use switchback::call::settings::CallSettings;
 use switchback::clock;
 use switchback::leg::MediaCounters;
+use switchback::sip::locate::Place;
 
 use crate::audit::Audit;
 use crate::ladder::Ladder;
@@ -69,6 +70,7 @@ pub enum Flight {
     ToParty(SocketAddr, Bytes),
     Reply(u64, ApiReply),
     Media(MediaEvent),
+    Looked(Look),
     Alarm(u64),
 }
 
@@ -113,7 +115,12 @@ pub struct Engine {
     pub arrivals_first: bool,
     open_questions: BTreeMap<u64, (Instant, u64)>,
     order: u64,
-    carrier: SocketAddr,
+    /// Servers of trunks; the first is the usual one.
+    pub carriers: Vec<SocketAddr>,
+    /// What the DNS says; of everything else, that there is nothing.
+    pub dns: HashMap<Question, Result<(Records, Duration), String>>,
+    /// Every question to it.
+    pub looked: Vec<Question>,
 }
 
 impl fmt::Debug for Engine {
@@ -129,13 +136,13 @@ pub fn settings() -> Settings {
         sip_address: address(CORE),
         media_address: address(CORE).ip(),
         access: vec![Network { address: address(IVR).ip(), prefix: 32 }],
-        trunk: Trunk {
+        trunks: vec![Trunk {
             name: "carrier".to_owned(),
-            address: carrier,
+            place: Place::at(Transport::Udp, carrier),
             domain: "carrier.example".to_owned(),
             caller_id: "+15550100".to_owned(),
-            ..Settings::default().trunk
-        },
+            ..Trunk::default()
+        }],
         // Whether the right party answered is asked in guard.rs and in the chaos; other flows are easier to read without.
         call: CallSettings { verify_after: Duration::ZERO, ..CallSettings::default() },
         ..Settings::default()
@@ -148,7 +155,7 @@ impl Engine {
         let mut ids = [0; 32];
         ids[..8].copy_from_slice(&seed.to_le_bytes());
         let pairs = (0..pairs).map(|n| PortPair { worker: 0, port: 20_000 + 2 * n });
-        let (margin, carrier) = (settings.call.expiry_margin, settings.trunk.address);
+        let (margin, carrier) = (settings.call.expiry_margin, carrier_of(&settings));
         Self {
             core: B2bua::new(settings, pairs, ids, Epoch { instant: start, unix_ms: UNIX_MS }),
             start,
@@ -171,7 +178,9 @@ impl Engine {
             arrivals_first: false,
             open_questions: BTreeMap::new(),
             order: 0,
-            carrier,
+            carriers: vec![carrier],
+            dns: HashMap::new(),
+            looked: Vec::new(),
         }
     }
 
@@ -235,6 +244,7 @@ impl Engine {
 
     /// Lives until something concerns a far end, at most until then.
     pub fn next(&mut self, until: Instant) -> Option<Event> {
+        self.drain();
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Some(event);
@@ -283,12 +293,17 @@ impl Engine {
                 }
                 self.feed(Input::Media(event));
             }
+            Flight::Looked(look) => self.feed(Input::Looked(look)),
             Flight::Alarm(number) => self.events.push_back(Event::Alarm(number)),
         }
     }
 
     pub fn feed(&mut self, input: Input) {
         self.core.handle_input(self.now, input);
+        self.drain();
+    }
+
+    fn drain(&mut self) {
         while let Some(output) = self.core.poll_output() {
             self.carry_out(output);
         }
@@ -304,7 +319,7 @@ impl Engine {
                     return;
                 }
                 self.ladder.sent(at, peer, &bytes);
-                self.audit.sent(self.now, peer, &bytes, self.carrier);
+                self.audit.sent(self.now, peer, &bytes, &self.carriers);
                 self.travel(peer, &Flight::ToParty(peer, bytes));
             }
             Output::Asapp(request) => {
@@ -315,6 +330,8 @@ impl Engine {
                 self.open_questions.insert(question, (self.now + request.timeout, self.order));
                 self.events.push_back(Event::Asked(question, request));
             }
+            Output::Look(question) => self.look(question),
+            Output::Named(..) => {}
             Output::Media(command) => self.obey(at, &command),
             Output::Publish(context) => {
                 self.published.push(*context);
@@ -332,6 +349,17 @@ impl Engine {
         }
     }
 
+    fn look(&mut self, question: Question) {
+        let nothing = match question {
+            Question::Naptr(_) => Records::Naptr(Vec::new()),
+            Question::Srv(_) => Records::Srv(Vec::new()),
+            Question::Addresses(_) => Records::Addresses(Vec::new()),
+        };
+        let answer = self.dns.get(&question).cloned().unwrap_or(Ok((nothing, secs(300))));
+        self.looked.push(question.clone());
+        self.launch(ms(5), Flight::Looked(Look { question, answer }));
+    }
+
     fn obey(&mut self, at: Duration, command: &MediaCommand) {
         self.ladder.media(at, command);
         let closed = self.relay.obey(command);
@@ -346,7 +374,7 @@ impl Engine {
     /// Everything that must hold when all is over; empty when it does.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = self.audit.verdict();
-        let counters = self.core.counters();
+        let counters = self.core.counters(self.now);
         let gauges = [
             ("calls", counters.active_calls),
             ("legs", counters.active_legs),
@@ -367,6 +395,13 @@ impl Engine {
     }
 }
 
+/// The first trunk's address.
+fn carrier_of(settings: &Settings) -> SocketAddr {
+    let place = &settings.trunks[0].place;
+    let port = place.port.unwrap_or(5060);
+    place.host.parse().map_or_else(|_| address(CARRIER), |ip| SocketAddr::new(ip, port))
+}
+
 /// A failure of this class, as the adapter words it.
 pub fn failure(class: FailureClass) -> ApiFailure {
     let status = match class {
@@ -377,7 +412,11 @@ pub fn failure(class: FailureClass) -> ApiFailure {
         FailureClass::Throttled => Some(429),
         FailureClass::ServerError => Some(500),
         FailureClass::Malformed => Some(200),
-        FailureClass::Ambiguous | FailureClass::Unreachable | FailureClass::Withheld | FailureClass::Shed => None,
+        FailureClass::Ambiguous
+        | FailureClass::Unreachable
+        | FailureClass::Withheld
+        | FailureClass::Shed
+        | FailureClass::NoTrunk => None,
     };
     ApiFailure { class, status, request_id: None, detail: class.as_str().to_owned(), retry_after: None }
 }

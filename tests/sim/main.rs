@@ -37,4 +37,5 @@ mod table;
 mod text;
 mod timers;
 mod transports;
+mod trunks;
 mod world;

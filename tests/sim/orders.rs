@@ -92,7 +92,7 @@ impl Story {
             self.engine.now += Duration::from_micros(10);
             let cancel = matches!(&flight, Flight::ToCore(_, octets) if octets.starts_with(b"CANCEL"));
             self.engine.land(flight);
-            self.cancelled |= cancel && self.engine.core.counters().calls > 0 && !self.answered;
+            self.cancelled |= cancel && self.engine.core.counters(self.engine.now).calls > 0 && !self.answered;
         }
         let end = self.engine.start + secs(120);
         while let Some(event) = self.engine.next(end) {

@@ -39,6 +39,7 @@ pub struct Draft<'a> {
     party: &'a Party,
     headers: Vec<(String, String)>,
     user: String,
+    from: String,
     body: Option<String>,
 }
 
@@ -53,16 +54,21 @@ impl Party {
     }
 
     pub fn call(&self) -> Draft<'_> {
-        Draft { party: self, headers: Vec::new(), user: "7000".to_owned(), body: None }
+        Draft { party: self, headers: Vec::new(), user: "7000".to_owned(), from: "+15557654321".to_owned(), body: None }
     }
 
     /// The INVITE of a new dialog.
     pub fn expect_invite(&self) -> Line {
+        self.expect_request("INVITE")
+    }
+
+    /// The next request outside a dialog.
+    pub fn expect_request(&self, word: &str) -> Line {
         let mut stage = self.stage.borrow_mut();
-        let call_id = stage.wait(&format!("an INVITE to the {}", self.name), |stage| stage.fresh(self.address));
+        let call_id = stage.wait(&format!("{word} to the {}", self.name), |stage| stage.fresh(self.address));
         let invite = stage.letters(self.address, &call_id).pop_front().expect("fresh mail");
-        if !invite.is("INVITE") {
-            stage.fail(&format!("the {} wanted an INVITE and got {}", self.name, invite.word()));
+        if !invite.is(word) {
+            stage.fail(&format!("the {} wanted {word} and got {}", self.name, invite.word()));
         }
         stage.serial += 1;
         let tag = format!("{}-{}", self.name, stage.serial);
@@ -117,6 +123,12 @@ impl Draft<'_> {
     }
 
     #[must_use]
+    pub fn calling_as(mut self, user: &str) -> Self {
+        self.from = user.to_owned();
+        self
+    }
+
+    #[must_use]
     pub fn dialling(mut self, user: &str) -> Self {
         self.user = user.to_owned();
         self
@@ -150,7 +162,7 @@ impl Draft<'_> {
         let rtp = SocketAddr::new(address.ip(), 40_000 + 2 * serial as u16);
         let tag = format!("{name}-{serial}");
         let (local, remote) =
-            (format!("\"A Customer\" <sip:+15557654321@{address}>;tag={tag}"), format!("<sip:{}@{CORE}>", self.user));
+            (format!("\"A Customer\" <sip:{}@{address}>;tag={tag}", self.from), format!("<sip:{}@{CORE}>", self.user));
         let target = format!("sip:{}@{CORE}", self.user);
         let transport = stage.engine.transport(address).as_str();
         let mut invite = Sip::request("INVITE", &target)

@@ -12,6 +12,7 @@ use switchback::call::settings::CallSettings;
 use switchback::call::state::{
     Asking, Bridged, Call, CallState, Collecting, Dialing, Facts, LegStage, Party, Releasing, Requesting,
 };
+use switchback::call::ticket::DialTicket;
 use switchback::call::verdict::{EndedBy, Evidence, Outcome, Phase, Verdict};
 use switchback::call::{CallRef, TransferId};
 use switchback::leg::{Info, Invitation, LegCommand, LegEvent, LegRole, LostCause, Side};
@@ -75,15 +76,16 @@ fn states() -> Vec<(&'static str, At)> {
             Call::at(facts(now, Ringing, None, 0), CallState::Requesting(state))
         })
     };
-    let dialing = |dialled| -> At {
+    let dialing = |dialled, unheard: bool| -> At {
         Box::new(move |now| {
-            let state = Dialing { transfer: transfer(), guard: now + secs(55) };
+            let ticket = DialTicket::issue(&active(NUMBER, secs(60)), &CallSettings::default(), now).ok();
+            let state = Dialing { transfer: transfer(), guard: now + secs(55), ticket: ticket.filter(|_| unheard) };
             Call::at(facts(now, Ringing, Ringing, dialled), CallState::Dialing(state))
         })
     };
     let resuming = || -> At {
         Box::new(|now| {
-            let state = Dialing { transfer: transfer(), guard: now + secs(55) };
+            let state = Dialing { transfer: transfer(), guard: now + secs(55), ticket: Option::None };
             let mut facts = facts(now, Up, Ringing, 2);
             facts.answered = Some(now);
             facts.broken_off = Some(Verdict { outcome: Outcome::GenagentLost, ..verdict() });
@@ -113,8 +115,9 @@ fn states() -> Vec<(&'static str, At)> {
         ("requesting: settling", requesting(Asking::Settling)),
         ("requesting: create due", requesting(Asking::PausingToCreate)),
         ("requesting: settle due", requesting(Asking::PausingToSettle)),
-        ("dialing", dialing(1)),
-        ("dialing: last attempt", dialing(2)),
+        ("dialing: nobody heard", dialing(1, true)),
+        ("dialing", dialing(1, false)),
+        ("dialing: last attempt", dialing(2, false)),
         ("dialing: to resume, last attempt", resuming()),
         ("bridged: unverified", bridged(Party::Unverified)),
         ("bridged: doubtful", bridged(Party::Doubtful)),
@@ -162,7 +165,7 @@ fn events() -> Vec<(String, CallEvent)> {
         let who = if role == LegRole::Customer { "customer" } else { "GenerativeAgent" };
         let info = Info { content_type: "application/dtmf-relay".into(), body: "1".into() };
         let hung_up = |by| LegEvent::HungUp { by, reason: None };
-        let refused = |status| LegEvent::Refused { status, reason: None };
+        let refused = |status| LegEvent::Refused { status, reason: None, retry_after: None };
         let said = [
             ("rings", LegEvent::Progressed { status: 180, early_media: false }),
             ("is heard early", LegEvent::Progressed { status: 183, early_media: true }),
@@ -199,6 +202,7 @@ fn events() -> Vec<(String, CallEvent)> {
         FailureClass::Ambiguous,
         FailureClass::Unreachable,
         FailureClass::Withheld,
+        FailureClass::NoTrunk,
         FailureClass::Malformed,
     ];
     let failures = classes.map(|class| (class.as_str(), Err(failure(class))));
@@ -211,6 +215,7 @@ fn events() -> Vec<(String, CallEvent)> {
     );
     let other = CallRef(1).transfer(9);
     events.push(("created under another id: a number".into(), CallEvent::Created(other, Ok(active(NUMBER, secs(60))))));
+    events.push(("the way failed".into(), CallEvent::WayFailed("silent".into())));
     events.push(("media dead".into(), CallEvent::MediaDead));
     events.extend(CallTimer::ALL.map(|timer| (format!("timer {timer:?}"), CallEvent::Timer(timer))));
     events.push(("pulled".into(), CallEvent::Pulled));
@@ -235,6 +240,7 @@ fn named(state: &CallState) -> String {
         CallState::HandingBack(verdict) => format!("handing back: {}", verdict.outcome),
         CallState::Releasing(Releasing { verdict, fetching: None }) => format!("releasing: {}", verdict.outcome),
         CallState::Releasing(state) => format!("releasing: {}, fetching", state.verdict.outcome),
+        CallState::Dialing(Dialing { ticket: Some(_), .. }) => "dialing: nobody heard".into(),
         CallState::Dialing(_) | CallState::Bridged(_) | CallState::Ended => state.name().to_owned(),
     }
 }

@@ -400,7 +400,7 @@ fn six_hours(ending: Option<u16>) {
     }
     assert!(w.talking(&customer, &genagent));
     assert!(asked[0] >= 23 && asked[1] >= 23 && crossed > 4 && lossy > 20, "{asked:?} {crossed} {lossy}");
-    let updates = w.stage().engine.core.counters().retransmissions;
+    let updates = w.counters().retransmissions;
     assert!(updates > 0, "some were lost");
     w.stage().engine.lanes.insert(address(CARRIER), clean);
     match ending {

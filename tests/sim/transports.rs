@@ -5,6 +5,7 @@ use std::time::Duration;
 use switchback::b2bua::io::Transport;
 use switchback::b2bua::settings::Settings;
 use switchback::call::verdict::{EndedBy, Outcome, Phase};
+use switchback::sip::locate::Place;
 
 use crate::asapp::NUMBER;
 use crate::engine::{CORE, address, ms, secs};
@@ -22,7 +23,7 @@ fn streams(settings: &mut Settings) {
 fn trunk_over(transport: Transport) -> World {
     let w = World::set(|settings| {
         streams(settings);
-        settings.trunk.transport = transport;
+        settings.trunks[0].place.transport = Some(transport);
     });
     w.over(&w.carrier, transport);
     w
@@ -249,7 +250,7 @@ fn h11_ipv6_on_one_leg_and_ipv4_on_the_other() {
     let carrier = "[2001:db8::20]:5060";
     let w = World::set(|settings| {
         streams(settings);
-        settings.trunk.address = address(carrier);
+        settings.trunks[0].place = Place::at(Transport::Udp, address(carrier));
     });
     let trunk = w.stranger(carrier);
     let mut customer = w.ivr.invite();

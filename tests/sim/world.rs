@@ -140,7 +140,10 @@ impl World {
     // --- what came out ---
 
     pub fn counters(&self) -> Counters {
-        self.stage.borrow().engine.core.counters()
+        {
+            let stage = self.stage.borrow();
+            stage.engine.core.counters(stage.engine.now)
+        }
     }
 
     /// The one record there is, or will be.

@@ -1,6 +1,5 @@
 //! SIP over TLS: who is believed (RFC 5922), who must show what, and certificates that change under way.
 
-use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -92,18 +91,13 @@ fn files(folder: &TempDir, authority: Option<&str>) -> Files {
     if let Some(pem) = authority {
         std::fs::write(&ca, pem).unwrap();
     }
-    Files {
-        certificate: None,
-        key: None,
-        ca: authority.map(|_| ca),
-        client_auth: ClientAuth::None,
-        domains: HashMap::from([(Ipv4Addr::LOCALHOST.into(), DOMAIN.to_owned())]),
-    }
+    Files { certificate: None, key: None, ca: authority.map(|_| ca), client_auth: ClientAuth::None }
 }
 
 /// Whether we speak to a trunk with this identity.
 async fn believed(tls: &Tls, identity: &Identity) -> Result<(), String> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    tls.name(Ipv4Addr::LOCALHOST.into(), DOMAIN);
     let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let acceptor = identity.acceptor();
     let far = tokio::spawn(async move { acceptor.accept(listener.accept().await.unwrap().0).await.is_ok() });
@@ -154,6 +148,7 @@ async fn a_trunk_is_believed_for_its_sip_domain_only() {
 /// Whether somebody who shows this is let in.
 async fn let_in(tls: &Tls, authority: &str, shown: Option<&Identity>) -> bool {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    tls.name(Ipv4Addr::LOCALHOST.into(), DOMAIN);
     let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let name = ServerName::try_from("us.example").unwrap();
     let connector = connector(authority, shown);
@@ -211,7 +206,7 @@ async fn program(trunk: SocketAddr, authority: &Authority, folder: &TempDir, mor
     let (tls, at) = (free(), folder.path().display());
     let lines = format!(
         "sip.tls_listen = '{tls}'\nsip.tls_certificate = '{at}/chain.pem'\nsip.tls_key = '{at}/key.pem'\n\
-         sip.tls_ca = '{at}/ca.pem'\ntrunk.transport = 'tls'\ntrunk.domain = '{DOMAIN}'\n{more}"
+         sip.tls_ca = '{at}/ca.pem'\ntrunk.main.transport = 'tls'\ntrunk.main.domain = '{DOMAIN}'\n{more}"
     );
     (Program::start(trunk, &lines).await, tls)
 }

@@ -122,7 +122,7 @@ async fn s11_a_peer_that_reads_nothing_is_cut_off() {
 
 #[tokio::test]
 async fn a_trunk_that_cannot_be_reached_is_told_at_once() {
-    let program = Program::start(free(), "trunk.transport = 'tcp'").await;
+    let program = Program::start(free(), "trunk.main.transport = 'tcp'").await;
     let mut stream = TcpStream::connect(program.sip).await.unwrap();
     stream.write_all(invite(8).as_bytes()).await.unwrap();
     let begun = switchback::clock::now();
