@@ -85,6 +85,8 @@ pub struct Setting {
     pub api: MockAsappSettings,
     /// Configuration keys that differ from [`configuration`], as `("call.ring_limit", "2s")`.
     pub keys: Vec<(&'static str, String)>,
+    /// What else must stand before the program starts, and the keys that lead there.
+    pub prepare: fn(&Street) -> Vec<(&'static str, String)>,
 }
 
 impl Default for Setting {
@@ -93,6 +95,7 @@ impl Default for Setting {
         Self {
             api: MockAsappSettings { numbers: 10_000, behaviour: handed_over("AGENT"), ..Default::default() },
             keys: Vec::new(),
+            prepare: |_| Vec::new(),
         }
     }
 }
@@ -101,6 +104,12 @@ impl Setting {
     /// With this behaviour of the API.
     pub fn behaviour(mut self, behaviour: Behaviour) -> Self {
         self.api.behaviour = behaviour;
+        self
+    }
+
+    /// With this beside the program.
+    pub fn prepare(mut self, prepare: fn(&Street) -> Vec<(&'static str, String)>) -> Self {
+        self.prepare = prepare;
         self
     }
 
@@ -144,7 +153,8 @@ impl Stage {
         let folder = tempfile::Builder::new().prefix("switchback-live-").tempdir().unwrap();
         let api = MockAsapp::start(MockAsappSettings { address: street.at(5, 8000), ..setting.api }).await.unwrap();
         let configuration = configuration(&street, &api.base_url());
-        let program = Program::start(folder.path(), &configuration, &setting.keys, street.admin()).await;
+        let keys = [setting.keys, (setting.prepare)(&street)].concat();
+        let program = Program::start(folder.path(), &configuration, &keys, street.admin()).await;
         Self { street, api: Some(api), program, folder, callers: AtomicU16::new(0) }
     }
 
