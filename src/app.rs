@@ -18,7 +18,7 @@ use crate::b2bua::B2bua;
 use crate::b2bua::io::{ApiReply, ApiRequest, Input, MediaCommand, OperatorCommand, PublishedContext, Transport};
 use crate::call::record::CallRecord;
 use crate::clock;
-use crate::config::{ClientAuth, Config, Destination};
+use crate::config::{ClientAuth, Config, Destination, Listener, Sip};
 use crate::driver::stream::{Limits, Streams};
 use crate::driver::tls::{self, Tls};
 use crate::driver::{self, Arrivals, Hands, Question, tcp, udp::Udp};
@@ -42,8 +42,8 @@ pub trait Witness: Send {
 /// The running program.
 #[derive(Debug)]
 pub struct App {
-    /// Where SIP is heard.
-    pub sip: SocketAddr,
+    /// Where SIP over UDP is heard.
+    pub sip: Vec<SocketAddr>,
     /// Where HTTP is heard.
     pub admin: SocketAddr,
     operators: mpsc::UnboundedSender<OperatorCommand>,
@@ -58,8 +58,10 @@ impl App {
     /// Binds everything and starts. Errors name what could not be had.
     pub async fn start(config: &Config, witness: Option<Box<dyn Witness>>) -> Result<Self> {
         let trunk = resolve(&config.trunk.address).await?;
-        let udp = Udp::bind(config.sip.listen)
-            .with_context(|| format!("cannot listen for SIP on {} (sip.listen)", config.sip.listen))?;
+        if let Some(lack) = config.lacks(config.trunk.transport, trunk.ip()) {
+            bail!("trunk.address cannot be called: {lack}");
+        }
+        let udp = udp(config)?;
         let tls = tls(config, trunk)?;
         let streams = streams(config, tls.clone())?;
         let listener = TcpListener::bind(config.admin.listen)
@@ -71,17 +73,13 @@ impl App {
             .context("cannot open the file for call records (records.path)")?;
         let contexts = Arc::new(Contexts::default());
 
-        let mut settings = config.core_settings(trunk);
-        if settings.sip_address.port() == 0 {
-            settings.sip_address.set_port(udp.address().port());
-        }
-        let core = B2bua::new(settings, media.pairs(), seed(), clock::epoch());
+        let core = B2bua::new(config.core_settings(trunk), media.pairs(), seed(), clock::epoch());
         let (replies, api) = mpsc::unbounded_channel();
         let (operators, operator_arrivals) = mpsc::unbounded_channel();
         let (questions, question_arrivals) = mpsc::channel(64);
         let arrivals =
             Arrivals { api, media: media_arrivals, operators: operator_arrivals, questions: question_arrivals };
-        let (sip, admin) = (udp.address(), listener.local_addr()?);
+        let (sip, admin) = (udp.addresses(), listener.local_addr()?);
         let server = serve_admin(config, listener, questions, contexts.clone(), records.clone());
         let mut hands = World {
             client: client(config)?,
@@ -143,7 +141,7 @@ async fn resolve(host: &str) -> Result<SocketAddr> {
 /// TLS, where it is spoken on either side.
 fn tls(config: &Config, trunk: SocketAddr) -> Result<Option<Tls>> {
     let sip = &config.sip;
-    if sip.tls_listen.is_none() && config.trunk.transport != Transport::Tls {
+    if sip.tls_listen.is_empty() && config.trunk.transport != Transport::Tls {
         return Ok(None);
     }
     let domain = config.trunk.domain.clone().unwrap_or_else(|| config.trunk.host().to_owned());
@@ -172,20 +170,29 @@ fn streams(config: &Config, tls: Option<Tls>) -> Result<Streams> {
         connect: sip.connect_timeout,
         ..Limits::default()
     });
-    if let Some(address) = sip.tcp_listen {
-        let listener =
-            tcp::listen(address).with_context(|| format!("cannot listen for SIP on TCP {address} (sip.tcp_listen)"))?;
-        streams.listen(Transport::Tcp, listener)?;
-    }
     if let Some(tls) = tls {
         streams = streams.with_tls(tls);
     }
-    if let Some(address) = sip.tls_listen {
-        let listener =
-            tcp::listen(address).with_context(|| format!("cannot listen for SIP on TLS {address} (sip.tls_listen)"))?;
-        streams.listen(Transport::Tls, listener)?;
+    for Listener { transport, here, .. } in config.listeners() {
+        if transport.is_reliable() {
+            let listener = tcp::listen(here).with_context(|| unheard(transport, here))?;
+            streams.listen(transport, listener)?;
+        }
     }
     Ok(streams)
+}
+
+/// Every UDP socket, bound.
+fn udp(config: &Config) -> Result<Udp> {
+    let mut udp = Udp::default();
+    for here in &config.sip.listen {
+        udp.bind(*here).with_context(|| unheard(Transport::Udp, *here))?;
+    }
+    Ok(udp)
+}
+
+fn unheard(transport: Transport, here: SocketAddr) -> String {
+    format!("cannot listen for SIP on {} {here} ({})", transport.as_str(), Sip::key(transport))
 }
 
 fn seed() -> [u8; 32] {
@@ -206,7 +213,7 @@ fn client(config: &Config) -> Result<AsappClient> {
 fn media_settings(config: &Config) -> MediaSettings {
     let (media, own) = (&config.media, MediaSettings::default());
     MediaSettings {
-        address: media.address,
+        addresses: media.address.clone(),
         first_port: media.ports.first,
         last_port: media.ports.last,
         workers: if media.workers == 0 { own.workers } else { usize::from(media.workers) },
@@ -317,6 +324,10 @@ impl Hands for World {
     fn record(&mut self, record: Box<CallRecord>) {
         self.witnessed(|witness| witness.record(&record));
         self.records.write(record);
+    }
+
+    fn looks(&self) -> bool {
+        self.witness.is_some()
     }
 
     fn seen(&mut self, at: Instant, from: SocketAddr, to: SocketAddr, bytes: &Bytes) {

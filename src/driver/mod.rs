@@ -6,7 +6,7 @@ pub mod tls;
 pub mod udp;
 
 use std::future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -47,7 +47,11 @@ pub trait Hands {
     fn publish(&mut self, context: PublishedContext);
     /// Write a record.
     fn record(&mut self, record: Box<CallRecord>);
-    /// A SIP message passed, in or out; for captures.
+    /// Whether somebody looks at what passes.
+    fn looks(&self) -> bool {
+        false
+    }
+    /// A SIP message passed, in or out; for captures. Told only while somebody looks.
     fn seen(&mut self, _at: Instant, _from: SocketAddr, _to: SocketAddr, _bytes: &Bytes) {}
 }
 
@@ -91,12 +95,9 @@ pub async fn drive(
             core.handle_input(clock::now(), input);
         }
         for (peer, bytes) in batch.drain(..) {
-            let now = clock::now();
-            hands.seen(now, peer, udp.address(), &bytes);
-            core.handle_input(
-                now,
-                Input::Received(Datagram { transport: Transport::Udp, peer, otherwise: None, bytes }),
-            );
+            let datagram = Datagram { transport: Transport::Udp, peer, otherwise: None, bytes };
+            watch(&datagram, Way::In, &udp, &streams, hands);
+            core.handle_input(clock::now(), Input::Received(datagram));
             if drain(&mut core, &udp, &mut streams, hands) {
                 return;
             }
@@ -104,16 +105,41 @@ pub async fn drive(
     }
 }
 
+/// Stands for a socket of our own whose address is not known.
+fn nowhere(peer: SocketAddr) -> SocketAddr {
+    let ip = if peer.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+    SocketAddr::new(ip, 0)
+}
+
 /// What a stream brought, as the core hears it.
 fn heard(streams: &mut Streams, udp: &Udp, arrival: Arrival, hands: &mut impl Hands) -> Option<Input> {
-    match streams.take(arrival) {
-        Some(Input::Received(datagram)) => {
-            let own = streams.address(datagram.transport).unwrap_or(udp.address());
-            hands.seen(clock::now(), datagram.peer, own, &datagram.bytes);
-            Some(Input::Received(datagram))
-        }
-        other => other,
+    let input = streams.take(arrival);
+    if let Some(Input::Received(datagram)) = &input {
+        watch(datagram, Way::In, udp, streams, hands);
     }
+    input
+}
+
+/// Which way a message passes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    In,
+    Out,
+}
+
+/// Shows a message to whoever looks.
+fn watch(datagram: &Datagram, way: Way, udp: &Udp, streams: &Streams, hands: &mut impl Hands) {
+    if !hands.looks() {
+        return;
+    }
+    let Datagram { transport, peer, bytes, .. } = datagram;
+    let own = match transport {
+        Transport::Udp => udp.address(*peer),
+        Transport::Tcp | Transport::Tls => streams.address(*transport, *peer),
+    };
+    let own = own.unwrap_or_else(|| nowhere(*peer));
+    let (from, to) = if way == Way::In { (*peer, own) } else { (own, *peer) };
+    hands.seen(clock::now(), from, to, bytes);
 }
 
 /// Does what the core wants. True when it has closed.
@@ -122,9 +148,10 @@ fn drain(core: &mut B2bua, udp: &Udp, streams: &mut Streams, hands: &mut impl Ha
     while let Some(output) = core.poll_output() {
         match output {
             Output::Transmit(datagram) => {
-                hands.seen(clock::now(), udp.address(), datagram.peer, &datagram.bytes);
+                watch(&datagram, Way::Out, udp, streams, hands);
                 match datagram.transport {
-                    Transport::Udp => udp.send(&datagram.bytes, datagram.peer),
+                    Transport::Udp if udp.send(&datagram.bytes, datagram.peer) => {}
+                    Transport::Udp => streams.fail(Transport::Udp, datagram.peer),
                     Transport::Tcp | Transport::Tls => streams.send(datagram),
                 }
             }

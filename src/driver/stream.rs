@@ -202,6 +202,8 @@ struct Connection {
     queue: mpsc::Sender<Bytes>,
     /// Whether the far side made it.
     theirs: bool,
+    /// Our address of one that the far side made.
+    here: Option<SocketAddr>,
     /// To be closed when what is queued has left.
     last: bool,
 }
@@ -250,9 +252,11 @@ impl Streams {
         Ok(())
     }
 
-    /// Our own address of this transport.
-    pub fn address(&self, transport: Transport) -> Option<SocketAddr> {
-        self.listeners.iter().find(|(of, _)| *of == transport).map(|(_, address)| *address)
+    /// Our own address towards this peer: that of the connection it made, else that of our listener there.
+    pub fn address(&self, transport: Transport, peer: SocketAddr) -> Option<SocketAddr> {
+        let connected = self.connections.get(&(transport, peer)).and_then(|connection| connection.here);
+        let heard = |(of, here): &&(Transport, SocketAddr)| *of == transport && here.is_ipv4() == peer.is_ipv4();
+        connected.or_else(|| self.listeners.iter().find(heard).map(|(_, here)| *here))
     }
 
     /// Connections there are.
@@ -323,6 +327,11 @@ impl Streams {
         }
     }
 
+    /// There is no way to this peer: the core hears of it.
+    pub fn fail(&mut self, transport: Transport, peer: SocketAddr) {
+        self.failures.push((transport, peer));
+    }
+
     /// Lets go of connections whose last message is queued.
     pub fn forget_broken(&mut self) {
         let done: Vec<Place> = self.connections.iter().filter(|(_, c)| c.last).map(|(place, _)| *place).collect();
@@ -338,6 +347,9 @@ impl Streams {
         }
         *self.theirs.entry(peer.ip()).or_default() += 1;
         let link = self.insert((transport, peer), true);
+        if let Some(connection) = self.connections.get_mut(&(transport, peer)) {
+            connection.here = stream.local_addr().ok();
+        }
         let (tls, limit) = (self.tls.clone().filter(|_| transport == Transport::Tls), self.limits.connect);
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
@@ -369,7 +381,7 @@ impl Streams {
         self.next += 1;
         let (sender, queue) = mpsc::channel(self.limits.queue);
         let pongs = sender.downgrade();
-        self.connections.insert(place, Connection { id: self.next, queue: sender, theirs, last: false });
+        self.connections.insert(place, Connection { id: self.next, queue: sender, theirs, here: None, last: false });
         Link { place, id: self.next, queue, pongs, arrivals: self.arrivals.0.clone(), limits: self.limits }
     }
 

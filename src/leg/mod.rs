@@ -315,7 +315,8 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn new(status: u16) -> Self {
+    /// With this status and nothing to add.
+    pub fn new(status: u16) -> Self {
         Self { status, least_interval: None }
     }
 
@@ -349,10 +350,9 @@ impl Leg {
         invite: &Message,
         key: ServerKey,
         source: Hop,
-        mut negotiation: Negotiation,
+        negotiation: Negotiation,
         s: &mut Surroundings<'_>,
     ) -> Result<(Self, String), Refusal> {
-        negotiation.read_offer(invite)?;
         let uas = Uas::begin(invite, key, source, s)?;
         let tag = uas.local_tag().to_owned();
         Ok((Self { phase: Phase::Invited(uas), negotiation }, tag))

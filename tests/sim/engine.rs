@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use switchback::b2bua::B2bua;
 use switchback::b2bua::io::{
-    ApiFailure, ApiOperation, ApiReply, ApiRequest, Datagram, Epoch, FailureClass, Input, MediaCommand, MediaEvent,
-    OperatorCommand, Output, PortPair, PublishedContext, Transfer, Transport,
+    ApiFailure, ApiOperation, ApiReply, ApiRequest, Datagram, Epoch, FailureClass, Family, Input, MediaCommand,
+    MediaEvent, OperatorCommand, Output, PortPair, PublishedContext, Transfer, Transport,
 };
 use switchback::b2bua::settings::{Network, Settings, Trunk};
 use switchback::call::CallRef;
@@ -127,7 +127,7 @@ pub fn settings() -> Settings {
     let carrier = address(CARRIER);
     Settings {
         sip_address: address(CORE),
-        media_address: address(CORE).ip(),
+        media_addresses: vec![address(CORE).ip()],
         access: vec![Network { address: address(IVR).ip(), prefix: 32 }],
         trunk: Trunk {
             name: "carrier".to_owned(),
@@ -147,7 +147,9 @@ impl Engine {
         let start = clock::now();
         let mut ids = [0; 32];
         ids[..8].copy_from_slice(&seed.to_le_bytes());
-        let pairs = (0..pairs).map(|n| PortPair { worker: 0, port: 20_000 + 2 * n });
+        let families: Vec<Family> = settings.media_addresses.iter().copied().map(Family::of).collect();
+        let of = |family| (0..pairs).map(move |n| PortPair { worker: 0, family, port: 20_000 + 2 * n });
+        let pairs = families.into_iter().flat_map(of);
         let (margin, carrier) = (settings.call.expiry_margin, settings.trunk.address);
         Self {
             core: B2bua::new(settings, pairs, ids, Epoch { instant: start, unix_ms: UNIX_MS }),
