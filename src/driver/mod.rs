@@ -1,5 +1,6 @@
 //! The loop between the core and the world: one task, one core. It decides nothing.
 
+pub mod framer;
 pub mod stream;
 pub mod tcp;
 pub mod tls;
