@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
@@ -159,6 +159,9 @@ fn tls(config: &Config, trunk: SocketAddr) -> Result<Option<Tls>> {
     Tls::load(files).map(Some).context("TLS cannot be spoken (sip.tls_certificate, sip.tls_key, sip.tls_ca)")
 }
 
+/// RFC 5626 section 4.4.1: a pong comes within this time.
+const PONG_LIMIT: Duration = Duration::from_secs(10);
+
 /// Every listener for streams, open.
 fn streams(config: &Config, tls: Option<Tls>) -> Result<Streams> {
     let sip = &config.sip;
@@ -166,6 +169,8 @@ fn streams(config: &Config, tls: Option<Tls>) -> Result<Streams> {
         connections: sip.max_connections,
         per_source: sip.max_connections_per_source,
         idle: sip.connection_idle,
+        keepalive: sip.keepalive,
+        pong: PONG_LIMIT.min(sip.message_time),
         message_time: sip.message_time,
         connect: sip.connect_timeout,
         ..Limits::default()

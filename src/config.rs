@@ -88,6 +88,9 @@ pub struct Sip {
     /// A connection is closed after so long without a message or a keep-alive.
     #[serde(with = "words::span")]
     pub connection_idle: Duration,
+    /// Between keep-alives of ours on a connection; zero: none.
+    #[serde(with = "words::span")]
+    pub keepalive: Duration,
     /// From the first octet of a message on a connection to its last.
     #[serde(with = "words::span")]
     pub message_time: Duration,
@@ -504,6 +507,7 @@ impl Default for Sip {
             max_connections: 4_096,
             max_connections_per_source: 256,
             connection_idle: Duration::from_secs(600),
+            keepalive: Duration::from_secs(30),
             message_time: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(4),
             access: core.access,

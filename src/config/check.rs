@@ -75,6 +75,7 @@ fn durations(config: &Config, problems: &mut Vec<String>) {
         ("sip.session_least", sip.session_least, s(90), h(24)),
         ("sip.drain_limit", sip.drain_limit, Duration::ZERO, h(24)),
         ("sip.connection_idle", sip.connection_idle, s(10), h(24)),
+        ("sip.keepalive", sip.keepalive, Duration::ZERO, h(1)),
         ("sip.message_time", sip.message_time, ms(100), s(60)),
         ("sip.connect_timeout", sip.connect_timeout, ms(50), s(30)),
         ("sip.retry_after", sip.retry_after, s(1), h(1)),

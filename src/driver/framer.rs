@@ -2,6 +2,7 @@
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
+use super::keepalive::{PING, PONG};
 use super::stream::Limits;
 
 /// A piece of a stream.
@@ -37,6 +38,15 @@ impl Framer {
     /// Where octets are read into.
     pub fn buffer(&mut self) -> &mut BytesMut {
         &mut self.buffer
+    }
+
+    /// Whether the last that came is a single line end: a pong, if one is owed. It is then none of the next ping's.
+    pub fn take_pong(&mut self) -> bool {
+        let pong = self.buffer.is_empty() && self.line_ends == PONG.len();
+        if pong {
+            self.line_ends = 0;
+        }
+        pong
     }
 
     /// Whether a message has begun and is not whole.
@@ -77,7 +87,6 @@ impl Framer {
 impl Framer {
     /// Line ends before a message mean nothing, unless two of them make a keep-alive: then true.
     fn skip_line_ends(&mut self) -> bool {
-        const PING: &[u8] = b"\r\n\r\n";
         while let Some(octet) = self.buffer.first().copied() {
             match octet {
                 _ if octet == PING[self.line_ends] => self.line_ends += 1,
@@ -159,6 +168,21 @@ mod tests {
         let stream = ["\r\n\r\n", PLAIN, "\r\n", COMPACT, "\r\n\r\n", FOLDED, "\r\n\r\n"].concat();
         let wanted = [Frame::Ping, message(PLAIN), message(COMPACT), Frame::Ping, message(FOLDED), Frame::Ping];
         assert_eq!(frames_of(&[stream.as_bytes()]), wanted);
+    }
+
+    #[test]
+    fn a_pong_is_not_half_a_ping() {
+        let mut framer = Framer::new(Limits::default());
+        for _ in 0..3 {
+            framer.buffer().extend_from_slice(PONG);
+            assert_eq!(framer.next_frame(), None);
+            assert!(framer.take_pong() && !framer.take_pong());
+        }
+        framer.buffer().extend_from_slice(&[PING, PONG].concat());
+        assert_eq!((framer.next_frame(), framer.next_frame()), (Some(Frame::Ping), None));
+        assert!(framer.take_pong());
+        framer.buffer().extend_from_slice(b"\r\nBYE");
+        assert_eq!((framer.next_frame(), framer.take_pong()), (None, false));
     }
 
     #[test]

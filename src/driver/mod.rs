@@ -1,6 +1,7 @@
 //! The loop between the core and the world: one task, one core. It decides nothing.
 
 pub mod framer;
+pub mod keepalive;
 pub mod stream;
 pub mod tcp;
 pub mod tls;

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::{timeout, timeout_at};
 
 use super::framer::{Frame, Framer};
+use super::keepalive::{Beat, Keepalive, PING, PONG};
 use super::tcp;
 use super::tls::Tls;
 use crate::b2bua::io::{Datagram, Input, Transport};
@@ -39,6 +41,10 @@ pub struct Limits {
     pub message_time: Duration,
     /// Without a message or a keep-alive.
     pub idle: Duration,
+    /// Between keep-alives of ours; zero: none.
+    pub keepalive: Duration,
+    /// For the pong of a peer that pongs (RFC 5626 section 4.4.1).
+    pub pong: Duration,
 }
 
 impl Default for Limits {
@@ -52,6 +58,8 @@ impl Default for Limits {
             connect: Duration::from_secs(4),
             message_time: Duration::from_secs(10),
             idle: Duration::from_secs(600),
+            keepalive: Duration::from_secs(30),
+            pong: Duration::from_secs(10),
         }
     }
 }
@@ -256,9 +264,11 @@ impl Streams {
         self.remove(place);
         self.next += 1;
         let (sender, queue) = mpsc::channel(self.limits.queue);
-        let pongs = sender.downgrade();
+        let pulse = sender.downgrade();
         self.connections.insert(place, Connection { id: self.next, queue: sender, theirs, here: None, last: false });
-        Link { place, id: self.next, queue, pongs, arrivals: self.arrivals.0.clone(), limits: self.limits }
+        let arrivals = self.arrivals.0.clone();
+        // Who connected to us is told nothing before there is a message for him.
+        Link { place, id: self.next, queue, pulse, spoken: AtomicBool::new(!theirs), arrivals, limits: self.limits }
     }
 
     fn remove(&mut self, place: Place) {
@@ -300,7 +310,10 @@ struct Link {
     place: Place,
     id: u64,
     queue: mpsc::Receiver<Bytes>,
-    pongs: mpsc::WeakSender<Bytes>,
+    /// For pings and pongs.
+    pulse: mpsc::WeakSender<Bytes>,
+    /// Whether the connection is one that we keep alive: we made it, or a message of ours has gone over it.
+    spoken: AtomicBool,
     arrivals: mpsc::Sender<Arrival>,
     limits: Limits,
 }
@@ -328,9 +341,16 @@ impl Link {
         let (transport, peer) = self.place;
         let limits = self.limits;
         let outcome = {
-            let write = write(writer, &mut self.queue, limits);
+            let write = write(writer, &mut self.queue, &self.spoken, limits);
             tokio::pin!(write);
-            let read = Reading { place: self.place, id: self.id, pongs: &self.pongs, arrivals: &self.arrivals, limits };
+            let read = Reading {
+                place: self.place,
+                id: self.id,
+                pulse: &self.pulse,
+                spoken: &self.spoken,
+                arrivals: &self.arrivals,
+                limits,
+            };
             tokio::select! {
                 // The loop closes the queue once it has answered what could not be read to its end.
                 outcome = read.run(reader) => match outcome {
@@ -356,9 +376,11 @@ impl Link {
 async fn write<S: AsyncWrite>(
     mut writer: WriteHalf<S>,
     queue: &mut mpsc::Receiver<Bytes>,
+    spoken: &AtomicBool,
     limits: Limits,
 ) -> io::Result<()> {
     while let Some(bytes) = queue.recv().await {
+        spoken.fetch_or(!bytes.starts_with(PONG), Ordering::Relaxed);
         let sent = async {
             writer.write_all(&bytes).await?;
             writer.flush().await
@@ -371,7 +393,8 @@ async fn write<S: AsyncWrite>(
 struct Reading<'a> {
     place: Place,
     id: u64,
-    pongs: &'a mpsc::WeakSender<Bytes>,
+    pulse: &'a mpsc::WeakSender<Bytes>,
+    spoken: &'a AtomicBool,
     arrivals: &'a mpsc::Sender<Arrival>,
     limits: Limits,
 }
@@ -381,11 +404,18 @@ impl Reading<'_> {
     async fn run<S: AsyncRead>(&self, mut reader: ReadHalf<S>) -> io::Result<()> {
         let mut framer = Framer::new(self.limits);
         let mut deadline = clock::now() + self.limits.idle;
+        let mut keepalive = Keepalive::new(self.limits.keepalive, self.limits.pong, clock::now());
         let mut was_midway = false;
         loop {
-            let read = reader.read_buf(framer.buffer());
-            let read =
-                timeout_at(deadline.into(), read).await.map_err(|_| io::Error::other("nothing came in time"))??;
+            let until = keepalive.due().map_or(deadline, |due| due.min(deadline));
+            let read = match timeout_at(until.into(), reader.read_buf(framer.buffer())).await {
+                Ok(read) => read?,
+                Err(_) if clock::now() >= deadline => return Err(io::Error::other("nothing came in time")),
+                Err(_) => {
+                    self.beat(&mut keepalive)?;
+                    continue;
+                }
+            };
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -396,6 +426,8 @@ impl Reading<'_> {
                     return Ok(());
                 }
             }
+            let pong = keepalive.waits() && framer.take_pong();
+            keepalive.heard(pong && !whole);
             let midway = framer.is_midway();
             // A message has its time from its first octet; more octets buy it no more.
             if midway && (whole || !was_midway) {
@@ -407,6 +439,23 @@ impl Reading<'_> {
         }
     }
 
+    /// A keep-alive of ours, where one is due.
+    fn beat(&self, keepalive: &mut Keepalive) -> io::Result<()> {
+        match keepalive.beat(clock::now(), self.spoken.load(Ordering::Relaxed)) {
+            Beat::Broken => return Err(io::Error::other("no pong")),
+            Beat::Ping => self.send(PING),
+            Beat::Rest => {}
+        }
+        Ok(())
+    }
+
+    /// Keep-alives may be left out: what fills the queue shows as well that we are there.
+    fn send(&self, octets: &'static [u8]) {
+        if let Some(queue) = self.pulse.upgrade() {
+            let _ = queue.try_send(Bytes::from_static(octets));
+        }
+    }
+
     /// True after the last frame.
     async fn pass_on(&self, frame: Frame) -> io::Result<bool> {
         let (transport, peer) = self.place;
@@ -415,9 +464,7 @@ impl Reading<'_> {
             Frame::Endless(bytes) => (Arrival::Endless(transport, peer, self.id, bytes), true),
             Frame::TooLong => return Err(io::Error::other("a message without an end")),
             Frame::Ping => {
-                if let Some(queue) = self.pongs.upgrade() {
-                    let _ = queue.try_send(Bytes::from_static(b"\r\n"));
-                }
+                self.send(PONG);
                 return Ok(false);
             }
         };

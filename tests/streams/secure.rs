@@ -221,7 +221,7 @@ async fn secure(to: SocketAddr, authority: &str) -> std::io::Result<tokio_rustls
     connector(authority, None).connect(name, TcpStream::connect(to).await?).await
 }
 
-async fn read_until(stream: &mut (impl tokio::io::AsyncRead + Unpin), wanted: &str) -> String {
+pub async fn read_until(stream: &mut (impl tokio::io::AsyncRead + Unpin), wanted: &str) -> String {
     let mut all = String::new();
     let mut octets = vec![0; 8192];
     while !all.contains(wanted) {
