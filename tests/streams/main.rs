@@ -4,6 +4,7 @@
 
 mod keepalive;
 mod program;
+mod reset;
 mod secure;
 mod sipp;
 mod slow;

@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::program::{Program, eventually, free};
+use crate::reset::{line, reset, response};
 use crate::slow::{invite, options};
 
 const DOMAIN: &str = "carrier.example.com";
@@ -254,6 +255,29 @@ async fn a_call_goes_from_tls_to_tls() {
     read_until(&mut far, "ACK sip:").await;
     read_until(&mut customer, "SIP/2.0 480 ").await;
     drop(program);
+}
+
+#[tokio::test]
+async fn o14_a_reset_over_tls_costs_a_fresh_number_and_a_new_handshake() {
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    let trunk = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = trunk.local_addr().unwrap();
+    let (_program, tls) = program(address, &authority, &folder, "").await;
+    let mut customer = secure(tls, &authority.1).await.unwrap();
+    customer.write_all(invite(5).replace("/TCP", "/TLS").as_bytes()).await.unwrap();
+    let acceptor = authority.for_names(&[DOMAIN], &[]).acceptor();
+    let mut first = acceptor.accept(trunk.accept().await.unwrap().0).await.unwrap();
+    let before = read_until(&mut first, "m=audio").await;
+    reset(first.get_ref().0);
+    drop(first);
+    let mut second = acceptor.accept(trunk.accept().await.unwrap().0).await.unwrap();
+    let after = read_until(&mut second, "m=audio").await;
+    assert_ne!(line(&before, "INVITE "), line(&after, "INVITE "), "no number is dialled twice");
+    assert_ne!(line(&before, "Call-ID:"), line(&after, "Call-ID:"));
+    let answer = response(&after, "200 OK", address).replace("transport=tcp", "transport=tls");
+    second.write_all(answer.as_bytes()).await.unwrap();
+    read_until(&mut second, "ACK sip:").await;
+    read_until(&mut customer, "SIP/2.0 200 ").await;
 }
 
 #[tokio::test]
