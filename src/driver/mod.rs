@@ -167,3 +167,55 @@ fn drain(core: &mut B2bua, udp: &Udp, streams: &mut Streams, hands: &mut impl Ha
     streams.forget_broken();
     closed
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Notes what it is shown.
+    struct Onlooker {
+        looks: bool,
+        seen: Vec<(SocketAddr, SocketAddr)>,
+    }
+
+    impl Hands for Onlooker {
+        fn ask_asapp(&mut self, _: ApiRequest) {}
+        fn tell_media(&mut self, _: MediaCommand) {}
+        fn publish(&mut self, _: PublishedContext) {}
+        fn record(&mut self, _: Box<CallRecord>) {}
+
+        fn looks(&self) -> bool {
+            self.looks
+        }
+
+        fn seen(&mut self, _: Instant, from: SocketAddr, to: SocketAddr, _: &Bytes) {
+            self.seen.push((from, to));
+        }
+    }
+
+    #[tokio::test]
+    async fn each_message_is_shown_with_the_address_it_passes_at_and_to_lookers_only() {
+        let local = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let (mut udp, mut streams) = (Udp::default(), Streams::new(stream::Limits::default()));
+        udp.bind(local("127.0.0.1:0")).unwrap();
+        udp.bind(local("[::1]:0")).unwrap();
+        let listener = tcp::listen(local("127.0.0.1:0")).unwrap();
+        let tcp = listener.local_addr().unwrap();
+        streams.listen(Transport::Tcp, listener).unwrap();
+        let [v4, v6] = udp.addresses()[..] else { panic!("two sockets") };
+        let mut hands = Onlooker { looks: true, seen: Vec::new() };
+        for (transport, peer, way, shown) in [
+            (Transport::Udp, "192.0.2.9:5060", Way::Out, (v4, local("192.0.2.9:5060"))),
+            (Transport::Udp, "[2001:db8::9]:5060", Way::In, (local("[2001:db8::9]:5060"), v6)),
+            (Transport::Tcp, "192.0.2.9:5060", Way::Out, (tcp, local("192.0.2.9:5060"))),
+            (Transport::Tls, "[2001:db8::9]:1", Way::In, (local("[2001:db8::9]:1"), local("[::]:0"))),
+        ] {
+            let datagram = Datagram { transport, peer: local(peer), otherwise: None, bytes: Bytes::new() };
+            for looks in [true, false] {
+                hands.looks = looks;
+                watch(&datagram, way, &udp, &streams, &mut hands);
+            }
+            assert_eq!(std::mem::take(&mut hands.seen), [shown], "{transport:?} {peer}");
+        }
+    }
+}

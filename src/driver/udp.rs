@@ -102,3 +102,26 @@ impl Socket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn h11_datagrams_of_both_families_each_through_a_socket_of_its_own() {
+        let (mut udp, mut heard) = (Udp::default(), Vec::new());
+        let [v4, v6] = ["127.0.0.1:0", "[::1]:0"].map(|here| here.parse::<SocketAddr>().unwrap());
+        for here in [v4, v6] {
+            let far = StdSocket::bind(here).unwrap();
+            let peer = far.local_addr().unwrap();
+            assert!(!udp.send(b"nobody", peer), "no socket of this family yet");
+            udp.bind(here).unwrap();
+            far.send_to(b"in", udp.address(peer).unwrap()).unwrap();
+            udp.receive(&mut [0; 16], &mut heard, 4).await;
+            assert_eq!(heard.pop(), Some((peer, Bytes::from_static(b"in"))));
+            assert!(udp.send(b"out", peer));
+            let mut octets = [0; 16];
+            assert_eq!(far.recv_from(&mut octets).unwrap(), (3, udp.address(peer).unwrap()));
+        }
+    }
+}
