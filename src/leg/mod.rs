@@ -187,7 +187,8 @@ pub struct MediaCounters {
     pub sent_octets: u64,
     /// RTCP packets accepted.
     pub received_rtcp: u64,
-    /// Packets dropped because their source was not the one expected or learned.
+    /// Packets dropped because their source was not the one expected or learned. Once the announced address has spoken
+    /// the kernel refuses strangers before anybody counts them.
     pub foreign_packets: u64,
     /// Packets dropped because they were not RTP or RTCP.
     pub invalid_packets: u64,
