@@ -246,7 +246,11 @@ async fn a_call_goes_from_tls_to_tls() {
     let invite = read_until(&mut far, "m=audio").await;
     assert!(invite.contains(&format!("Via: SIP/2.0/TLS {tls};")), "{invite}");
     assert!(invite.contains(&format!("Contact: <sip:switchback@{tls};transport=tls>")), "{invite}");
+    assert!(invite.lines().any(|line| line.starts_with("Via:") && line.ends_with(";rport;alias")), "{invite}");
     assert_eq!(far.get_ref().1.server_name(), Some(DOMAIN));
+    // RFC 5923: requests of the trunk may come over the connection that we made.
+    far.write_all(options(9).replace("/TCP", "/TLS").as_bytes()).await.unwrap();
+    read_until(&mut far, "SIP/2.0 200 ").await;
     let copied = ["Via", "From", "To", "Call-ID", "CSeq"];
     let lines = invite.lines().filter(|line| copied.iter().any(|name| line.starts_with(&format!("{name}:"))));
     let head: String = lines.map(|line| format!("{line}\r\n")).collect();
