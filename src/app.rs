@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use crate::b2bua::io::Question as DnsQuestion;
 use crate::b2bua::io::{ApiReply, ApiRequest, Input, Look, MediaCommand, OperatorCommand, PublishedContext, Transport};
 use crate::call::record::CallRecord;
 use crate::clock;
-use crate::config::{ClientAuth, Config, Destination};
+use crate::config::{ClientAuth, Config, Destination, Listener, Sip};
 use crate::driver::resolve::Resolver;
 use crate::driver::stream::{Limits, Streams};
 use crate::driver::tls::{self, Tls};
@@ -44,8 +44,8 @@ pub trait Witness: Send {
 /// The running program.
 #[derive(Debug)]
 pub struct App {
-    /// Where SIP is heard.
-    pub sip: SocketAddr,
+    /// Where SIP over UDP is heard.
+    pub sip: Vec<SocketAddr>,
     /// Where HTTP is heard.
     pub admin: SocketAddr,
     operators: mpsc::UnboundedSender<OperatorCommand>,
@@ -59,8 +59,7 @@ pub struct App {
 impl App {
     /// Binds everything and starts. Errors name what could not be had.
     pub async fn start(config: &Config, witness: Option<Box<dyn Witness>>) -> Result<Self> {
-        let udp = Udp::bind(config.sip.listen)
-            .with_context(|| format!("cannot listen for SIP on {} (sip.listen)", config.sip.listen))?;
+        let udp = udp(config)?;
         let tls = tls(config)?;
         let streams = streams(config, tls.clone())?;
         let listener = TcpListener::bind(config.admin.listen)
@@ -72,18 +71,14 @@ impl App {
             .context("cannot open the file for call records (records.path)")?;
         let contexts = Arc::new(Contexts::default());
 
-        let mut settings = config.core_settings();
-        if settings.sip_address.port() == 0 {
-            settings.sip_address.set_port(udp.address().port());
-        }
-        let core = B2bua::new(settings, media.pairs(), seed(), clock::epoch());
+        let core = B2bua::new(config.core_settings(), media.pairs(), seed(), clock::epoch());
         let (replies, api) = mpsc::unbounded_channel();
         let (looked, looks) = mpsc::unbounded_channel();
         let (operators, operator_arrivals) = mpsc::unbounded_channel();
         let (questions, question_arrivals) = mpsc::channel(64);
         let arrivals =
             Arrivals { api, looks, media: media_arrivals, operators: operator_arrivals, questions: question_arrivals };
-        let (sip, admin) = (udp.address(), listener.local_addr()?);
+        let (sip, admin) = (udp.addresses(), listener.local_addr()?);
         let server = serve_admin(config, listener, questions, contexts.clone(), records.clone());
         let mut hands = World {
             client: client(config)?,
@@ -135,7 +130,7 @@ impl App {
 /// TLS, where it is spoken on either side.
 fn tls(config: &Config) -> Result<Option<Tls>> {
     let sip = &config.sip;
-    if sip.tls_listen.is_none() {
+    if sip.tls_listen.is_empty() {
         return Ok(None);
     }
     let files = tls::Files {
@@ -151,6 +146,9 @@ fn tls(config: &Config) -> Result<Option<Tls>> {
     Tls::load(files).map(Some).context("TLS cannot be spoken (sip.tls_certificate, sip.tls_key, sip.tls_ca)")
 }
 
+/// RFC 5626 section 4.4.1: a pong comes within this time.
+const PONG_LIMIT: Duration = Duration::from_secs(10);
+
 /// Every listener for streams, open.
 fn streams(config: &Config, tls: Option<Tls>) -> Result<Streams> {
     let sip = &config.sip;
@@ -158,24 +156,35 @@ fn streams(config: &Config, tls: Option<Tls>) -> Result<Streams> {
         connections: sip.max_connections,
         per_source: sip.max_connections_per_source,
         idle: sip.connection_idle,
+        keepalive: sip.keepalive,
+        pong: PONG_LIMIT.min(sip.message_time),
         message_time: sip.message_time,
         connect: sip.connect_timeout,
         ..Limits::default()
     });
-    if let Some(address) = sip.tcp_listen {
-        let listener =
-            tcp::listen(address).with_context(|| format!("cannot listen for SIP on TCP {address} (sip.tcp_listen)"))?;
-        streams.listen(Transport::Tcp, listener)?;
-    }
     if let Some(tls) = tls {
         streams = streams.with_tls(tls);
     }
-    if let Some(address) = sip.tls_listen {
-        let listener =
-            tcp::listen(address).with_context(|| format!("cannot listen for SIP on TLS {address} (sip.tls_listen)"))?;
-        streams.listen(Transport::Tls, listener)?;
+    for Listener { transport, here, .. } in config.listeners() {
+        if transport.is_reliable() {
+            let listener = tcp::listen(here).with_context(|| unheard(transport, here))?;
+            streams.listen(transport, listener)?;
+        }
     }
     Ok(streams)
+}
+
+/// Every UDP socket, bound.
+fn udp(config: &Config) -> Result<Udp> {
+    let mut udp = Udp::default();
+    for here in &config.sip.listen {
+        udp.bind(*here).with_context(|| unheard(Transport::Udp, *here))?;
+    }
+    Ok(udp)
+}
+
+fn unheard(transport: Transport, here: SocketAddr) -> String {
+    format!("cannot listen for SIP on {} {here} ({})", transport.as_str(), Sip::key(transport))
 }
 
 fn seed() -> [u8; 32] {
@@ -196,7 +205,7 @@ fn client(config: &Config) -> Result<AsappClient> {
 fn media_settings(config: &Config) -> MediaSettings {
     let (media, own) = (&config.media, MediaSettings::default());
     MediaSettings {
-        address: media.address,
+        addresses: media.address.clone(),
         first_port: media.ports.first,
         last_port: media.ports.last,
         workers: if media.workers == 0 { own.workers } else { usize::from(media.workers) },
@@ -314,6 +323,10 @@ impl Hands for World {
     fn record(&mut self, record: Box<CallRecord>) {
         self.witnessed(|witness| witness.record(&record));
         self.records.write(record);
+    }
+
+    fn looks(&self) -> bool {
+        self.witness.is_some()
     }
 
     fn seen(&mut self, at: Instant, from: SocketAddr, to: SocketAddr, bytes: &Bytes) {

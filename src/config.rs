@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::b2bua::settings::{BreakerSettings, Network, Settings, SipTimers, Unlisted};
 use crate::call::settings::{CallSettings, ContextSettings, Fallback as CoreFallback, IntakeSettings, Ringing};
 use crate::leg::session_timer::SessionSettings;
+use crate::sdp::Family;
 use crate::sip::hop::Transport;
 
 pub use trunk::Trunk;
@@ -61,14 +62,18 @@ pub struct Config {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sip {
-    /// The socket.
-    pub listen: SocketAddr,
-    /// What peers see in Via and Contact, when that differs.
-    pub advertise: Option<Advertised>,
-    /// The TCP listener.
-    pub tcp_listen: Option<SocketAddr>,
-    /// The TLS listener.
-    pub tls_listen: Option<SocketAddr>,
+    /// The UDP sockets, one of each IP family at most; so are the other listeners.
+    #[serde(deserialize_with = "words::one_or_more")]
+    pub listen: Vec<SocketAddr>,
+    /// What peers of each family see in Via and Contact, where that differs.
+    #[serde(deserialize_with = "words::one_or_more")]
+    pub advertise: Vec<Advertised>,
+    /// The TCP listeners.
+    #[serde(deserialize_with = "words::one_or_more")]
+    pub tcp_listen: Vec<SocketAddr>,
+    /// The TLS listeners.
+    #[serde(deserialize_with = "words::one_or_more")]
+    pub tls_listen: Vec<SocketAddr>,
     /// Our certificate chain, PEM.
     pub tls_certificate: Option<PathBuf>,
     /// Its key, PEM.
@@ -87,6 +92,9 @@ pub struct Sip {
     /// A connection is closed after so long without a message or a keep-alive.
     #[serde(with = "words::span")]
     pub connection_idle: Duration,
+    /// Between keep-alives of ours on a connection; zero: none.
+    #[serde(with = "words::span")]
+    pub keepalive: Duration,
     /// From the first octet of a message on a connection to its last.
     #[serde(with = "words::span")]
     pub message_time: Duration,
@@ -132,10 +140,12 @@ pub struct Sip {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Media {
-    /// The address of the RTP sockets.
-    pub address: IpAddr,
-    /// The address in our session descriptions, when that differs.
-    pub advertise: Option<IpAddr>,
+    /// The addresses of the RTP sockets, one of each IP family at most.
+    #[serde(deserialize_with = "words::one_or_more")]
+    pub address: Vec<IpAddr>,
+    /// The address of each family in our session descriptions, where that differs.
+    #[serde(deserialize_with = "words::one_or_more")]
+    pub advertise: Vec<IpAddr>,
     /// The RTP ports; a leg takes two.
     pub ports: PortRange,
     /// Relay threads.
@@ -315,38 +325,37 @@ impl Config {
         .collect()
     }
 
-    /// The address peers reach us at: Via and Contact.
-    pub fn sip_address(&self) -> SocketAddr {
-        match self.sip.advertise {
-            Some(advertised) => {
-                SocketAddr::new(advertised.address, advertised.port.unwrap_or_else(|| self.sip.listen.port()))
-            }
-            None => self.sip.listen,
-        }
+    /// Every way in, UDP first.
+    pub fn listeners(&self) -> Vec<Listener> {
+        let all = [Transport::Udp, Transport::Tcp, Transport::Tls].into_iter();
+        all.flat_map(|transport| {
+            self.sip.listens(transport).iter().map(move |here| self.sip.listener(transport, *here))
+        })
+        .collect()
     }
 
-    /// The other ways in, as peers reach them: the advertised host, and each listener's own port.
-    pub fn other_addresses(&self) -> Vec<(Transport, SocketAddr)> {
-        let told = self.sip.advertise.map(|advertised| advertised.address);
-        let others = [(Transport::Tcp, self.sip.tcp_listen), (Transport::Tls, self.sip.tls_listen)];
-        others
-            .into_iter()
-            .filter_map(|(transport, listen)| Some((transport, listen?)))
-            .map(|(transport, listen)| {
-                let host = told.filter(|told| told.is_ipv4() == listen.is_ipv4()).unwrap_or(listen.ip());
-                (transport, SocketAddr::new(host, listen.port()))
-            })
-            .collect()
+    /// What an address that we are to call needs and has not: a listener and a media address of its family.
+    pub fn lacks(&self, transport: Transport, peer: IpAddr) -> Option<String> {
+        let family = Family::of(peer);
+        let heard = self.sip.listens(transport).iter().any(|own| Family::of(own.ip()) == family);
+        let spoken = self.media.address.iter().any(|own| Family::of(*own) == family);
+        let key = match (heard, spoken) {
+            (false, _) => Sip::key(transport),
+            (true, false) => "media.address",
+            (true, true) => return None,
+        };
+        Some(format!("{peer} is {family} and {key} is not: write a list with an {family} address there"))
     }
 
     /// The settings of the core.
     pub fn core_settings(&self) -> Settings {
         let Self { sip, media, trunk, asapp, .. } = self;
+        let mut told = self.listeners().into_iter().map(|listener| (listener.transport, listener.told));
         Settings {
-            sip_address: self.sip_address(),
-            sip_others: self.other_addresses(),
+            sip_address: told.next().map_or(Settings::default().sip_address, |(_, address)| address),
+            sip_others: told.collect(),
             tcp_for_long: sip.tcp_for_long,
-            media_address: media.advertise.unwrap_or(media.address),
+            media_addresses: media.address.iter().map(|address| media.told(*address)).collect(),
             product: sip.product.clone(),
             access: sip.access.clone(),
             unlisted: sip.unlisted,
@@ -404,14 +413,60 @@ impl Config {
     }
 }
 
+/// One way in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listener {
+    /// How.
+    pub transport: Transport,
+    /// The socket.
+    pub here: SocketAddr,
+    /// The address peers reach it at: Via and Contact.
+    pub told: SocketAddr,
+}
+
+impl Sip {
+    /// The sockets of this transport.
+    pub fn listens(&self, transport: Transport) -> &[SocketAddr] {
+        match transport {
+            Transport::Udp => &self.listen,
+            Transport::Tcp => &self.tcp_listen,
+            Transport::Tls => &self.tls_listen,
+        }
+    }
+
+    /// The key that names them.
+    pub fn key(transport: Transport) -> &'static str {
+        match transport {
+            Transport::Udp => "sip.listen",
+            Transport::Tcp => "sip.tcp_listen",
+            Transport::Tls => "sip.tls_listen",
+        }
+    }
+
+    /// An advertised port is that of UDP; streams have the host, and a port of their own.
+    fn listener(&self, transport: Transport, here: SocketAddr) -> Listener {
+        let advertised = self.advertise.iter().find(|it| it.address.is_ipv4() == here.is_ipv4());
+        let host = advertised.map_or(here.ip(), |advertised| advertised.address);
+        let port = advertised.and_then(|advertised| advertised.port).filter(|_| transport == Transport::Udp);
+        Listener { transport, here, told: SocketAddr::new(host, port.unwrap_or(here.port())) }
+    }
+}
+
+impl Media {
+    /// The address peers reach this one of ours at.
+    pub fn told(&self, here: IpAddr) -> IpAddr {
+        self.advertise.iter().copied().find(|told| told.is_ipv4() == here.is_ipv4()).unwrap_or(here)
+    }
+}
+
 impl Default for Sip {
     fn default() -> Self {
         let core = Settings::default();
         Self {
-            listen: core.sip_address,
-            advertise: None,
-            tcp_listen: None,
-            tls_listen: None,
+            listen: vec![core.sip_address],
+            advertise: Vec::new(),
+            tcp_listen: Vec::new(),
+            tls_listen: Vec::new(),
             tls_certificate: None,
             tls_key: None,
             tls_ca: None,
@@ -420,6 +475,7 @@ impl Default for Sip {
             max_connections: 4_096,
             max_connections_per_source: 256,
             connection_idle: Duration::from_secs(600),
+            keepalive: Duration::from_secs(30),
             message_time: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(4),
             access: core.access,
@@ -441,8 +497,8 @@ impl Default for Sip {
 impl Default for Media {
     fn default() -> Self {
         Self {
-            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            advertise: None,
+            address: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+            advertise: Vec::new(),
             ports: PortRange::default(),
             workers: 1,
             timeout: Settings::default().media_timeout,

@@ -96,7 +96,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 
 async fn serve(config: &Config) -> Result<()> {
     let mut app = App::start(config, None).await?;
-    tracing::info!(sip = %app.sip, admin = %app.admin, "ready");
+    tracing::info!(sip = ?app.sip, admin = %app.admin, "ready");
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;

@@ -129,11 +129,12 @@ pub async fn play(scenario: Scenario, folder: &Path) -> Result<()> {
     let agent = MockGenAgent::start(agent_settings, hooks).await?;
     let config = Config::parse(&configuration(&api, agent.address(), folder)?)?;
     let mut app = App::start(&config, Some(Box::new(Stalls(scene.clone())))).await?;
-    locked(&scene).open(app.sip, agent.address());
+    let sip = config.sip.listen[0];
+    locked(&scene).open(sip, agent.address());
 
     let call = MockIvr::call(ivr::Settings {
         bind: local(),
-        target: app.sip,
+        target: sip,
         user: "7000".to_owned(),
         caller: "+15550100042".to_owned(),
         headers: [("X-GA-extConversationId", "demo-1"), ("X-GA-taskName", "OrderStatus"), ("X-GA-iv-name", "Ada")]

@@ -16,12 +16,21 @@ use tokio::time::{Sleep, sleep};
 pub(super) struct Guarded {
     listener: TcpListener,
     places: Arc<Semaphore>,
-    life: Duration,
+    limits: Limits,
+}
+
+/// What a connection may take.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    /// Until its first answer begins: a slow request has its time, and no more for every octet.
+    pub(super) request: Duration,
+    /// From then on.
+    pub(super) life: Duration,
 }
 
 impl Guarded {
-    pub(super) fn new(listener: TcpListener, places: usize, life: Duration) -> Self {
-        Self { listener, places: Arc::new(Semaphore::new(places)), life }
+    pub(super) fn new(listener: TcpListener, places: usize, limits: Limits) -> Self {
+        Self { listener, places: Arc::new(Semaphore::new(places)), limits }
     }
 }
 
@@ -32,7 +41,8 @@ impl axum::serve::Listener for Guarded {
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         let place = Arc::clone(&self.places).acquire_owned().await.ok();
         let (stream, peer) = axum::serve::Listener::accept(&mut self.listener).await;
-        (Connection { stream, deadline: Box::pin(sleep(self.life)), _place: place }, peer)
+        let Limits { request, life } = self.limits;
+        (Connection { stream, deadline: Box::pin(sleep(request)), life: Some(life), _place: place }, peer)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -44,6 +54,8 @@ impl axum::serve::Listener for Guarded {
 pub(super) struct Connection {
     stream: TcpStream,
     deadline: Pin<Box<Sleep>>,
+    /// How much longer it lives once its first answer begins.
+    life: Option<Duration>,
     _place: Option<OwnedSemaphorePermit>,
 }
 
@@ -66,6 +78,10 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if let Some(life) = self.life.take() {
+            let later = self.deadline.deadline() + life;
+            self.deadline.as_mut().reset(later);
+        }
         self.alive(cx)?;
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }

@@ -1,7 +1,7 @@
 //! The HTTP side door: health, metrics, live calls, contexts. It decides nothing; it asks.
 //!
 //! It runs on a listener of its own, and every connection has a deadline, so that a slow or silent client costs one of
-//! [`MAX_CONNECTIONS`] places for at most [`CONNECTION_LIFE`].
+//! [`MAX_CONNECTIONS`] places for at most [`REQUEST_LIMIT`], and after an answer for [`CONNECTION_LIFE`].
 
 mod listener;
 mod metrics;
@@ -23,7 +23,9 @@ use crate::call::CallRef;
 
 /// Connections at once; more wait in the kernel's queue.
 pub const MAX_CONNECTIONS: usize = 64;
-/// A connection is over after this time, whatever it is doing.
+/// A connection that has not asked anything by then is over: a request has its time, however slowly it drips.
+pub const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+/// One that has been answered is over so much later, whatever it is doing.
 pub const CONNECTION_LIFE: Duration = Duration::from_secs(30);
 /// How long the core may take to answer.
 pub const PATIENCE: Duration = Duration::from_secs(1);
@@ -72,5 +74,6 @@ pub struct Sources {
 
 /// Serves on this listener until the task is dropped.
 pub async fn serve(listener: TcpListener, sources: Sources) -> io::Result<()> {
-    axum::serve(listener::Guarded::new(listener, MAX_CONNECTIONS, CONNECTION_LIFE), routes::router(sources)).await
+    let limits = listener::Limits { request: REQUEST_LIMIT, life: CONNECTION_LIFE };
+    axum::serve(listener::Guarded::new(listener, MAX_CONNECTIONS, limits), routes::router(sources)).await
 }

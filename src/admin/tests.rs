@@ -196,7 +196,8 @@ async fn a_token_guards_everything_about_calls() {
 async fn a_client_that_says_nothing_is_cut_off_and_makes_room() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let guarded = listener::Guarded::new(listener, 1, Duration::from_millis(50));
+    let limits = listener::Limits { request: Duration::from_millis(50), life: Duration::from_secs(30) };
+    let guarded = listener::Guarded::new(listener, 1, limits);
     let router = axum::Router::new().route("/", axum::routing::get(async || "hello"));
     let served = tokio::spawn(async move { axum::serve(guarded, router).await.unwrap() });
     let mut silent = TcpStream::connect(address).await.unwrap();

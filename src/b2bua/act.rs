@@ -1,11 +1,11 @@
 //! What legs and calls want, done: intents become messages with numbers, headers and session descriptions.
 
 use std::collections::hash_map::Entry;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use bytes::Bytes;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::io::{
     ApiFailure, ApiOperation, ApiReply, ApiRequest, CreateTransfer, Datagram, FailureClass, Law, MediaCommand, Output,
@@ -21,13 +21,13 @@ use crate::call::record::CallRecord;
 use crate::call::state::Call;
 use crate::call::ticket::DialTicket;
 use crate::call::{CallRef, TransferId};
-use crate::leg::negotiation::Negotiation;
+use crate::leg::negotiation::{Negotiation, offer_of};
 use crate::leg::uac::Dial;
 use crate::leg::{
     Invitation, Leg, LegCommand, LegEvent, LegRole, LegTimer, LostCause, Material, MediaCounters, Out, Refusal,
     Surroundings,
 };
-use crate::sdp::G711;
+use crate::sdp::{Family, G711, Session};
 use crate::sip::hop::Hop;
 use crate::sip::message::Message;
 use crate::sip::transaction::key::{ClientKey, ServerKey};
@@ -46,22 +46,28 @@ impl B2bua {
             () if !self.admitted.call(now, self.settings.max_calls_per_second) => Some("rate"),
             () => None,
         };
-        let call = CallRef(self.ids.number());
-        let pairs = match overloaded {
-            Some(_) => None,
-            None => self.ports.lend(call, 1, &mut self.ids).and_then(|customer| {
-                let genagent = self.ports.lend_near(customer.worker, call, &mut self.ids)?;
-                Some((customer, genagent))
-            }),
-        };
-        let Some((customer_pair, spare)) = pairs else {
-            *self.counters.rejected.entry(overloaded.unwrap_or("ports")).or_default() += 1;
-            return self.answer_once(now, origin, invite, 503);
-        };
+        if let Some(overloaded) = overloaded {
+            return self.unavailable(now, origin, invite, overloaded);
+        }
         self.next_leg += 1;
         let id = LegId(self.next_leg);
+        let (offer, here) = match self.offered(origin, invite) {
+            Ok(offered) => offered,
+            Err(refusal) => {
+                *self.counters.rejected.entry("description").or_default() += 1;
+                self.open(origin, invite, &key, None);
+                return self.answer_open(now, invite, &key, refusal);
+            }
+        };
+        let call = CallRef(self.ids.number());
+        // The trunk that is likely to be taken; if it turns out to be another family's, another pair is lent.
+        let there = self.trunks.first_up(now, 0).map_or(here, |way| way.hop.ip());
+        let families = [here, there].map(Family::of);
+        let Some([customer_pair, spare]) = self.ports.lend_two(families, call, &mut self.ids) else {
+            return self.unavailable(now, origin, invite, "ports");
+        };
         self.open(origin, invite, &key, Some(id));
-        let negotiation = self.negotiation(customer_pair);
+        let negotiation = self.negotiation(SocketAddr::new(here, customer_pair.port), offer);
         let mut out = Vec::new();
         let session = self.settings.session;
         let mut s =
@@ -87,9 +93,24 @@ impl B2bua {
         self.perform(now, effects, None);
     }
 
-    fn negotiation(&mut self, pair: PortPair) -> Negotiation {
-        let here = SocketAddr::new(self.settings.media_address, pair.port);
-        Negotiation::new(here, self.ids.below(0x7fff_ffff) as u32)
+    fn unavailable(&mut self, now: Instant, origin: Hop, invite: &Message, why: &'static str) {
+        *self.counters.rejected.entry(why).or_default() += 1;
+        self.answer_once(now, origin, invite, 503);
+    }
+
+    /// What an INVITE offers, and our media address of its family; of the signalling's family where it offers nothing.
+    fn offered(&self, origin: Hop, invite: &Message) -> Result<(Option<Session>, IpAddr), Refusal> {
+        let offer = offer_of(invite)?;
+        let family = offer.as_ref().and_then(|offer| offer.audio.family).unwrap_or(Family::of(origin.ip()));
+        let here = self.settings.media_address(family).ok_or_else(|| {
+            info!(%origin, %family, "refused: there is no media address of this family (media.address)");
+            Refusal::new(488)
+        })?;
+        Ok((offer, here))
+    }
+
+    fn negotiation(&mut self, here: SocketAddr, offer: Option<Session>) -> Negotiation {
+        Negotiation::new(here, self.ids.below(0x7fff_ffff) as u32, offer)
     }
 
     fn add_leg(&mut self, id: LegId, leg: Leg, tag: String, role: LegRole, call: CallRef, pair: PortPair) {
@@ -322,7 +343,7 @@ impl B2bua {
                 CallAction::Verify(transfer, deadline) => self.verify(now, call, transfer, deadline),
                 CallAction::Misdirected(transfer) => {
                     self.counters.misdirected += 1;
-                    tracing::warn!(call = %call, transfer = transfer.0, "the number led to somebody else: leg cut");
+                    warn!(call = %call, transfer = transfer.0, "the number led to somebody else: leg cut");
                 }
                 CallAction::Connect { watched } => self.connect(call, watched),
                 CallAction::Play(sound) => self.play(call, sound),
@@ -387,10 +408,13 @@ impl B2bua {
     fn dial(&mut self, now: Instant, call: CallRef, ticket: DialTicket) {
         let Some(entry) = self.calls.get_mut(&call) else { return };
         let worker = entry.customer_pair.worker;
-        let pair = entry.spare_pair.take().or_else(|| self.ports.lend_near(worker, call, &mut self.ids));
         let way = self.trunks.take(now, &mut entry.route, &mut self.ids);
+        let family = way.ok().map(|way| Family::of(way.hop.ip()));
+        let here = family.and_then(|family| self.settings.media_address(family));
+        let spare = entry.spare_pair.take_if(|spare| Some(spare.family) == family);
+        let pair = spare.or_else(|| self.ports.lend_near(worker, family?, call, &mut self.ids));
         let number = ticket.spend(now);
-        let (Some(pair), Some(number), Ok(way)) = (pair, number, way) else {
+        let (Some(pair), Some(here), Some(number), Ok(way)) = (pair, here, number, way) else {
             return self.tell_call(
                 now,
                 call,
@@ -401,11 +425,11 @@ impl B2bua {
         entry.call.facts.leaves_by(&trunk.name);
         let digits = if trunk.plus { number.as_str() } else { number.trim_start_matches('+') };
         let uri = format!("sip:{}{digits}@{};user=phone", trunk.prefix, trunk.domain);
-        let here = self.endpoint.towards(&way.hop);
-        let (from, headers) = caller(&trunk, &entry.call.facts.intake.caller, here);
+        let own = self.endpoint.towards(&way.hop);
+        let (from, headers) = caller(&trunk, &entry.call.facts.intake.caller, own);
         let customer = self.leg_of(call, LegRole::Customer);
         let audio = customer.and_then(|id| self.legs.get(&id)?.leg.audio_for_other());
-        let negotiation = self.negotiation(pair);
+        let negotiation = self.negotiation(SocketAddr::new(here, pair.port), None);
         let material = Material { headers, audio };
         self.next_leg += 1;
         let id = LegId(self.next_leg);
@@ -496,7 +520,7 @@ impl B2bua {
             self.breaker.succeeded();
         } else if reply.created && self.breaker.failed(now) {
             self.counters.breaker_openings += 1;
-            tracing::warn!("ASAPP's API does not answer: circuit breaker open, calls go to the fallback");
+            warn!("ASAPP's API does not answer: circuit breaker open, calls go to the fallback");
         }
     }
 

@@ -16,6 +16,7 @@ use crate::call::record::CallRecord;
 pub use crate::call::record::Epoch;
 use crate::call::{CallRef, ConversationId, TransferId};
 use crate::leg::MediaCounters;
+pub use crate::sdp::Family;
 use crate::sip::hop::Hop;
 pub use crate::sip::hop::Transport;
 pub use crate::sip::locate::{Naptr, Question, Records, Srv};
@@ -125,12 +126,14 @@ pub struct ApiReply {
 
 // --- media -----------------------------------------------------------------------------------------------------
 
-/// A lent pair of local ports: RTP on `port` (even), RTCP on `port + 1`. Pairs of one `worker` share a relay thread;
-/// only those can be bridged.
+/// A lent pair of local ports: RTP on `port` (even), RTCP on `port + 1`, both on our address of this family. Pairs of
+/// one `worker` share a relay thread; only those can be bridged, whatever their families.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct PortPair {
     /// The relay thread that owns the pair.
     pub worker: u16,
+    /// The IP family of its sockets.
+    pub family: Family,
     /// The RTP port.
     pub port: u16,
 }

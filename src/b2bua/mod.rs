@@ -32,7 +32,9 @@ use crate::call::settings::CallSettings;
 use crate::call::state::Call;
 use crate::call::{CallRef, TransferId};
 use crate::leg::{Leg, LegRole, LegTimer, MediaCounters, Out, Surroundings};
+use crate::sdp::Family;
 use crate::sip::dialog::Endpoint;
+use crate::sip::hop::Hop;
 use crate::sip::ids::Ids;
 use crate::sip::transaction::Base;
 use crate::sip::transaction::timer::Timer;
@@ -59,6 +61,11 @@ enum TimerKey {
     DrainLimit,
     /// Peers that do not answer our BYEs have had their time: close.
     StopLimit,
+}
+
+/// Whether a call can be placed there: it reaches us in turn, and we have media in its family of addresses.
+fn speaks(endpoint: &Endpoint, settings: &Settings, hop: &Hop) -> bool {
+    endpoint.reaches(hop) && settings.media_address(Family::of(hop.ip())).is_some()
 }
 
 /// How long a stop waits for answers to its BYEs.
@@ -167,7 +174,7 @@ impl B2bua {
             outputs: VecDeque::new(),
         };
         let endpoint = &core.endpoint;
-        let found = core.trunks.search(epoch.instant, true, |hop| endpoint.reaches(hop));
+        let found = core.trunks.search(epoch.instant, true, |hop| speaks(endpoint, &core.settings, hop));
         core.found(found);
         core
     }
@@ -185,7 +192,7 @@ impl B2bua {
             }
             Input::Looked(look) => {
                 let endpoint = &self.endpoint;
-                let found = self.trunks.looked(now, &look, |hop| endpoint.reaches(hop));
+                let found = self.trunks.looked(now, &look, |hop| speaks(endpoint, &self.settings, hop));
                 self.found(found);
             }
             Input::Operator(command) => self.operator(now, command),
@@ -211,7 +218,7 @@ impl B2bua {
             self.fire(now, key);
         }
         let endpoint = &self.endpoint;
-        let found = self.trunks.search(now, false, |hop| endpoint.reaches(hop));
+        let found = self.trunks.search(now, false, |hop| speaks(endpoint, &self.settings, hop));
         self.found(found);
         self.run_errands(now);
     }

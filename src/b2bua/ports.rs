@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::io::PortPair;
+use super::io::{Family, PortPair};
 use crate::sip::ids::Ids;
 
 /// The pool that the relay opened at start.
 #[derive(Debug, Default)]
 pub struct Ports<Owner> {
-    free: BTreeMap<u16, Vec<PortPair>>,
+    /// By worker and family.
+    free: BTreeMap<(u16, Family), Vec<PortPair>>,
     lent: HashMap<PortPair, Owner>,
     draining: HashMap<PortPair, Owner>,
 }
@@ -16,25 +17,28 @@ pub struct Ports<Owner> {
 impl<Owner: Copy + PartialEq> Ports<Owner> {
     /// A pool of these pairs, all free.
     pub fn new(pairs: impl IntoIterator<Item = PortPair>) -> Self {
-        let mut free: BTreeMap<u16, Vec<PortPair>> = BTreeMap::new();
+        let mut free: BTreeMap<_, Vec<PortPair>> = BTreeMap::new();
         for pair in pairs {
-            free.entry(pair.worker).or_default().push(pair);
+            free.entry((pair.worker, pair.family)).or_default().push(pair);
         }
         Self { free, lent: HashMap::new(), draining: HashMap::new() }
     }
 
-    /// Lends a pair of the worker with the most free ones, if it has at least `spare` more.
-    pub fn lend(&mut self, owner: Owner, spare: usize, ids: &mut Ids) -> Option<PortPair> {
-        let (&worker, free) = self.free.iter().max_by_key(|(_, free)| free.len())?;
-        if free.len() <= spare {
+    /// Lends two pairs of these families by one worker, the one with the most room. Both or neither.
+    pub fn lend_two(&mut self, [one, other]: [Family; 2], owner: Owner, ids: &mut Ids) -> Option<[PortPair; 2]> {
+        let room = |worker: u16| [one, other].map(|family| self.free.get(&(worker, family)).map_or(0, Vec::len));
+        let worker =
+            self.free.keys().map(|(worker, _)| *worker).max_by_key(|worker| room(*worker).into_iter().min())?;
+        let least = if one == other { 2 } else { 1 };
+        if room(worker).into_iter().any(|free| free < least) {
             return None;
         }
-        self.lend_near(worker, owner, ids)
+        Some([self.lend_near(worker, one, owner, ids)?, self.lend_near(worker, other, owner, ids)?])
     }
 
-    /// Lends a pair of this worker.
-    pub fn lend_near(&mut self, worker: u16, owner: Owner, ids: &mut Ids) -> Option<PortPair> {
-        let free = self.free.get_mut(&worker).filter(|free| !free.is_empty())?;
+    /// Lends a pair of this worker and this family.
+    pub fn lend_near(&mut self, worker: u16, family: Family, owner: Owner, ids: &mut Ids) -> Option<PortPair> {
+        let free = self.free.get_mut(&(worker, family)).filter(|free| !free.is_empty())?;
         let pair = free.swap_remove(ids.below(free.len()));
         self.lent.insert(pair, owner);
         Some(pair)
@@ -53,7 +57,7 @@ impl<Owner: Copy + PartialEq> Ports<Owner> {
     /// A drained pair is free again.
     pub fn quiet(&mut self, pair: PortPair) {
         if self.draining.remove(&pair).is_some() {
-            self.free.entry(pair.worker).or_default().push(pair);
+            self.free.entry((pair.worker, pair.family)).or_default().push(pair);
         }
     }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::call::settings::CallSettings;
 use crate::leg::session_timer::SessionSettings;
+use crate::sdp::Family;
 use crate::sip::digest::Credentials;
 use crate::sip::hop::Transport;
 use crate::sip::locate::Place;
@@ -20,8 +21,8 @@ pub struct Settings {
     pub sip_others: Vec<(Transport, SocketAddr)>,
     /// Whether requests above 1,300 octets go over TCP instead of UDP.
     pub tcp_for_long: bool,
-    /// The address in our session descriptions.
-    pub media_address: IpAddr,
+    /// The addresses in our session descriptions, one for each IP family we have.
+    pub media_addresses: Vec<IpAddr>,
     /// Sent as User-Agent and Server.
     pub product: String,
     /// Who may send us SIP. Empty: nobody. Trunks are always heard.
@@ -202,6 +203,11 @@ impl Settings {
     pub fn sip_listeners(&self) -> Vec<(Transport, SocketAddr)> {
         [(Transport::Udp, self.sip_address)].into_iter().chain(self.sip_others.iter().copied()).collect()
     }
+
+    /// The address in session descriptions of this family, if we have one.
+    pub fn media_address(&self, family: Family) -> Option<IpAddr> {
+        self.media_addresses.iter().copied().find(|address| Family::of(*address) == family)
+    }
 }
 
 impl Default for Settings {
@@ -212,7 +218,7 @@ impl Default for Settings {
             sip_address: SocketAddr::new(loopback, 5060),
             sip_others: Vec::new(),
             tcp_for_long: false,
-            media_address: loopback,
+            media_addresses: vec![loopback],
             product: concat!("switchback/", env!("CARGO_PKG_VERSION")).to_owned(),
             access: Vec::new(),
             unlisted: Unlisted::Drop,

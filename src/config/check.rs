@@ -1,12 +1,13 @@
 //! What cannot work, and what probably is not meant. Every sentence names the key and the fix.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
 use super::words::span;
-use super::{ClientAuth, Config, Destination, trunk};
+use super::{ClientAuth, Config, Destination, Sip, trunk};
+use crate::sdp::Family;
 
 /// Reasons to refuse this configuration; empty when it can be used.
 pub(super) fn problems(config: &Config) -> Vec<String> {
@@ -34,6 +35,12 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     for (name, _) in trunk.iter().filter(|(_, trunk)| trunk.caller_id == "anonymous") {
         warnings
             .push(format!("trunk.{name}.caller_id is \"anonymous\": many carriers refuse that; write your own number"));
+    }
+    for family in [Family::V4, Family::V6] {
+        let heard = config.listeners().iter().any(|listener| Family::of(listener.here.ip()) == family);
+        if heard && !media.address.iter().any(|address| Family::of(*address) == family) {
+            warnings.push(format!("callers with {family} media get 488: media.address holds no {family} address"));
+        }
     }
     let room = media.ports.pairs() / 2;
     if room < sip.max_calls {
@@ -68,6 +75,7 @@ fn durations(config: &Config, problems: &mut Vec<String>) {
         ("sip.session_least", sip.session_least, s(90), h(24)),
         ("sip.drain_limit", sip.drain_limit, Duration::ZERO, h(24)),
         ("sip.connection_idle", sip.connection_idle, s(10), h(24)),
+        ("sip.keepalive", sip.keepalive, Duration::ZERO, h(1)),
         ("sip.message_time", sip.message_time, ms(100), s(60)),
         ("sip.connect_timeout", sip.connect_timeout, ms(50), s(30)),
         ("sip.retry_after", sip.retry_after, s(1), h(1)),
@@ -140,48 +148,46 @@ fn numbers(config: &Config, problems: &mut Vec<String>) {
             "media.ports = \"{}-{}\" is too small: a call takes four ports above 1023; write \"20000-29999\"",
             ports.first, ports.last
         ));
-    } else if (ports.first..=ports.last).contains(&sip.listen.port()) {
-        problems.push(format!("media.ports contains the SIP port {}: move one of them", sip.listen.port()));
+    } else if let Some(sip) = sip.listen.iter().find(|sip| (ports.first..=ports.last).contains(&sip.port())) {
+        problems.push(format!("media.ports contains the SIP port {}: move one of them", sip.port()));
     }
 }
 
 fn addresses(config: &Config, problems: &mut Vec<String>) {
     let Config { sip, media, admin, .. } = config;
-    let advertised = sip.advertise.map(|advertised| advertised.address);
-    for (listen, key, address, told) in [
-        ("sip.listen", "sip.advertise", sip.listen.ip(), advertised),
-        ("media.address", "media.advertise", media.address, media.advertise),
+    let hosts = |listen: &[SocketAddr]| listen.iter().map(SocketAddr::ip).collect::<Vec<_>>();
+    let sip_told: Vec<IpAddr> = sip.advertise.iter().map(|advertised| advertised.address).collect();
+    for (key, own, advertise, told) in [
+        ("sip.listen", &hosts(&sip.listen), "sip.advertise", &sip_told),
+        ("sip.tcp_listen", &hosts(&sip.tcp_listen), "sip.advertise", &sip_told),
+        ("sip.tls_listen", &hosts(&sip.tls_listen), "sip.advertise", &sip_told),
+        ("media.address", &media.address, "media.advertise", &media.advertise),
     ] {
-        if told.is_none() && address.is_unspecified() {
-            problems.push(format!(
-                "{listen} is {address}, which no peer can answer to: write {key} = \"the address peers reach us at\""
-            ));
-        }
-        if told.is_some_and(|told: IpAddr| told.is_unspecified()) {
-            problems.push(format!("{key} is {address}: write the address peers reach us at"));
+        one_of_each_family(key, own, problems);
+        answerable(key, own, advertise, told, problems);
+    }
+    let heard: Vec<IpAddr> = config.listeners().iter().map(|listener| listener.here.ip()).collect();
+    for (key, told, listen, own) in [
+        ("sip.advertise", &sip_told, "sip.listen", &heard),
+        ("media.advertise", &media.advertise, "media.address", &media.address),
+    ] {
+        one_of_each_family(key, told, problems);
+        advertised(key, told, listen, own, problems);
+    }
+    for (key, empty) in [("sip.listen", sip.listen.is_empty()), ("media.address", media.address.is_empty())] {
+        if empty {
+            problems.push(format!("{key} is empty: write an address of this machine"));
         }
     }
     if sip.product.is_empty() || sip.product.chars().any(|c| !c.is_ascii_graphic() && c != ' ') {
         problems.push("sip.product is not a header value: write plain letters, \"switchback/1\"".to_owned());
     }
-    if config.sip_address().port() == 0 {
-        problems.push("sip.listen has port 0: write a port, such as 5060 or 5061".to_owned());
-    }
-    for (key, listen) in [("sip.tcp_listen", sip.tcp_listen), ("sip.tls_listen", sip.tls_listen)] {
-        let Some(listen) = listen else { continue };
-        let told = advertised.is_some_and(|told| told.is_ipv4() == listen.is_ipv4());
-        if listen.port() == 0 {
-            problems.push(format!("{key} has port 0: write a port, such as 5060 or 5061"));
-        }
-        if listen.ip().is_unspecified() && !told {
-            problems.push(format!(
-                "{key} is {}, which no peer can answer to: write sip.advertise = \"the address peers reach us at\"",
-                listen.ip()
-            ));
-        }
+    for listener in config.listeners().iter().filter(|listener| listener.told.port() == 0) {
+        let key = Sip::key(listener.transport);
+        problems.push(format!("{key} has port 0: write a port, such as 5060 or 5061"));
     }
     tls(config, problems);
-    if sip.tcp_for_long && sip.tcp_listen.is_none() {
+    if sip.tcp_for_long && sip.tcp_listen.is_empty() {
         problems.push("sip.tcp_for_long needs a way back: write sip.tcp_listen = \"ADDRESS:5060\"".to_owned());
     }
     if !admin.listen.ip().is_loopback() && admin.token.expose_secret().is_empty() {
@@ -192,17 +198,49 @@ fn addresses(config: &Config, problems: &mut Vec<String>) {
     }
 }
 
+fn one_of_each_family(key: &str, addresses: &[IpAddr], problems: &mut Vec<String>) {
+    for family in [Family::V4, Family::V6] {
+        if addresses.iter().filter(|address| Family::of(**address) == family).count() > 1 {
+            problems.push(format!("{key} holds more than one {family} address: write one of each IP family at most"));
+        }
+    }
+}
+
+/// A socket on every address of the machine needs one that peers are told.
+fn answerable(key: &str, own: &[IpAddr], advertise: &str, told: &[IpAddr], problems: &mut Vec<String>) {
+    for address in own.iter().filter(|address| address.is_unspecified()) {
+        if !told.iter().any(|told| told.is_ipv4() == address.is_ipv4()) {
+            problems.push(format!(
+                "{key} is {address}, which no peer can answer to: write {advertise} = \"the address peers reach us at\""
+            ));
+        }
+    }
+}
+
+fn advertised(key: &str, told: &[IpAddr], listen: &str, own: &[IpAddr], problems: &mut Vec<String>) {
+    for address in told {
+        let family = Family::of(*address);
+        if address.is_unspecified() {
+            problems.push(format!("{key} is {address}: write the address peers reach us at"));
+        } else if !own.iter().any(|own| Family::of(*own) == family) {
+            problems.push(format!(
+                "{key} holds {address} and {listen} no {family} address: write one there, or leave this one out"
+            ));
+        }
+    }
+}
+
 fn tls(config: &Config, problems: &mut Vec<String>) {
     let sip = &config.sip;
     if sip.tls_certificate.is_some() != sip.tls_key.is_some() {
         problems.push("sip.tls_certificate and sip.tls_key go together: write both, or neither".to_owned());
     }
-    if sip.tls_listen.is_some() && sip.tls_certificate.is_none() {
+    if !sip.tls_listen.is_empty() && sip.tls_certificate.is_none() {
         problems.push(
             "sip.tls_listen needs a certificate: write sip.tls_certificate and sip.tls_key, two PEM files".to_owned(),
         );
     }
-    if sip.tls_listen.is_some() && sip.tls_listen == sip.tcp_listen {
+    if sip.tls_listen.iter().any(|tls| sip.tcp_listen.contains(tls)) {
         problems.push("sip.tls_listen and sip.tcp_listen are the same: write another port, 5061 for TLS".to_owned());
     }
     if sip.tls_client_auth != ClientAuth::None && sip.tls_ca.is_none() {

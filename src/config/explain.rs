@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::words::{Prefix, span};
-use super::{Config, Destination};
+use super::{Config, Destination, Listener};
 use crate::b2bua::settings::Caller;
 use crate::call::settings::Ringing;
 use crate::call::verdict::Outcome;
@@ -24,7 +24,8 @@ fn story(config: &Config, to: &mut String) -> std::fmt::Result {
         [call.number_budget, call.expiry_margin, call.ring_limit, call.collect_limit, call.max_duration, media.timeout]
             .map(span::format);
     writeln!(to, "A call")?;
-    writeln!(to, "  comes in on {} (we call ourselves {}) from {peers}.", sip.listen, config.sip_address())?;
+    let ways: Vec<String> = config.listeners().into_iter().map(way).collect();
+    writeln!(to, "  comes in over {}, from {peers}.", ways.join(", "))?;
     writeln!(to, "  At most {} calls, {} new ones a second; above that 503.", sip.max_calls, sip.max_calls_per_second)?;
     writeln!(
         to,
@@ -51,7 +52,7 @@ fn story(config: &Config, to: &mut String) -> std::fmt::Result {
     writeln!(
         to,
         "  RTP passes through {} ports {}; {dead} without any ends the call.",
-        media.address,
+        media.address.iter().map(|here| named(*here, media.told(*here))).collect::<Vec<_>>().join(" and "),
         String::from(media.ports)
     )?;
     writeln!(to, "  A conversation lasts at most {longest}.")?;
@@ -61,6 +62,15 @@ fn story(config: &Config, to: &mut String) -> std::fmt::Result {
         Destination::Stdout => writeln!(to, "  One line about it is printed."),
         Destination::Nowhere => writeln!(to, "  No record of it is kept."),
     }
+}
+
+fn way(listener: Listener) -> String {
+    format!("{} on {}", listener.transport.as_str(), named(listener.here, listener.told))
+}
+
+/// An address of ours, and what peers are told in its place.
+fn named<T: PartialEq + std::fmt::Display>(here: T, told: T) -> String {
+    if here == told { here.to_string() } else { format!("{here} (peers are told {told})") }
 }
 
 fn table(config: &Config, to: &mut String) -> std::fmt::Result {

@@ -165,6 +165,16 @@ fn what_cannot_work_is_refused_with_its_fix() {
         ("media.ports = '5000-5999'", "contains the SIP port"),
         ("media.address = '0.0.0.0'", "write media.advertise"),
         ("sip.listen = '0.0.0.0:5060'", "write sip.advertise"),
+        ("sip.listen = []", "sip.listen is empty"),
+        ("media.address = []", "media.address is empty"),
+        ("sip.listen = ['127.0.0.1:5060', '[::]:5060']\nsip.advertise = '203.0.113.7'", "write sip.advertise"),
+        ("sip.tcp_listen = ['127.0.0.1:5060', '127.0.0.2:5060']", "more than one IPv4 address"),
+        (
+            "media.address = ['127.0.0.1', '::1']\nmedia.advertise = ['2001:db8::1', '2001:db8::2']",
+            "more than one IPv6",
+        ),
+        ("sip.advertise = '2001:db8::1'", "sip.listen no IPv6 address"),
+        ("media.advertise = '2001:db8::1'", "media.address no IPv6 address"),
         ("sip.listen = '127.0.0.1:0'", "write a port"),
         ("intake.task_header = 'X Task'", "not a header name"),
         ("intake.task_header = 'Call-ID'", "belongs to SIP"),
@@ -193,6 +203,46 @@ fn what_cannot_work_is_refused_with_its_fix() {
     for address in ["host:0", "a b:5060", ":5060", "host:sip"] {
         let error = Config::parse(&LEAST.replace("192.0.2.10:5060", address)).unwrap_err().to_string();
         assert!(error.contains("sbc.example.com:5060"), "{address}: {error}");
+    }
+}
+
+#[test]
+fn h11_listeners_of_both_families_and_what_peers_of_each_are_told() {
+    let config = with(
+        "sip.listen = ['127.0.0.1:5062', '[::]:5064']\nsip.tcp_listen = '[::]:5066'\n\
+         sip.advertise = ['[2001:db8::1]:5070', '203.0.113.7']\n\
+         media.address = ['127.0.0.1', '::1']\nmedia.advertise = '2001:db8::9'\n",
+    )
+    .unwrap();
+    let settings = config.core_settings();
+    let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+    assert_eq!(settings.sip_address, address("203.0.113.7:5062"));
+    let others =
+        [(Transport::Udp, address("[2001:db8::1]:5070")), (Transport::Tcp, address("[2001:db8::1]:5066"))].to_vec();
+    assert_eq!(settings.sip_others, others);
+    assert_eq!(settings.media_addresses, ["127.0.0.1", "2001:db8::9"].map(|ip| ip.parse::<IpAddr>().unwrap()));
+    let text = config.explain();
+    for part in [
+        "UDP on 127.0.0.1:5062 (peers are told 203.0.113.7:5062)",
+        "UDP on [::]:5064 (peers are told [2001:db8::1]:5070)",
+        "TCP on [::]:5066 (peers are told [2001:db8::1]:5066)",
+        "RTP passes through 127.0.0.1 and ::1 (peers are told 2001:db8::9) ports",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+    let listed = from_environment(&[("SWITCHBACK__SIP__LISTEN", "127.0.0.1:5062, [::1]:5062")]).unwrap();
+    assert_eq!(listed.sip.listen.len(), 2);
+    assert!(listed.warnings().iter().any(|warning| warning.contains("IPv6 media get 488")));
+}
+
+#[test]
+fn h11_a_trunk_in_a_family_that_is_not_ours_is_refused() {
+    for more in ["", "[sip]\nlisten = ['127.0.0.1:5060', '[::1]:5060']\n"] {
+        let toml = format!("{more}{}", LEAST.replace("192.0.2.10:5060", "[2001:db8::10]:5060"));
+        let error = Config::parse(&toml).unwrap_err().to_string();
+        let key = if more.is_empty() { "sip.listen" } else { "media.address" };
+        assert!(error.contains("cannot be called") && error.contains(key), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
     }
 }
 

@@ -165,6 +165,7 @@ pub(super) fn problems(config: &Config, problems: &mut Vec<String>) {
         }
         identity(trunk, &mut complain);
         transport(trunk, &config.sip, &mut complain);
+        family(trunk, config, &mut complain);
         limits(trunk, &mut complain);
     }
 }
@@ -195,8 +196,8 @@ fn identity(trunk: &Trunk, complain: &mut impl FnMut(String)) {
 
 fn transport(trunk: &Trunk, sip: &Sip, complain: &mut impl FnMut(String)) {
     let needs = match trunk.transport {
-        Some(Transport::Tcp) if sip.tcp_listen.is_none() => Some(("tcp", "sip.tcp_listen = \"ADDRESS:5060\"")),
-        Some(Transport::Tls) if sip.tls_listen.is_none() => Some(("tls", "sip.tls_listen = \"ADDRESS:5061\"")),
+        Some(Transport::Tcp) if sip.tcp_listen.is_empty() => Some(("tcp", "sip.tcp_listen = \"ADDRESS:5060\"")),
+        Some(Transport::Tls) if sip.tls_listen.is_empty() => Some(("tls", "sip.tls_listen = \"ADDRESS:5061\"")),
         _ => None,
     };
     if let Some((word, fix)) = needs {
@@ -207,6 +208,18 @@ fn transport(trunk: &Trunk, sip: &Sip, complain: &mut impl FnMut(String)) {
             "transport = \"tls\" needs to know whom to believe: write sip.tls_ca, a PEM file of certificate authorities"
                 .to_owned(),
         );
+    }
+}
+
+/// A literal address must be of a family that we speak; names are sorted out when they are looked up.
+fn family(trunk: &Trunk, config: &Config, complain: &mut impl FnMut(String)) {
+    let transport = trunk.transport.unwrap_or(Transport::Udp);
+    if let Some(ip) = trunk.place().and_then(|place| place.host.parse::<IpAddr>().ok())
+        && !config.sip.listens(transport).is_empty()
+        && !config.media.address.is_empty()
+        && let Some(lack) = config.lacks(transport, ip)
+    {
+        complain(format!("address cannot be called: {lack}"));
     }
 }
 

@@ -1,12 +1,13 @@
 //! How values are written: durations, networks, port ranges, destinations, secrets.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::value::{Error as ValueError, StringDeserializer};
-use serde::de::{Error, IntoDeserializer};
+use serde::de::{DeserializeOwned, Error, IntoDeserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::b2bua::settings::Network;
@@ -245,6 +246,33 @@ fn network(text: &str) -> Result<Network, String> {
         (Ok(address), Some(u8::MAX)) => Ok(Network { address, prefix: longest(address) }),
         (Ok(address), Some(prefix)) if prefix <= longest(address) => Ok(Network { address, prefix }),
         _ => Err(format!("`{text}` is not a network: write \"10.0.0.0/8\", \"2001:db8::/32\" or one address")),
+    }
+}
+
+/// One value, or a list of them.
+pub(super) fn one_or_more<'de, D: Deserializer<'de>, T: DeserializeOwned>(from: D) -> Result<Vec<T>, D::Error> {
+    from.deserialize_any(OneOrMore(PhantomData))
+}
+
+struct OneOrMore<T>(PhantomData<T>);
+
+impl<'de, T: DeserializeOwned> Visitor<'de> for OneOrMore<T> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an address, or a list of them")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Vec<T>, E> {
+        T::deserialize(text.into_deserializer()).map(|one| vec![one])
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
+        let mut all = Vec::new();
+        while let Some(item) = items.next_element()? {
+            all.push(item);
+        }
+        Ok(all)
     }
 }
 

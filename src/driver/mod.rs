@@ -1,5 +1,7 @@
 //! The loop between the core and the world: one task, one core. It decides nothing.
 
+pub mod framer;
+pub mod keepalive;
 pub mod resolve;
 pub mod stream;
 pub mod tcp;
@@ -7,7 +9,7 @@ pub mod tls;
 pub mod udp;
 
 use std::future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -52,7 +54,11 @@ pub trait Hands {
     fn publish(&mut self, context: PublishedContext);
     /// Write a record.
     fn record(&mut self, record: Box<CallRecord>);
-    /// A SIP message passed, in or out; for captures.
+    /// Whether somebody looks at what passes.
+    fn looks(&self) -> bool {
+        false
+    }
+    /// A SIP message passed, in or out; for captures. Told only while somebody looks.
     fn seen(&mut self, _at: Instant, _from: SocketAddr, _to: SocketAddr, _bytes: &Bytes) {}
 }
 
@@ -97,12 +103,9 @@ pub async fn drive(
             core.handle_input(clock::now(), input);
         }
         for (peer, bytes) in batch.drain(..) {
-            let now = clock::now();
-            hands.seen(now, peer, udp.address(), &bytes);
-            core.handle_input(
-                now,
-                Input::Received(Datagram { transport: Transport::Udp, peer, otherwise: None, bytes }),
-            );
+            let datagram = Datagram { transport: Transport::Udp, peer, otherwise: None, bytes };
+            watch(&datagram, Way::In, &udp, &streams, hands);
+            core.handle_input(clock::now(), Input::Received(datagram));
             if drain(&mut core, &udp, &mut streams, hands) {
                 return;
             }
@@ -110,16 +113,41 @@ pub async fn drive(
     }
 }
 
+/// Stands for a socket of our own whose address is not known.
+fn nowhere(peer: SocketAddr) -> SocketAddr {
+    let ip = if peer.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+    SocketAddr::new(ip, 0)
+}
+
 /// What a stream brought, as the core hears it.
 fn heard(streams: &mut Streams, udp: &Udp, arrival: Arrival, hands: &mut impl Hands) -> Option<Input> {
-    match streams.take(arrival) {
-        Some(Input::Received(datagram)) => {
-            let own = streams.address(datagram.transport).unwrap_or(udp.address());
-            hands.seen(clock::now(), datagram.peer, own, &datagram.bytes);
-            Some(Input::Received(datagram))
-        }
-        other => other,
+    let input = streams.take(arrival);
+    if let Some(Input::Received(datagram)) = &input {
+        watch(datagram, Way::In, udp, streams, hands);
     }
+    input
+}
+
+/// Which way a message passes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    In,
+    Out,
+}
+
+/// Shows a message to whoever looks.
+fn watch(datagram: &Datagram, way: Way, udp: &Udp, streams: &Streams, hands: &mut impl Hands) {
+    if !hands.looks() {
+        return;
+    }
+    let Datagram { transport, peer, bytes, .. } = datagram;
+    let own = match transport {
+        Transport::Udp => udp.address(*peer),
+        Transport::Tcp | Transport::Tls => streams.address(*transport, *peer),
+    };
+    let own = own.unwrap_or_else(|| nowhere(*peer));
+    let (from, to) = if way == Way::In { (*peer, own) } else { (own, *peer) };
+    hands.seen(clock::now(), from, to, bytes);
 }
 
 /// Does what the core wants. True when it has closed.
@@ -128,9 +156,10 @@ fn drain(core: &mut B2bua, udp: &Udp, streams: &mut Streams, hands: &mut impl Ha
     while let Some(output) = core.poll_output() {
         match output {
             Output::Transmit(datagram) => {
-                hands.seen(clock::now(), udp.address(), datagram.peer, &datagram.bytes);
+                watch(&datagram, Way::Out, udp, streams, hands);
                 match datagram.transport {
-                    Transport::Udp => udp.send(&datagram.bytes, datagram.peer),
+                    Transport::Udp if udp.send(&datagram.bytes, datagram.peer) => {}
+                    Transport::Udp => streams.fail(Transport::Udp, datagram.peer),
                     Transport::Tcp | Transport::Tls => streams.send(datagram),
                 }
             }
@@ -145,4 +174,57 @@ fn drain(core: &mut B2bua, udp: &Udp, streams: &mut Streams, hands: &mut impl Ha
     }
     streams.forget_broken();
     closed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Notes what it is shown.
+    struct Onlooker {
+        looks: bool,
+        seen: Vec<(SocketAddr, SocketAddr)>,
+    }
+
+    impl Hands for Onlooker {
+        fn ask_asapp(&mut self, _: ApiRequest) {}
+        fn look(&mut self, _: DnsQuestion) {}
+        fn tell_media(&mut self, _: MediaCommand) {}
+        fn publish(&mut self, _: PublishedContext) {}
+        fn record(&mut self, _: Box<CallRecord>) {}
+
+        fn looks(&self) -> bool {
+            self.looks
+        }
+
+        fn seen(&mut self, _: Instant, from: SocketAddr, to: SocketAddr, _: &Bytes) {
+            self.seen.push((from, to));
+        }
+    }
+
+    #[tokio::test]
+    async fn each_message_is_shown_with_the_address_it_passes_at_and_to_lookers_only() {
+        let local = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let (mut udp, mut streams) = (Udp::default(), Streams::new(stream::Limits::default()));
+        udp.bind(local("127.0.0.1:0")).unwrap();
+        udp.bind(local("[::1]:0")).unwrap();
+        let listener = tcp::listen(local("127.0.0.1:0")).unwrap();
+        let tcp = listener.local_addr().unwrap();
+        streams.listen(Transport::Tcp, listener).unwrap();
+        let [v4, v6] = udp.addresses()[..] else { panic!("two sockets") };
+        let mut hands = Onlooker { looks: true, seen: Vec::new() };
+        for (transport, peer, way, shown) in [
+            (Transport::Udp, "192.0.2.9:5060", Way::Out, (v4, local("192.0.2.9:5060"))),
+            (Transport::Udp, "[2001:db8::9]:5060", Way::In, (local("[2001:db8::9]:5060"), v6)),
+            (Transport::Tcp, "192.0.2.9:5060", Way::Out, (tcp, local("192.0.2.9:5060"))),
+            (Transport::Tls, "[2001:db8::9]:1", Way::In, (local("[2001:db8::9]:1"), local("[::]:0"))),
+        ] {
+            let datagram = Datagram { transport, peer: local(peer), otherwise: None, bytes: Bytes::new() };
+            for looks in [true, false] {
+                hands.looks = looks;
+                watch(&datagram, way, &udp, &streams, &mut hands);
+            }
+            assert_eq!(std::mem::take(&mut hands.seen), [shown], "{transport:?} {peer}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! SIP over streams: messages cut out of octets, and the connections that carry them.
+//! SIP over streams: the connections, theirs and ours.
 //!
 //! Every connection is a task of its own with a bounded queue. The loop never waits for one: what a slow peer does not
 //! take ends its connection, and nothing else.
@@ -6,14 +6,17 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{timeout, timeout_at};
 
+use super::framer::{Frame, Framer};
+use super::keepalive::{Beat, Keepalive, PING, PONG};
 use super::tcp;
 use super::tls::Tls;
 use crate::b2bua::io::{Datagram, Input, Transport};
@@ -38,6 +41,10 @@ pub struct Limits {
     pub message_time: Duration,
     /// Without a message or a keep-alive.
     pub idle: Duration,
+    /// Between keep-alives of ours; zero: none.
+    pub keepalive: Duration,
+    /// For the pong of a peer that pongs (RFC 5626 section 4.4.1).
+    pub pong: Duration,
 }
 
 impl Default for Limits {
@@ -51,134 +58,11 @@ impl Default for Limits {
             connect: Duration::from_secs(4),
             message_time: Duration::from_secs(10),
             idle: Duration::from_secs(600),
+            keepalive: Duration::from_secs(30),
+            pong: Duration::from_secs(10),
         }
     }
 }
-
-// --- framing -----------------------------------------------------------------------------------------------------
-
-/// A piece of a stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Frame {
-    /// One whole message.
-    Message(Bytes),
-    /// A keep-alive that wants an answer (RFC 5626 section 3.5.1).
-    Ping,
-    /// A head that does not say how long its message is: it may be answered, and then nothing more can be read.
-    Endless(Bytes),
-    /// Too long to be read: not even an answer.
-    TooLong,
-}
-
-/// Cuts messages out of octets.
-#[derive(Debug)]
-pub struct Framer {
-    buffer: BytesMut,
-    /// How much of a keep-alive has been seen before a message.
-    line_ends: usize,
-    /// How far the end of the head has been searched for.
-    searched: usize,
-    limits: Limits,
-}
-
-impl Framer {
-    /// With nothing read yet.
-    pub fn new(limits: Limits) -> Self {
-        Self { buffer: BytesMut::new(), line_ends: 0, searched: 0, limits }
-    }
-
-    /// Where octets are read into.
-    pub fn buffer(&mut self) -> &mut BytesMut {
-        &mut self.buffer
-    }
-
-    /// Whether a message has begun and is not whole.
-    pub fn is_midway(&self) -> bool {
-        !self.buffer.is_empty()
-    }
-
-    /// The next frame, if it is whole. After [`Frame::Endless`] and [`Frame::TooLong`] nothing more is to be asked.
-    pub fn next_frame(&mut self) -> Option<Frame> {
-        if self.searched == 0 && self.skip_line_ends() {
-            return Some(Frame::Ping);
-        }
-        if self.buffer.is_empty() {
-            return None;
-        }
-        let Some(head) = head_end(&self.buffer, self.searched.saturating_sub(3)) else {
-            self.searched = self.buffer.len();
-            return (self.buffer.len() > self.limits.head).then_some(Frame::TooLong);
-        };
-        if head > self.limits.head {
-            return Some(Frame::TooLong);
-        }
-        let whole = content_length(&self.buffer[..head]).map(|body| head.saturating_add(body));
-        match whole.filter(|whole| *whole <= self.limits.message) {
-            None => Some(Frame::Endless(self.buffer.split_to(head).freeze())),
-            Some(whole) if self.buffer.len() < whole => {
-                self.searched = head;
-                None
-            }
-            Some(whole) => {
-                self.searched = 0;
-                Some(Frame::Message(self.buffer.split_to(whole).freeze()))
-            }
-        }
-    }
-}
-
-impl Framer {
-    /// Line ends before a message mean nothing, unless two of them make a keep-alive: then true.
-    fn skip_line_ends(&mut self) -> bool {
-        const PING: &[u8] = b"\r\n\r\n";
-        while let Some(octet) = self.buffer.first().copied() {
-            match octet {
-                _ if octet == PING[self.line_ends] => self.line_ends += 1,
-                b'\r' => self.line_ends = 1,
-                b'\n' => self.line_ends = 0,
-                _ => {
-                    self.line_ends = 0;
-                    return false;
-                }
-            }
-            self.buffer.advance(1);
-            if self.line_ends == PING.len() {
-                self.line_ends = 0;
-                return true;
-            }
-        }
-        false
-    }
-}
-
-/// Where the body begins: behind the first empty line, which may end in a bare LF.
-fn head_end(octets: &[u8], from: usize) -> Option<usize> {
-    let mut at = from;
-    while let Some(offset) = octets[at..].iter().position(|octet| *octet == b'\n') {
-        let next = at + offset + 1;
-        match &octets[next..] {
-            [b'\r', b'\n', ..] => return Some(next + 2),
-            [b'\n', ..] => return Some(next + 1),
-            _ => at = next,
-        }
-    }
-    None
-}
-
-/// The one Content-Length of a head; `None` where there is none, several that differ, or no number.
-fn content_length(head: &[u8]) -> Option<usize> {
-    let unfolded = String::from_utf8_lossy(head).replace("\r\n", "\n").replace("\n ", " ").replace("\n\t", " ");
-    let is_ours = |name: &str| name.eq_ignore_ascii_case("content-length") || name.eq_ignore_ascii_case("l");
-    let mut lengths = unfolded.lines().skip(1).filter_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        is_ours(name.trim_end()).then(|| value.trim().to_owned())
-    });
-    let length = lengths.next()?;
-    let digits = !length.is_empty() && length.bytes().all(|octet| octet.is_ascii_digit());
-    (digits && lengths.all(|other| other == length)).then(|| length.parse().ok())?
-}
-
-// --- connections -------------------------------------------------------------------------------------------------
 
 /// Which connection: the transport and the far address.
 type Place = (Transport, SocketAddr);
@@ -202,6 +86,8 @@ struct Connection {
     queue: mpsc::Sender<Bytes>,
     /// Whether the far side made it.
     theirs: bool,
+    /// Our address of one that the far side made.
+    here: Option<SocketAddr>,
     /// To be closed when what is queued has left.
     last: bool,
 }
@@ -257,9 +143,11 @@ impl Streams {
         Ok(())
     }
 
-    /// Our own address of this transport.
-    pub fn address(&self, transport: Transport) -> Option<SocketAddr> {
-        self.listeners.iter().find(|(of, _)| *of == transport).map(|(_, address)| *address)
+    /// Our own address towards this peer: that of the connection it made, else that of our listener there.
+    pub fn address(&self, transport: Transport, peer: SocketAddr) -> Option<SocketAddr> {
+        let connected = self.connections.get(&(transport, peer)).and_then(|connection| connection.here);
+        let heard = |(of, here): &&(Transport, SocketAddr)| *of == transport && here.is_ipv4() == peer.is_ipv4();
+        connected.or_else(|| self.listeners.iter().find(heard).map(|(_, here)| *here))
     }
 
     /// Connections there are.
@@ -330,6 +218,11 @@ impl Streams {
         }
     }
 
+    /// There is no way to this peer: the core hears of it.
+    pub fn fail(&mut self, transport: Transport, peer: SocketAddr) {
+        self.failures.push((transport, peer));
+    }
+
     /// Lets go of connections whose last message is queued.
     pub fn forget_broken(&mut self) {
         let done: Vec<Place> = self.connections.iter().filter(|(_, c)| c.last).map(|(place, _)| *place).collect();
@@ -345,6 +238,9 @@ impl Streams {
         }
         *self.theirs.entry(peer.ip()).or_default() += 1;
         let link = self.insert((transport, peer), true);
+        if let Some(connection) = self.connections.get_mut(&(transport, peer)) {
+            connection.here = stream.local_addr().ok();
+        }
         let (tls, limit) = (self.tls.clone().filter(|_| transport == Transport::Tls), self.limits.connect);
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
@@ -375,9 +271,11 @@ impl Streams {
         self.remove(place);
         self.next += 1;
         let (sender, queue) = mpsc::channel(self.limits.queue);
-        let pongs = sender.downgrade();
-        self.connections.insert(place, Connection { id: self.next, queue: sender, theirs, last: false });
-        Link { place, id: self.next, queue, pongs, arrivals: self.arrivals.0.clone(), limits: self.limits }
+        let pulse = sender.downgrade();
+        self.connections.insert(place, Connection { id: self.next, queue: sender, theirs, here: None, last: false });
+        let arrivals = self.arrivals.0.clone();
+        // Who connected to us is told nothing before there is a message for him.
+        Link { place, id: self.next, queue, pulse, spoken: AtomicBool::new(!theirs), arrivals, limits: self.limits }
     }
 
     fn remove(&mut self, place: Place) {
@@ -419,7 +317,10 @@ struct Link {
     place: Place,
     id: u64,
     queue: mpsc::Receiver<Bytes>,
-    pongs: mpsc::WeakSender<Bytes>,
+    /// For pings and pongs.
+    pulse: mpsc::WeakSender<Bytes>,
+    /// Whether the connection is one that we keep alive: we made it, or a message of ours has gone over it.
+    spoken: AtomicBool,
     arrivals: mpsc::Sender<Arrival>,
     limits: Limits,
 }
@@ -447,9 +348,16 @@ impl Link {
         let (transport, peer) = self.place;
         let limits = self.limits;
         let outcome = {
-            let write = write(writer, &mut self.queue, limits);
+            let write = write(writer, &mut self.queue, &self.spoken, limits);
             tokio::pin!(write);
-            let read = Reading { place: self.place, id: self.id, pongs: &self.pongs, arrivals: &self.arrivals, limits };
+            let read = Reading {
+                place: self.place,
+                id: self.id,
+                pulse: &self.pulse,
+                spoken: &self.spoken,
+                arrivals: &self.arrivals,
+                limits,
+            };
             tokio::select! {
                 // The loop closes the queue once it has answered what could not be read to its end.
                 outcome = read.run(reader) => match outcome {
@@ -475,9 +383,11 @@ impl Link {
 async fn write<S: AsyncWrite>(
     mut writer: WriteHalf<S>,
     queue: &mut mpsc::Receiver<Bytes>,
+    spoken: &AtomicBool,
     limits: Limits,
 ) -> io::Result<()> {
     while let Some(bytes) = queue.recv().await {
+        spoken.fetch_or(!bytes.starts_with(PONG), Ordering::Relaxed);
         let sent = async {
             writer.write_all(&bytes).await?;
             writer.flush().await
@@ -490,7 +400,8 @@ async fn write<S: AsyncWrite>(
 struct Reading<'a> {
     place: Place,
     id: u64,
-    pongs: &'a mpsc::WeakSender<Bytes>,
+    pulse: &'a mpsc::WeakSender<Bytes>,
+    spoken: &'a AtomicBool,
     arrivals: &'a mpsc::Sender<Arrival>,
     limits: Limits,
 }
@@ -500,11 +411,18 @@ impl Reading<'_> {
     async fn run<S: AsyncRead>(&self, mut reader: ReadHalf<S>) -> io::Result<()> {
         let mut framer = Framer::new(self.limits);
         let mut deadline = clock::now() + self.limits.idle;
+        let mut keepalive = Keepalive::new(self.limits.keepalive, self.limits.pong, clock::now());
         let mut was_midway = false;
         loop {
-            let read = reader.read_buf(framer.buffer());
-            let read =
-                timeout_at(deadline.into(), read).await.map_err(|_| io::Error::other("nothing came in time"))??;
+            let until = keepalive.due().map_or(deadline, |due| due.min(deadline));
+            let read = match timeout_at(until.into(), reader.read_buf(framer.buffer())).await {
+                Ok(read) => read?,
+                Err(_) if clock::now() >= deadline => return Err(io::Error::other("nothing came in time")),
+                Err(_) => {
+                    self.beat(&mut keepalive)?;
+                    continue;
+                }
+            };
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -515,6 +433,8 @@ impl Reading<'_> {
                     return Ok(());
                 }
             }
+            let pong = keepalive.waits() && framer.take_pong();
+            keepalive.heard(pong && !whole);
             let midway = framer.is_midway();
             // A message has its time from its first octet; more octets buy it no more.
             if midway && (whole || !was_midway) {
@@ -526,6 +446,23 @@ impl Reading<'_> {
         }
     }
 
+    /// A keep-alive of ours, where one is due.
+    fn beat(&self, keepalive: &mut Keepalive) -> io::Result<()> {
+        match keepalive.beat(clock::now(), self.spoken.load(Ordering::Relaxed)) {
+            Beat::Broken => return Err(io::Error::other("no pong")),
+            Beat::Ping => self.send(PING),
+            Beat::Rest => {}
+        }
+        Ok(())
+    }
+
+    /// Keep-alives may be left out: what fills the queue shows as well that we are there.
+    fn send(&self, octets: &'static [u8]) {
+        if let Some(queue) = self.pulse.upgrade() {
+            let _ = queue.try_send(Bytes::from_static(octets));
+        }
+    }
+
     /// True after the last frame.
     async fn pass_on(&self, frame: Frame) -> io::Result<bool> {
         let (transport, peer) = self.place;
@@ -534,90 +471,11 @@ impl Reading<'_> {
             Frame::Endless(bytes) => (Arrival::Endless(transport, peer, self.id, bytes), true),
             Frame::TooLong => return Err(io::Error::other("a message without an end")),
             Frame::Ping => {
-                if let Some(queue) = self.pongs.upgrade() {
-                    let _ = queue.try_send(Bytes::from_static(b"\r\n"));
-                }
+                self.send(PONG);
                 return Ok(false);
             }
         };
         self.arrivals.send(arrival).await.map_err(|_| io::Error::other("the loop has ended"))?;
         Ok(last)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn frames_of(pieces: &[&[u8]]) -> Vec<Frame> {
-        let mut framer = Framer::new(Limits { head: 200, message: 400, ..Limits::default() });
-        let mut found = Vec::new();
-        for piece in pieces {
-            framer.buffer().extend_from_slice(piece);
-            while let Some(frame) = framer.next_frame() {
-                let last = matches!(frame, Frame::Endless(_) | Frame::TooLong);
-                found.push(frame);
-                if last {
-                    return found;
-                }
-            }
-        }
-        found
-    }
-
-    fn message(text: &'static str) -> Frame {
-        Frame::Message(Bytes::from_static(text.as_bytes()))
-    }
-
-    const PLAIN: &str = "OPTIONS sip:a SIP/2.0\r\nVia: x\r\nContent-Length: 5\r\n\r\nhello";
-    const COMPACT: &str = "BYE sip:a SIP/2.0\nl :\t0\n\n";
-    const FOLDED: &str = "BYE sip:a SIP/2.0\r\nContent-Length:\r\n 2\r\n\r\n\r\n";
-
-    #[test]
-    fn messages_follow_each_other_with_keep_alives_between() {
-        let stream = ["\r\n\r\n", PLAIN, "\r\n", COMPACT, "\r\n\r\n", FOLDED, "\r\n\r\n"].concat();
-        let wanted = [Frame::Ping, message(PLAIN), message(COMPACT), Frame::Ping, message(FOLDED), Frame::Ping];
-        assert_eq!(frames_of(&[stream.as_bytes()]), wanted);
-    }
-
-    #[test]
-    fn a_length_that_says_nothing_ends_the_stream_after_an_answer() {
-        for length in
-            ["", "Content-Length: x\r\n", "Content-Length: -1\r\n", "Content-Length: 5\r\nl: 6\r\n", "l: 999\r\n"]
-        {
-            let head = format!("INVITE sip:a SIP/2.0\r\n{length}\r\n");
-            let stream = format!("{head}body");
-            assert_eq!(frames_of(&[stream.as_bytes()]), [Frame::Endless(Bytes::from(head))], "{length}");
-        }
-    }
-
-    #[test]
-    fn a_head_without_end_is_given_up() {
-        assert_eq!(frames_of(&[&[b'a'; 201]]), [Frame::TooLong]);
-        let long = format!("INVITE sip:a SIP/2.0\r\nX: {}\r\nContent-Length: 0\r\n\r\n", "y".repeat(300));
-        assert_eq!(frames_of(&[long.as_bytes()]), [Frame::TooLong]);
-        let (first, second) = long.split_at(150);
-        assert_eq!(frames_of(&[first.as_bytes(), second.as_bytes()]), [Frame::TooLong]);
-    }
-
-    proptest! {
-        #[test]
-        fn any_split_gives_the_same_messages(cuts in prop::collection::vec(0usize..400, 0..40), order in prop::collection::vec(0usize..6, 0..8)) {
-            let parts = [PLAIN, COMPACT, FOLDED, "\r\n", "\r\n\r\n", "\n"];
-            let stream: String = order.iter().map(|part| parts[*part]).collect();
-            let octets = stream.as_bytes();
-            let whole = frames_of(&[octets]);
-            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(octets.len())).chain([0, octets.len()]).collect();
-            cuts.sort_unstable();
-            let pieces: Vec<&[u8]> = cuts.windows(2).map(|pair| &octets[pair[0]..pair[1]]).collect();
-            prop_assert_eq!(frames_of(&pieces), whole);
-        }
-
-        #[test]
-        fn no_octets_are_too_wild(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..80), 0..20)) {
-            let pieces: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
-            let _ = frames_of(&pieces);
-        }
     }
 }

@@ -189,7 +189,8 @@ pub struct MediaCounters {
     pub sent_octets: u64,
     /// RTCP packets accepted.
     pub received_rtcp: u64,
-    /// Packets dropped because their source was not the one expected or learned.
+    /// Packets dropped because their source was not the one expected or learned. Once the announced address has spoken
+    /// the kernel refuses strangers before anybody counts them.
     pub foreign_packets: u64,
     /// Packets dropped because they were not RTP or RTCP.
     pub invalid_packets: u64,
@@ -322,7 +323,8 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn new(status: u16) -> Self {
+    /// With this status and nothing to add.
+    pub fn new(status: u16) -> Self {
         Self { status, least_interval: None }
     }
 
@@ -356,10 +358,9 @@ impl Leg {
         invite: &Message,
         key: ServerKey,
         source: Hop,
-        mut negotiation: Negotiation,
+        negotiation: Negotiation,
         s: &mut Surroundings<'_>,
     ) -> Result<(Self, String), Refusal> {
-        negotiation.read_offer(invite)?;
         let uas = Uas::begin(invite, key, source, s)?;
         let tag = uas.local_tag().to_owned();
         Ok((Self { phase: Phase::Invited(uas), negotiation }, tag))

@@ -20,9 +20,10 @@ pub struct Negotiation {
 }
 
 impl Negotiation {
-    /// A session at this relay address, with this session id.
-    pub fn new(here: SocketAddr, session: u32) -> Self {
-        Self { anchor: Anchor::new(here, session), offer: None, remote: None, other: None }
+    /// A session at this relay address, with this session id, and the offer that it must answer, if it must.
+    pub fn new(here: SocketAddr, session: u32, offer: Option<Session>) -> Self {
+        let remote = offer.as_ref().map(|offer| offer.audio.clone());
+        Self { anchor: Anchor::new(here, session), offer, remote, other: None }
     }
 
     /// The far side's audio as the other leg should hear of it: once we have answered, only what we agreed on.
@@ -37,25 +38,6 @@ impl Negotiation {
     /// The far side's audio.
     pub fn remote(&self) -> Option<&Audio> {
         self.remote.as_ref()
-    }
-
-    /// Reads the offer of an INVITE. None at all is a delayed offer and fine.
-    pub fn read_offer(&mut self, invite: &Message) -> Result<(), Refusal> {
-        if !accepts_sdp(invite) {
-            return Err(Refusal::new(406));
-        }
-        if invite.body().is_empty() {
-            return Ok(());
-        }
-        match invite.content_type().as_str() {
-            "application/sdp" => {
-                let session = Session::read(invite.body()).map_err(|_| Refusal::new(488))?;
-                self.remote = Some(session.audio.clone());
-                self.offer = Some(session);
-                Ok(())
-            }
-            _ => Err(Refusal::new(415)),
-        }
     }
 
     /// Our offer, made of the other leg's audio or of what we speak ourselves.
@@ -74,7 +56,7 @@ impl Negotiation {
         match body_session(message) {
             Some(session) if session.audio.rtp.is_some() || session.audio.is_held() => {
                 let understood = self.other.as_ref().is_none_or(|offered| session.audio.shares_speech_with(offered));
-                let usable = session.audio.rtp.is_some() && understood;
+                let usable = session.audio.rtp.is_some() && understood && self.reaches(&session.audio);
                 self.remote = Some(session.audio);
                 usable
             }
@@ -107,11 +89,30 @@ impl Negotiation {
             // All we can do, a hold of theirs forgotten (RFC 6337 section 5.2.5).
             return Some((self.anchor.offer(&agreed), true));
         }
-        let offer = body_session(invite)?;
+        let offer = body_session(invite).filter(|offer| self.reaches(&offer.audio))?;
         let answer = self.anchor.answer(&offer, &agreed)?;
         self.remote = Some(offer.audio.clone());
         self.offer = Some(offer);
         Some((answer, false))
+    }
+
+    /// Whether this audio is of our address's family, or nowhere.
+    fn reaches(&self, audio: &Audio) -> bool {
+        audio.rtp.is_none_or(|rtp| rtp.is_ipv4() == self.anchor.here.is_ipv4())
+    }
+}
+
+/// Reads the offer of an INVITE. None at all is a delayed offer and fine.
+pub fn offer_of(invite: &Message) -> Result<Option<Session>, Refusal> {
+    if !accepts_sdp(invite) {
+        return Err(Refusal::new(406));
+    }
+    if invite.body().is_empty() {
+        return Ok(None);
+    }
+    match invite.content_type().as_str() {
+        "application/sdp" => Session::read(invite.body()).map(Some).map_err(|_| Refusal::new(488)),
+        _ => Err(Refusal::new(415)),
     }
 }
 

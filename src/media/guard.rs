@@ -4,11 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::MediaSettings;
 use super::ports::is_local;
+use crate::b2bua::io::Family;
 
 /// What the answer depends on.
 #[derive(Debug, Clone)]
 pub struct Guard {
-    bound: IpAddr,
+    bound: Vec<IpAddr>,
     first_port: u16,
     last_port: u16,
 }
@@ -16,32 +17,34 @@ pub struct Guard {
 impl Guard {
     /// The guard of a relay with these settings.
     pub fn new(settings: &MediaSettings) -> Self {
-        Self { bound: settings.address, first_port: settings.first_port, last_port: settings.last_port }
+        Self { bound: settings.addresses.clone(), first_port: settings.first_port, last_port: settings.last_port }
     }
 
-    /// The address when it is one to send to: one host, of our address family, with a port, not this relay itself.
-    pub fn admit(&self, far: SocketAddr) -> Option<SocketAddr> {
+    /// The address when it is one to send to from our sockets of this family: one host of it, with a port, not this
+    /// relay itself.
+    pub fn admit(&self, family: Family, far: SocketAddr) -> Option<SocketAddr> {
         let far = SocketAddr::new(far.ip(), far.port());
-        let fit = far.port() != 0 && far.is_ipv4() == self.bound.is_ipv4();
-        let admitted = fit && is_one_host(far.ip()) && self.scope_fits(far.ip()) && !self.is_ours(far);
+        let of = |address: IpAddr| Family::of(address) == family;
+        let here = self.bound.iter().copied().find(|bound| of(*bound) && of(far.ip()));
+        let fit = |here| is_one_host(far.ip()) && scope_fits(here, far.ip()) && !self.is_ours(here, far);
+        let admitted = far.port() != 0 && here.is_some_and(fit);
         if !admitted {
             tracing::info!(%far, "a far side announced an address we do not send to; it hears nothing");
         }
         admitted.then_some(far)
     }
 
-    /// Loopback and link-local addresses lead to this machine's own services, unless we live there ourselves.
-    fn scope_fits(&self, far: IpAddr) -> bool {
-        let anywhere = self.bound.is_unspecified();
-        let loopback = !far.is_loopback() || self.bound.is_loopback() || anywhere;
-        let link_local = !is_link_local(far) || is_link_local(self.bound);
-        loopback && link_local
-    }
-
-    fn is_ours(&self, far: SocketAddr) -> bool {
+    fn is_ours(&self, here: IpAddr, far: SocketAddr) -> bool {
         (self.first_port..=self.last_port).contains(&far.port())
-            && if self.bound.is_unspecified() { is_local(far.ip()) } else { far.ip() == self.bound }
+            && if here.is_unspecified() { is_local(far.ip()) } else { far.ip() == here }
     }
+}
+
+/// Loopback and link-local addresses lead to this machine's own services, unless we live there ourselves.
+fn scope_fits(here: IpAddr, far: IpAddr) -> bool {
+    let loopback = !far.is_loopback() || here.is_loopback() || here.is_unspecified();
+    let link_local = !is_link_local(far) || is_link_local(here);
+    loopback && link_local
 }
 
 fn is_one_host(address: IpAddr) -> bool {
@@ -63,8 +66,18 @@ mod tests {
     use super::*;
 
     fn admits(bound: &str, far: &str) -> bool {
-        let settings = MediaSettings { address: bound.parse().unwrap(), ..MediaSettings::default() };
-        Guard::new(&settings).admit(far.parse().unwrap()).is_some()
+        let here: IpAddr = bound.parse().unwrap();
+        let settings = MediaSettings { addresses: vec![here], ..MediaSettings::default() };
+        Guard::new(&settings).admit(Family::of(here), far.parse().unwrap()).is_some()
+    }
+
+    #[test]
+    fn a_socket_sends_to_its_own_family_only() {
+        let addresses = ["192.0.2.1", "2001:db8::1"].map(|bound| bound.parse().unwrap()).to_vec();
+        let guard = Guard::new(&MediaSettings { addresses, ..MediaSettings::default() });
+        let [v4, v6] = ["192.0.2.9:4000", "[2001:db8::9]:4000"].map(|far| far.parse().unwrap());
+        assert_eq!((guard.admit(Family::V4, v4), guard.admit(Family::V6, v6)), (Some(v4), Some(v6)));
+        assert_eq!((guard.admit(Family::V6, v4), guard.admit(Family::V4, v6)), (None, None));
     }
 
     #[test]

@@ -37,8 +37,8 @@ use worker::Worker;
 /// What the relay is told at start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MediaSettings {
-    /// The local address all ports are bound to.
-    pub address: IpAddr,
+    /// The local addresses, at most one of each IP family. Every port of the range is opened on each.
+    pub addresses: Vec<IpAddr>,
     /// The first port of the range; pairs start at even ports.
     pub first_port: u16,
     /// The last port of the range.
@@ -54,7 +54,7 @@ pub struct MediaSettings {
 impl Default for MediaSettings {
     fn default() -> Self {
         Self {
-            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
             first_port: 10_000,
             last_port: 19_999,
             workers: thread::available_parallelism().map_or(1, usize::from),
@@ -81,9 +81,12 @@ pub enum MediaError {
     },
     /// Every pair is taken.
     #[error(
-        "every media port from {first} to {last} is in use: stop the program that holds them or choose another range"
+        "every media port from {first} to {last} of {address} is in use: stop the program that holds them or choose \
+         another range"
     )]
     AllInUse {
+        /// The address.
+        address: IpAddr,
         /// First port of the range.
         first: u16,
         /// Last port of the range.
@@ -141,23 +144,26 @@ impl Media {
         let open = ports::open_all(&settings)?;
         tones::prepare();
 
-        let workers = settings.workers.clamp(1, open.len().min(usize::from(u16::MAX)));
+        let fewest = open.iter().map(|(_, pairs)| pairs.len()).min().unwrap_or(0).min(usize::from(u16::MAX));
+        let workers = settings.workers.clamp(1, fewest.max(1));
         let mut shares: Vec<(Vec<PortPair>, Vec<Socket>)> = (0..workers).map(|_| Default::default()).collect();
-        for (number, (port, sockets)) in open.into_iter().enumerate() {
-            let worker = number % workers;
-            shares[worker].0.push(PortPair { worker: worker as u16, port });
-            shares[worker].1.extend(sockets);
+        for (family, pairs) in open {
+            for (number, (port, sockets)) in pairs.into_iter().enumerate() {
+                let worker = number % workers;
+                shares[worker].0.push(PortPair { worker: worker as u16, family, port });
+                shares[worker].1.extend(sockets);
+            }
         }
         let mut media = Self { pairs: Vec::new(), lanes: Vec::new() };
         for (pairs, sockets) in shares {
             media.lanes.push(Lane::start(&settings, &pairs, sockets, events.clone(), media.lanes.len())?);
             media.pairs.extend(pairs);
         }
-        media.pairs.sort_by_key(|pair| pair.port);
+        media.pairs.sort_by_key(|pair| (pair.family, pair.port));
         Ok(media)
     }
 
-    /// Every pair that can be lent, by port.
+    /// Every pair that can be lent, by family and port.
     pub fn pairs(&self) -> Vec<PortPair> {
         self.pairs.clone()
     }
@@ -228,13 +234,14 @@ mod tests {
 
     use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-    use crate::b2bua::io::{Law, Sound};
+    use crate::b2bua::io::{Family, Law, Sound};
     use crate::clock::now;
     use crate::leg::MediaCounters;
 
     const SHORT: Duration = Duration::from_millis(100);
     const LONG: Duration = Duration::from_secs(3);
     const HOME: &str = "127.0.0.1";
+    const HOME_6: &str = "::1";
     const ELSEWHERE: &str = "127.0.0.2";
 
     /// A relay of one thread with short terms, on a port range of its own.
@@ -260,8 +267,12 @@ mod tests {
 
     impl Stage {
         fn on(first_port: u16) -> Self {
+            Self::with(settings(first_port))
+        }
+
+        fn with(settings: MediaSettings) -> Self {
             let (sender, events) = unbounded_channel();
-            let media = Media::start(settings(first_port), sender).unwrap();
+            let media = Media::start(settings, sender).unwrap();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             Self { media, events, runtime }
         }
@@ -339,7 +350,8 @@ mod tests {
         }
 
         fn sends_raw(&self, packet: &[u8]) {
-            self.rtp.send_to(packet, (HOME, self.pair.port)).unwrap();
+            let home = if self.pair.family == Family::V4 { HOME } else { HOME_6 };
+            self.rtp.send_to(packet, (home, self.pair.port)).unwrap();
         }
 
         fn sends_rtcp(&self) -> Vec<u8> {
@@ -703,10 +715,27 @@ mod tests {
         let text = |settings| start(settings).err().unwrap().to_string();
         assert!(text(MediaSettings { first_port: 21_302, last_port: 21_303, ..settings(0) }).contains("in use"));
         assert!(text(MediaSettings { first_port: 21_399, last_port: 21_399, ..settings(0) }).contains("holds no pair"));
-        let abroad = MediaSettings { address: "192.0.2.1".parse().unwrap(), ..settings(21_380) };
+        let abroad = MediaSettings { addresses: vec!["192.0.2.1".parse().unwrap()], ..settings(21_380) };
         assert!(text(abroad).contains("one of this machine's"));
         assert!(text(MediaSettings { dscp: Some(64), ..settings(21_380) }).contains("63"));
         drop(taken);
+    }
+
+    #[test]
+    fn h11_pairs_of_both_families_hear_each_other() {
+        let addresses = [HOME, HOME_6].map(|address| address.parse().unwrap()).to_vec();
+        let stage = Stage::with(MediaSettings { addresses, ..settings(21_420) });
+        let of = |family| stage.media.pairs().into_iter().find(|pair| pair.family == family).unwrap();
+        let (a, b) = (Party::at(HOME, of(Family::V4)), Party::at(HOME_6, of(Family::V6)));
+        assert_eq!(a.pair.port, b.pair.port, "the same range on each address");
+        stage.expect(a.pair, &a);
+        stage.expect(b.pair, &b);
+        stage.media.command(MediaCommand::Bridge(a.pair, b.pair));
+        a.reaches(&b);
+        b.reaches(&a);
+        stage.expect_at(b.pair, a.rtp.local_addr().unwrap(), a.rtcp.local_addr().unwrap());
+        a.sends(40);
+        a.hears_nothing();
     }
 
     #[test]

@@ -12,34 +12,46 @@ use rustix::net::{
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::{MediaError, MediaSettings};
+use crate::b2bua::io::Family;
 
 /// Descriptors the rest of the process needs beside ours: SIP, HTTP, logs, the epoll of each worker.
 const OTHER_DESCRIPTORS: u64 = 128;
 /// A socket's receive queue holds a few hundred packets; a flood must not keep [`Socket::drain`] busy for ever.
 const DRAIN_LIMIT: usize = 4096;
 
-/// Opens every free pair of the range: RTP on the even port, RTCP on the odd one above it, both or neither. Pairs
-/// in use by others are left out.
-pub fn open_all(settings: &MediaSettings) -> Result<Vec<(u16, [Socket; 2])>, MediaError> {
+/// The open pairs of one family by their RTP port.
+pub type OpenPairs = (Family, Vec<(u16, [Socket; 2])>);
+
+/// Opens every free pair of the range on every address: RTP on the even port, RTCP on the odd one above it, both or
+/// neither. Pairs in use by others are left out.
+pub fn open_all(settings: &MediaSettings) -> Result<Vec<OpenPairs>, MediaError> {
     let (first, last) = (settings.first_port, settings.last_port);
     let ports: Vec<u16> = (first..last).filter(|port| port.is_multiple_of(2)).collect();
     if first == 0 || ports.is_empty() {
         return Err(MediaError::Range { first, last });
     }
-    let needed = 2 * ports.len() as u64 + OTHER_DESCRIPTORS;
+    let needed = 2 * (ports.len() * settings.addresses.len()) as u64 + OTHER_DESCRIPTORS;
     let allowed = raise_descriptor_limit(needed);
     if allowed < needed {
         return Err(MediaError::Descriptors { needed, allowed });
     }
-    let mut open = Vec::with_capacity(ports.len());
-    for port in ports {
-        match Socket::open(settings, port).and_then(|rtp| Ok([rtp, Socket::open(settings, port + 1)?])) {
-            Ok(pair) => open.push((port, pair)),
-            Err(Errno::ADDRINUSE) => tracing::info!(port, "media port pair is in use by others, left out"),
-            Err(error) => return Err(MediaError::Bind { address: settings.address, port, source: error.into() }),
+    settings.addresses.iter().map(|address| open_on(*address, settings, &ports)).collect()
+}
+
+fn open_on(address: IpAddr, settings: &MediaSettings, ports: &[u16]) -> Result<OpenPairs, MediaError> {
+    let open = |port| Socket::open(SocketAddr::new(address, port), settings.dscp);
+    let mut pairs = Vec::with_capacity(ports.len());
+    for &port in ports {
+        match open(port).and_then(|rtp| Ok([rtp, open(port + 1)?])) {
+            Ok(pair) => pairs.push((port, pair)),
+            Err(Errno::ADDRINUSE) => tracing::info!(%address, port, "media port pair is in use by others, left out"),
+            Err(error) => return Err(MediaError::Bind { address, port, source: error.into() }),
         }
     }
-    if open.is_empty() { Err(MediaError::AllInUse { first, last }) } else { Ok(open) }
+    match pairs.is_empty() {
+        true => Err(MediaError::AllInUse { address, first: settings.first_port, last: settings.last_port }),
+        false => Ok((Family::of(address), pairs)),
+    }
 }
 
 /// Raises the soft limit of open files to `needed` where the hard limit allows; returns the limit now in force.
@@ -72,16 +84,16 @@ impl AsFd for Socket {
 }
 
 impl Socket {
-    fn open(settings: &MediaSettings, port: u16) -> rustix::io::Result<Self> {
-        let family = if settings.address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    fn open(here: SocketAddr, dscp: Option<u8>) -> rustix::io::Result<Self> {
+        let family = if here.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let fd = socket_with(family, SocketType::DGRAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)?;
-        if settings.address.is_ipv6() {
+        if here.is_ipv6() {
             sockopt::set_ipv6_v6only(&fd, true)?;
         }
-        if let Some(dscp) = settings.dscp {
-            mark(&fd, settings.address, dscp)?;
+        if let Some(dscp) = dscp {
+            mark(&fd, here.ip(), dscp)?;
         }
-        bind(&fd, &SocketAddr::new(settings.address, port))?;
+        bind(&fd, &here)?;
         Ok(Self { fd, peer: None })
     }
 
@@ -166,8 +178,9 @@ mod tests {
 
     fn open(first_port: u16) -> (Socket, SocketAddr) {
         let settings = MediaSettings { first_port, last_port: first_port + 1, ..MediaSettings::default() };
-        let (port, [rtp, _rtcp]) = open_all(&settings).unwrap().remove(0);
-        (rtp, SocketAddr::new(settings.address, port))
+        let (_, mut pairs) = open_all(&settings).unwrap().remove(0);
+        let (port, [rtp, _rtcp]) = pairs.remove(0);
+        (rtp, SocketAddr::new(settings.addresses[0], port))
     }
 
     /// A party, and what it sent: loopback delivers before `send_to` returns.

@@ -427,6 +427,7 @@ impl Row {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::b2bua::io::Family;
 
     const TERMS: Terms = Terms {
         learn_window: Duration::from_secs(2),
@@ -442,7 +443,7 @@ mod tests {
 
     impl Scene {
         fn new() -> Self {
-            let pairs = [10_000, 10_002].map(|port| PortPair { worker: 0, port });
+            let pairs = [10_000, 10_002].map(|port| PortPair { worker: 0, family: Family::V4, port });
             Self { table: Table::new(&pairs, TERMS), now: crate::clock::now() }
         }
 
@@ -522,7 +523,8 @@ mod tests {
             assert_eq!(scene.packet(0, "192.0.2.7:6000", sequence), Step::Drop);
             quiet = quiet.or(scene.table.look(0, scene.now));
         }
-        assert_eq!(quiet, Some(MediaEvent::Quiet(PortPair { worker: 0, port: 10_000 })), "the limit");
+        let pair = PortPair { worker: 0, family: Family::V4, port: 10_000 };
+        assert_eq!(quiet, Some(MediaEvent::Quiet(pair)), "the limit");
         scene.expect(0, "192.0.2.7:7000");
         scene.expect(1, "192.0.2.2:5000");
         scene.table.bridge(0, 1);

@@ -21,7 +21,7 @@ use super::relay::{Notice, Slot, Step, Table};
 use super::stream::HEADER;
 use super::tones::FRAME;
 use super::{MediaError, MediaSettings};
-use crate::b2bua::io::{MediaCommand, MediaEvent, PortPair};
+use crate::b2bua::io::{Family, MediaCommand, MediaEvent, PortPair};
 use crate::clock::now;
 
 /// Wake-ups handled before the clock is read again: at 10 µs a packet, 2.5 ms.
@@ -48,8 +48,8 @@ pub struct Worker {
     /// By slot.
     sockets: Vec<Socket>,
     table: Table,
-    /// Row of an RTP port.
-    rows: HashMap<u16, usize>,
+    /// Row of a pair.
+    rows: HashMap<PortPair, usize>,
     /// Rows that are not idle.
     busy: Vec<usize>,
     /// Rows that hear a sound of ours.
@@ -87,7 +87,7 @@ impl Worker {
             guard: Guard::new(settings),
             sockets,
             table: Table::new(pairs, settings.terms),
-            rows: pairs.iter().enumerate().map(|(row, pair)| (pair.port, row)).collect(),
+            rows: pairs.iter().enumerate().map(|(row, pair)| (*pair, row)).collect(),
             busy: Vec::new(),
             sounding: Vec::new(),
             timer,
@@ -166,7 +166,7 @@ impl Worker {
         match command {
             MediaCommand::Expect { pair, rtp, rtcp } => {
                 if let Some(row) = self.lent(pair) {
-                    self.expect(row, rtp, rtcp);
+                    self.expect(row, pair.family, rtp, rtcp);
                 }
             }
             MediaCommand::Bridge(one, other) => {
@@ -200,7 +200,7 @@ impl Worker {
     /// The row of a pair in use; the first command to an idle pair takes it into use, with nothing of its past in the
     /// sockets. A pair that still drains takes no command.
     fn lent(&mut self, pair: PortPair) -> Option<usize> {
-        let Some(&row) = self.rows.get(&pair.port) else {
+        let Some(&row) = self.rows.get(&pair) else {
             tracing::error!(?pair, "a media command for a pair this worker does not have");
             return None;
         };
@@ -218,9 +218,10 @@ impl Worker {
         lent.then_some(row)
     }
 
-    fn expect(&mut self, row: usize, rtp: SocketAddr, rtcp: SocketAddr) {
+    fn expect(&mut self, row: usize, family: Family, rtp: SocketAddr, rtcp: SocketAddr) {
         self.sockets[Slot::rtp(row).0].disconnect();
-        self.table.expect(row, self.guard.admit(rtp), self.guard.admit(rtcp), self.now);
+        let [rtp, rtcp] = [rtp, rtcp].map(|far| self.guard.admit(family, far));
+        self.table.expect(row, rtp, rtcp, self.now);
     }
 
     // --- time --------------------------------------------------------------------------------------------------

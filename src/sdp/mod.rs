@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use sdp_types::{Attribute, Connection, Media};
+use serde::Serialize;
 
 /// A session description, reduced to what a relay needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +21,32 @@ pub struct Session {
     pub audio: Audio,
 }
 
+/// Which Internet Protocol an address belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    /// IPv4, `IP4` in a session description.
+    V4,
+    /// IPv6, `IP6` in a session description.
+    V6,
+}
+
+impl Family {
+    /// The family of this address.
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
 /// One audio stream as its owner describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audio {
@@ -27,6 +54,8 @@ pub struct Audio {
     pub rtp: Option<SocketAddr>,
     /// Where its owner wants RTCP.
     pub rtcp: Option<SocketAddr>,
+    /// The family of its address, that of a hold included; `None` for a host name, or none.
+    pub family: Option<Family>,
     /// Payload types in order of preference.
     pub formats: Vec<String>,
     /// Attributes that travel across a relay: rtpmap, fmtp, ptime, maxptime.
@@ -126,6 +155,7 @@ impl Session {
             audio: Audio {
                 rtp: None,
                 rtcp: None,
+                family: None,
                 formats: ["0", "8", "101"].map(str::to_owned).to_vec(),
                 attributes: attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
                 direction: Direction::SendRecv,
@@ -146,6 +176,7 @@ impl Audio {
         Self {
             rtp,
             rtcp: rtcp.or(rtp.map(|rtp| SocketAddr::new(rtp.ip(), rtp.port().saturating_add(1)))),
+            family: ip.map(Family::of),
             formats: media.fmt.split_whitespace().map(str::to_owned).collect(),
             attributes: media.attributes.iter().filter_map(kept).collect(),
             direction: direction.unwrap_or(Direction::SendRecv),

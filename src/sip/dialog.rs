@@ -39,9 +39,12 @@ impl Endpoint {
         self.listeners.iter().any(|(own, _)| *own == transport)
     }
 
-    /// The Via value for a branch; asks for rport (RFC 3581).
+    /// The Via value for a branch; asks for rport (RFC 3581). Over TLS the far side, whose certificate we have seen and
+    /// who has seen ours, may send us requests over the same connection (RFC 5923).
     pub fn via(&self, hop: &Hop, branch: &str) -> String {
-        format!("SIP/2.0/{} {};branch={branch};rport", hop.transport.as_str(), self.towards(hop))
+        let heard = hop.transport == Transport::Tls && self.speaks(Transport::Tls);
+        let alias = if heard { ";alias" } else { "" };
+        format!("SIP/2.0/{} {};branch={branch};rport{alias}", hop.transport.as_str(), self.towards(hop))
     }
 
     /// The Contact value.
@@ -356,12 +359,15 @@ mod tests {
                 (Transport::Udp, address("198.51.100.1:5060")),
                 (Transport::Tcp, address("198.51.100.1:5070")),
                 (Transport::Tcp, address("[2001:db8::1]:5070")),
+                (Transport::Tls, address("198.51.100.1:5061")),
             ],
             product: "p".into(),
         };
         let v6 = Hop::new(Transport::Tcp, address("[2001:db8::9]:1"));
         assert_eq!(endpoint.via(&v6, "b"), "SIP/2.0/TCP [2001:db8::1]:5070;branch=b;rport");
         assert_eq!(endpoint.contact(&v6), "<sip:switchback@[2001:db8::1]:5070;transport=tcp>");
+        let secure = Hop::new(Transport::Tls, address("192.0.2.9:1"));
+        assert_eq!(endpoint.via(&secure, "b"), "SIP/2.0/TLS 198.51.100.1:5061;branch=b;rport;alias");
         let v4 = Hop::new(Transport::Tcp, address("192.0.2.9:1"));
         assert_eq!(endpoint.contact(&v4), "<sip:switchback@198.51.100.1:5070;transport=tcp>");
         assert_eq!(endpoint.contact(&udp("192.0.2.9:1")), "<sip:switchback@198.51.100.1:5060>");

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use switchback::b2bua::B2bua;
 use switchback::b2bua::io::{
-    ApiOperation, ApiReply, Datagram, Epoch, Input, MediaCommand, MediaEvent, Output, OutputContext, PortPair,
+    ApiOperation, ApiReply, Datagram, Epoch, Family, Input, MediaCommand, MediaEvent, Output, OutputContext, PortPair,
     Transfer, TransferStatus, Transport,
 };
 use switchback::b2bua::settings::{Network, Settings};
@@ -46,7 +46,7 @@ impl Bench {
         let now = clock::now();
         let access = vec![Network { address: [127, 0, 0, 1].into(), prefix: 32 }];
         let settings = Settings { access, max_calls_per_second: u32::MAX, ..Settings::default() };
-        let pairs = (0..2_000).map(|n| PortPair { worker: 0, port: 20_000 + 2 * n });
+        let pairs = (0..2_000).map(|n| PortPair { worker: 0, family: Family::V4, port: 20_000 + 2 * n });
         let core = B2bua::new(settings, pairs, [7; 32], Epoch { instant: now, unix_ms: 0 });
         Self { core, now, calls: 0, records: 0, inputs: 0, pending: Vec::new() }
     }

@@ -1,6 +1,6 @@
 //! What goes through the relay, octet by octet.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -240,4 +240,44 @@ async fn h1_sipp_streams_and_the_echo_comes_back_through_the_relay() {
     assert!(spoken - count("genagent_media", "received_packets") <= 2);
     assert!(spoken - count("customer_media", "sent_packets") <= 2);
     stage.close(&[]).await;
+}
+
+#[tokio::test]
+async fn h11_a_customer_on_ipv6_and_a_trunk_on_ipv4_hear_each_other() {
+    let stage = Stage::set(Setting::default().on_both_families().key("sip.max_calls", "5")).await;
+    let mut carrier = Party::start(stage.street.carrier(), Tap::default()).await.unwrap();
+    let (here, there) = ((Ipv6Addr::LOCALHOST, 0).into(), stage.street.at(4, 9000));
+    let (customer, genagent) = (Mouth::open(here).await, Mouth::open(there).await);
+    let port = customer.0.local_addr().unwrap().port().to_string();
+    let ivr = stage
+        .ivr_on_ipv6("ivr_has_media_elsewhere")
+        .option(&["-key", "rtp", &port])
+        .pause(Duration::from_secs(4))
+        .start();
+
+    let mut call = timeout(SOON, carrier.accept()).await.unwrap().unwrap();
+    let offer = String::from_utf8(call.invite().unwrap().body().to_vec()).unwrap();
+    let relay = sdp::audio_address(offer.as_bytes()).unwrap();
+    assert_eq!(relay.ip(), stage.street.switchback().ip(), "{offer}");
+    assert!(call.respond(200, &sdp::describe(there)));
+    // The relay thread is told beside the customer's 200, which is here at once on loopback.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+
+    let (from_genagent, from_customer) = (stream(0x6e4a, 25), stream(0xc057, 25));
+    genagent.speak(relay, from_genagent.clone(), PACKET);
+    let (heard, sources) = customer.listen(MOMENT).await;
+    assert!(heard == from_genagent, "the customer hears every octet: {} packets", heard.len());
+    assert_eq!((sources.len(), sources[0].ip()), (1, Ipv6Addr::LOCALHOST.into()));
+    customer.speak(sources[0], from_customer.clone(), PACKET);
+    let (heard, sources) = genagent.listen(MOMENT).await;
+    assert!(heard == from_customer, "GenerativeAgent hears every octet: {} packets", heard.len());
+    assert_eq!(sources, [relay]);
+
+    let ivr = ivr.well(SOON).await;
+    until_hung_up(&mut call).await;
+    assert_eq!(ivr.logged("relay"), ["c=IN IP6 ::1"]);
+    let record = stage.verdict().await.1;
+    for leg in ["customer_media", "genagent_media"] {
+        assert_eq!((&record[leg]["received_packets"], &record[leg]["sent_packets"]), (&25.into(), &25.into()), "{leg}");
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
@@ -68,6 +68,16 @@ impl Street {
         self.at(4, 5060)
     }
 
+    /// The same on IPv6, where one host has all the houses: a port of this street.
+    pub fn switchback_on_ipv6(&self) -> SocketAddr {
+        (Ipv6Addr::LOCALHOST, 10_000 + u16::from(self.third)).into()
+    }
+
+    /// An IVR on IPv6.
+    pub fn ivr_on_ipv6(&self) -> SocketAddr {
+        (Ipv6Addr::LOCALHOST, 11_000 + u16::from(self.third)).into()
+    }
+
     /// On no list.
     pub fn stranger(&self) -> SocketAddr {
         self.at(9, 5060)
@@ -87,6 +97,8 @@ pub struct Setting {
     pub keys: Vec<(&'static str, String)>,
     /// What else must stand before the program starts, and the keys that lead there.
     pub prepare: fn(&Street) -> Vec<(&'static str, String)>,
+    /// Whether Switchback speaks IPv6 as well.
+    pub both_families: bool,
 }
 
 impl Default for Setting {
@@ -96,6 +108,7 @@ impl Default for Setting {
             api: MockAsappSettings { numbers: 10_000, behaviour: handed_over("AGENT"), ..Default::default() },
             keys: Vec::new(),
             prepare: |_| Vec::new(),
+            both_families: false,
         }
     }
 }
@@ -110,6 +123,12 @@ impl Setting {
     /// With this beside the program.
     pub fn prepare(mut self, prepare: fn(&Street) -> Vec<(&'static str, String)>) -> Self {
         self.prepare = prepare;
+        self
+    }
+
+    /// On IPv4 and IPv6.
+    pub fn on_both_families(mut self) -> Self {
+        self.both_families = true;
         self
     }
 
@@ -153,7 +172,10 @@ impl Stage {
         let folder = tempfile::Builder::new().prefix("switchback-live-").tempdir().unwrap();
         let api = MockAsapp::start(MockAsappSettings { address: street.at(5, 8000), ..setting.api }).await.unwrap();
         let configuration = configuration(&street, &api.base_url());
-        let keys = [setting.keys, (setting.prepare)(&street)].concat();
+        let mut keys = [setting.keys, (setting.prepare)(&street)].concat();
+        if setting.both_families {
+            keys.extend(both_families(&street));
+        }
         let program = Program::start(folder.path(), &configuration, &keys, street.admin()).await;
         Self { street, api: Some(api), program, folder, callers: AtomicU16::new(0) }
     }
@@ -163,6 +185,12 @@ impl Stage {
         let mut here = self.street.ivr();
         here.set_port(here.port() + self.callers.fetch_add(1, Ordering::Relaxed));
         Sipp::new(scenario, here, self.folder.path()).calls_to(self.street.switchback())
+    }
+
+    /// A SIPp that plays this scenario as the IVR over IPv6.
+    pub fn ivr_on_ipv6(&self, scenario: &str) -> Sipp {
+        let here = self.street.ivr_on_ipv6();
+        Sipp::new(scenario, here, self.folder.path()).calls_to(self.street.switchback_on_ipv6())
     }
 
     /// A SIPp that plays this scenario as the carrier.
@@ -304,6 +332,18 @@ fn configuration(street: &Street, api: &str) -> String {
         street.carrier(),
         street.admin(),
     )
+}
+
+/// What a street without houses needs beside [`configuration`]: ports of its own for RTP, too.
+fn both_families(street: &Street) -> [(&'static str, String); 4] {
+    let (v4, v6) = (street.switchback(), street.switchback_on_ipv6());
+    let first = 20_000 + 40 * u16::from(street.third);
+    [
+        ("sip.listen", format!("{v4},{v6}")),
+        ("sip.access", format!("{},::1", street.ivr().ip())),
+        ("media.address", format!("{},{}", v4.ip(), v6.ip())),
+        ("media.ports", format!("{first}-{}", first + 39)),
+    ]
 }
 
 /// The built program as a child process. Killed by its id and awaited when dropped.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use switchback::b2bua::B2bua;
 use switchback::b2bua::io::{
-    ApiFailure, ApiOperation, ApiReply, ApiRequest, Datagram, Epoch, FailureClass, Input, Look, MediaCommand,
+    ApiFailure, ApiOperation, ApiReply, ApiRequest, Datagram, Epoch, FailureClass, Family, Input, Look, MediaCommand,
     MediaEvent, OperatorCommand, Output, PortPair, PublishedContext, Question, Records, Transfer, Transport,
 };
 use switchback::b2bua::settings::{Network, Settings, Trunk};
@@ -134,7 +134,7 @@ pub fn settings() -> Settings {
     let carrier = address(CARRIER);
     Settings {
         sip_address: address(CORE),
-        media_address: address(CORE).ip(),
+        media_addresses: vec![address(CORE).ip()],
         access: vec![Network { address: address(IVR).ip(), prefix: 32 }],
         trunks: vec![Trunk {
             name: "carrier".to_owned(),
@@ -154,7 +154,9 @@ impl Engine {
         let start = clock::now();
         let mut ids = [0; 32];
         ids[..8].copy_from_slice(&seed.to_le_bytes());
-        let pairs = (0..pairs).map(|n| PortPair { worker: 0, port: 20_000 + 2 * n });
+        let families: Vec<Family> = settings.media_addresses.iter().copied().map(Family::of).collect();
+        let of = |family| (0..pairs).map(move |n| PortPair { worker: 0, family, port: 20_000 + 2 * n });
+        let pairs = families.into_iter().flat_map(of);
         let (margin, carrier) = (settings.call.expiry_margin, carrier_of(&settings));
         Self {
             core: B2bua::new(settings, pairs, ids, Epoch { instant: start, unix_ms: UNIX_MS }),

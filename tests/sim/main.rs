@@ -17,6 +17,7 @@ mod complaints;
 mod context;
 mod digest;
 mod engine;
+mod families;
 mod glare;
 mod guard;
 mod happy;

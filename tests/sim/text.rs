@@ -135,8 +135,9 @@ pub fn sdp(address: &str, port: u16) -> String {
 }
 
 pub fn audio(address: &str, port: u16, formats: &str, direction: &str) -> String {
+    let family = if address.contains(':') { "IP6" } else { "IP4" };
     format!(
-        "v=0\r\no=- 1 {port} IN IP4 {address}\r\ns=-\r\nc=IN IP4 {address}\r\nt=0 0\r\nm=audio {port} RTP/AVP {formats}\r\n\
+        "v=0\r\no=- 1 {port} IN {family} {address}\r\ns=-\r\nc=IN {family} {address}\r\nt=0 0\r\nm=audio {port} RTP/AVP {formats}\r\n\
          a=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-15\r\na=ptime:20\r\na={direction}\r\n"
     )
 }

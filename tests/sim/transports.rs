@@ -5,7 +5,6 @@ use std::time::Duration;
 use switchback::b2bua::io::Transport;
 use switchback::b2bua::settings::Settings;
 use switchback::call::verdict::{EndedBy, Outcome, Phase};
-use switchback::sip::locate::Place;
 
 use crate::asapp::NUMBER;
 use crate::engine::{CORE, address, ms, secs};
@@ -243,24 +242,4 @@ fn a_long_invite_does_not_come_back_to_udp_once_nobody_wants_it() {
     let failed = switchback::b2bua::io::Input::TransportFailed { transport: Transport::Tcp, peer: w.carrier.address };
     w.stage().engine.feed(failed);
     w.carrier.expect_nothing_for(secs(40));
-}
-
-#[test]
-fn h11_ipv6_on_one_leg_and_ipv4_on_the_other() {
-    let carrier = "[2001:db8::20]:5060";
-    let w = World::set(|settings| {
-        streams(settings);
-        settings.trunks[0].place = Place::at(Transport::Udp, address(carrier));
-    });
-    let trunk = w.stranger(carrier);
-    let mut customer = w.ivr.invite();
-    customer.expect("180");
-    w.api.expect_create().answer_number(NUMBER, secs(60));
-    let mut genagent = trunk.expect_invite();
-    assert!(genagent.invite.header("Via").starts_with(&format!("SIP/2.0/UDP {V6};")), "{:?}", genagent.invite);
-    assert!(genagent.invite.contact().ends_with(V6));
-    genagent.respond(486);
-    genagent.expect("ACK");
-    w.api.expect_create().fail(switchback::b2bua::io::FailureClass::ServerError);
-    customer.expect_refusal(480);
 }

@@ -2,7 +2,9 @@
 //! TLS with certificates of a test's own authority.
 #![allow(clippy::unwrap_used, reason = "the helpers are tests too")]
 
+mod keepalive;
 mod program;
+mod reset;
 mod secure;
 mod sipp;
 mod slow;

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 /// A running program. It is ended with its test.
 pub struct Program {
     pub sip: SocketAddr,
+    pub admin: SocketAddr,
     _asapp: MockAsapp,
     pub folder: TempDir,
     child: Child,
@@ -69,7 +70,7 @@ impl Program {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let program = Self { sip, _asapp: asapp, folder, child };
+        let program = Self { sip, admin, _asapp: asapp, folder, child };
         eventually("a program that listens", async || TcpStream::connect(sip).await.is_ok()).await;
         program
     }

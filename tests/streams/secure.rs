@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::program::{Program, eventually, free};
+use crate::reset::{line, reset, response};
 use crate::slow::{invite, options};
 
 const DOMAIN: &str = "carrier.example.com";
@@ -216,7 +217,7 @@ async fn secure(to: SocketAddr, authority: &str) -> std::io::Result<tokio_rustls
     connector(authority, None).connect(name, TcpStream::connect(to).await?).await
 }
 
-async fn read_until(stream: &mut (impl tokio::io::AsyncRead + Unpin), wanted: &str) -> String {
+pub async fn read_until(stream: &mut (impl tokio::io::AsyncRead + Unpin), wanted: &str) -> String {
     let mut all = String::new();
     let mut octets = vec![0; 8192];
     while !all.contains(wanted) {
@@ -240,7 +241,11 @@ async fn a_call_goes_from_tls_to_tls() {
     let invite = read_until(&mut far, "m=audio").await;
     assert!(invite.contains(&format!("Via: SIP/2.0/TLS {tls};")), "{invite}");
     assert!(invite.contains(&format!("Contact: <sip:switchback@{tls};transport=tls>")), "{invite}");
+    assert!(invite.lines().any(|line| line.starts_with("Via:") && line.ends_with(";rport;alias")), "{invite}");
     assert_eq!(far.get_ref().1.server_name(), Some(DOMAIN));
+    // RFC 5923: requests of the trunk may come over the connection that we made.
+    far.write_all(options(9).replace("/TCP", "/TLS").as_bytes()).await.unwrap();
+    read_until(&mut far, "SIP/2.0 200 ").await;
     let copied = ["Via", "From", "To", "Call-ID", "CSeq"];
     let lines = invite.lines().filter(|line| copied.iter().any(|name| line.starts_with(&format!("{name}:"))));
     let head: String = lines.map(|line| format!("{line}\r\n")).collect();
@@ -249,6 +254,29 @@ async fn a_call_goes_from_tls_to_tls() {
     read_until(&mut far, "ACK sip:").await;
     read_until(&mut customer, "SIP/2.0 480 ").await;
     drop(program);
+}
+
+#[tokio::test]
+async fn o14_a_reset_over_tls_costs_a_fresh_number_and_a_new_handshake() {
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    let trunk = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = trunk.local_addr().unwrap();
+    let (_program, tls) = program(address, &authority, &folder, "").await;
+    let mut customer = secure(tls, &authority.1).await.unwrap();
+    customer.write_all(invite(5).replace("/TCP", "/TLS").as_bytes()).await.unwrap();
+    let acceptor = authority.for_names(&[DOMAIN], &[]).acceptor();
+    let mut first = acceptor.accept(trunk.accept().await.unwrap().0).await.unwrap();
+    let before = read_until(&mut first, "m=audio").await;
+    reset(first.get_ref().0);
+    drop(first);
+    let mut second = acceptor.accept(trunk.accept().await.unwrap().0).await.unwrap();
+    let after = read_until(&mut second, "m=audio").await;
+    assert_ne!(line(&before, "INVITE "), line(&after, "INVITE "), "no number is dialled twice");
+    assert_ne!(line(&before, "Call-ID:"), line(&after, "Call-ID:"));
+    let answer = response(&after, "200 OK", address).replace("transport=tcp", "transport=tls");
+    second.write_all(answer.as_bytes()).await.unwrap();
+    read_until(&mut second, "ACK sip:").await;
+    read_until(&mut customer, "SIP/2.0 200 ").await;
 }
 
 #[tokio::test]

@@ -134,3 +134,35 @@ async fn a_trunk_that_cannot_be_reached_is_told_at_once() {
     }
     assert!(switchback::clock::now() - begun < Duration::from_secs(4), "two attempts, both refused at once");
 }
+
+/// Whether the admin port answers within a moment.
+async fn is_healthy(program: &Program) -> bool {
+    let Ok(mut stream) = TcpStream::connect(program.admin).await else { return false };
+    let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    let mut octets = [0; 64];
+    let read = timeout(Duration::from_secs(1), stream.read(&mut octets)).await;
+    matches!(read, Ok(Ok(length)) if octets[..length].starts_with(b"HTTP/1.1 200 "))
+}
+
+#[tokio::test]
+async fn s11_slow_clients_of_the_admin_port_have_their_time_and_no_more() {
+    let program = Program::start(free(), "").await;
+    let mut slow = Vec::new();
+    for _ in 0..switchback::admin::MAX_CONNECTIONS - 1 {
+        let mut stream = TcpStream::connect(program.admin).await.unwrap();
+        stream.write_all(b"GET /me").await.unwrap();
+        slow.push(stream);
+    }
+    assert!(is_healthy(&program).await, "beside them others are answered at once");
+    slow.push(TcpStream::connect(program.admin).await.unwrap());
+    assert!(answers(&program, 300).await, "and SIP goes on when the last place is taken");
+    // One octet at a time buys no more time than one.
+    let begun = switchback::clock::now();
+    let mut gone = false;
+    while !gone && switchback::clock::now() - begun < switchback::admin::REQUEST_LIMIT * 2 {
+        gone = slow[0].write_all(b"x").await.is_err()
+            || matches!(timeout(Duration::from_millis(200), slow[0].read(&mut [0; 8])).await, Ok(Ok(0) | Err(_)));
+    }
+    assert!(gone, "a slow request is cut off");
+    eventually("places for others", async || is_healthy(&program).await).await;
+}
