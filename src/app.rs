@@ -57,10 +57,7 @@ pub struct App {
 impl App {
     /// Binds everything and starts. Errors name what could not be had.
     pub async fn start(config: &Config, witness: Option<Box<dyn Witness>>) -> Result<Self> {
-        let trunk = resolve(&config.trunk.address).await?;
-        if let Some(lack) = config.lacks(config.trunk.transport, trunk.ip()) {
-            bail!("trunk.address cannot be called: {lack}");
-        }
+        let trunk = resolve(config).await?;
         let udp = udp(config)?;
         let tls = tls(config, trunk)?;
         let streams = streams(config, tls.clone())?;
@@ -126,16 +123,21 @@ impl App {
     }
 }
 
-/// The first address of `host:port`, or of `host` at 5060.
-async fn resolve(host: &str) -> Result<SocketAddr> {
+/// The first address of the trunk's `host:port`, or of its `host` at 5060, in a family that we speak.
+async fn resolve(config: &Config) -> Result<SocketAddr> {
+    let host = config.trunk.address.as_str();
     let with_port =
         host.parse::<SocketAddr>().is_ok() || host.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok());
     let host = &if with_port { host.to_owned() } else { format!("{host}:5060") };
-    let found = lookup_host(host).await.with_context(|| format!("cannot resolve {host} (trunk.address)"))?.next();
-    match found {
-        Some(address) => Ok(address),
-        None => bail!("{host} has no address (trunk.address)"),
+    let found = lookup_host(host).await.with_context(|| format!("cannot resolve {host} (trunk.address)"))?;
+    let mut lack = "it has no address".to_owned();
+    for address in found {
+        match config.lacks(config.trunk.transport, address.ip()) {
+            None => return Ok(address),
+            Some(missing) => lack = missing,
+        }
     }
+    bail!("{host} cannot be called (trunk.address): {lack}")
 }
 
 /// TLS, where it is spoken on either side.
@@ -337,5 +339,26 @@ impl Hands for World {
 
     fn seen(&mut self, at: Instant, from: SocketAddr, to: SocketAddr, bytes: &Bytes) {
         self.witnessed(|witness| witness.sip(at, from, to, bytes));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn h11_a_trunk_of_both_families_is_called_in_one_that_we_speak() {
+        let lines = "asapp.api_id = 'id'\nasapp.api_secret = 'secret'\ntrunk.address = 'localhost:5070'\n";
+        for own in ["127.0.0.1", "::1"] {
+            let own: std::net::IpAddr = own.parse().unwrap();
+            let here = SocketAddr::new(own, 5060);
+            let config = format!("{lines}sip.listen = '{here}'\nmedia.address = '{own}'\n");
+            let found = resolve(&Config::parse(&config).unwrap()).await;
+            match found {
+                Ok(trunk) => assert_eq!(trunk, SocketAddr::new(own, 5070)),
+                // Not every machine calls itself localhost in both.
+                Err(error) => assert!(own.is_ipv6() && error.to_string().contains("sip.listen is not"), "{error}"),
+            }
+        }
     }
 }
