@@ -333,24 +333,3 @@ impl Hands for World {
         self.witnessed(|witness| witness.sip(at, from, to, bytes));
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn h11_a_trunk_of_both_families_is_called_in_one_that_we_speak() {
-        let lines = "asapp.api_id = 'id'\nasapp.api_secret = 'secret'\ntrunk.address = 'localhost:5070'\n";
-        for own in ["127.0.0.1", "::1"] {
-            let own: std::net::IpAddr = own.parse().unwrap();
-            let here = SocketAddr::new(own, 5060);
-            let config = format!("{lines}sip.listen = '{here}'\nmedia.address = '{own}'\n");
-            let found = resolve(&Config::parse(&config).unwrap()).await;
-            match found {
-                Ok(trunk) => assert_eq!(trunk, SocketAddr::new(own, 5070)),
-                // Not every machine calls itself localhost in both.
-                Err(error) => assert!(own.is_ipv6() && error.to_string().contains("sip.listen is not"), "{error}"),
-            }
-        }
-    }
-}

@@ -11,7 +11,8 @@
 //! - The announced address is believed at once and always: it replaces whoever was learned before it spoke. Once it
 //!   has spoken nobody else is learned until the next `expect`.
 //! - Another port of the announced host is learned after `NEAR_RUN` consistent packets.
-//! - Another host is learned only in place of a private address (a customer behind NAT), after `FAR_RUN`.
+//! - Another host is learned only in place of a private address (a customer behind NAT), after `FAR_RUN`. In place of a
+//!   public one nothing tells the far side from a stranger who floods the port before it speaks (flow M2).
 //! - After somebody is learned, a nearer source may still replace him for the learning window; then nobody but the
 //!   announced address may. As long as nobody was heard learning stays open, however late the first packet comes.
 //! - A source of the pair's earlier life ([`Stale`]) is never learned.

@@ -1,6 +1,6 @@
 //! SIP over TLS: who is believed (RFC 5922), who must show what, and certificates that change under way.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -277,6 +277,23 @@ async fn o14_a_reset_over_tls_costs_a_fresh_number_and_a_new_handshake() {
     second.write_all(answer.as_bytes()).await.unwrap();
     read_until(&mut second, "ACK sip:").await;
     read_until(&mut customer, "SIP/2.0 200 ").await;
+}
+
+#[tokio::test]
+async fn h11_tls_is_heard_on_both_families() {
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    authority.for_names(&["us.example"], &[]).write(folder.path());
+    let v6 = std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let (v4, at) = (free(), folder.path().display());
+    let lines = format!(
+        "sip.tls_listen = ['{v4}', '{v6}']\nsip.tls_certificate = '{at}/chain.pem'\nsip.tls_key = '{at}/key.pem'\n"
+    );
+    let _program = Program::start(free(), &lines).await;
+    for (call, here) in [v4, v6].into_iter().enumerate() {
+        let mut peer = secure(here, &authority.1).await.unwrap();
+        peer.write_all(options(call).as_bytes()).await.unwrap();
+        read_until(&mut peer, "SIP/2.0 200 ").await;
+    }
 }
 
 #[tokio::test]
