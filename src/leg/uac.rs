@@ -121,7 +121,10 @@ impl Uac {
             writer.header(*name, value);
         }
         let fresh = [HeaderName::Via, HeaderName::CSeq, HeaderName::ContentType, HeaderName::ContentLength];
-        let replaced = |name: &str| fresh.iter().chain(headers.iter().map(|(name, _)| name)).any(|h| h.is(name));
+        let replaced = |name: &str| {
+            HeaderName::read(name)
+                .is_some_and(|name| fresh.contains(&name) || headers.iter().any(|(new, _)| *new == name))
+        };
         for (name, value) in self.invite.lines().filter(|(name, _)| !replaced(name)) {
             writer.header_named(name, value);
         }

@@ -301,11 +301,10 @@ fn invitation(invite: &Message) -> Invitation {
     let user = |uri: Option<crate::sip::value::Uri<'_>>| {
         uri.and_then(|uri| uri.user_name()).map(|user| user.into_owned()).unwrap_or_default()
     };
-    let own = |name: &str| HeaderName::ALL.iter().any(|known| known.is(name));
     Invitation {
         call_id: invite.call_id().unwrap_or_default().to_owned(),
         caller: user(invite.from().map(|from| from.uri)),
         dialled: user(invite.target()),
-        headers: invite.lines().filter(|(name, _)| !own(name)).map(|(n, v)| (n.to_owned(), v.to_owned())).collect(),
+        headers: invite.others().map(|(n, v)| (n.to_owned(), v.to_owned())).collect(),
     }
 }
