@@ -28,6 +28,7 @@ use crate::sip::ids::Ids;
 use crate::sip::message::{HeaderName, Message, Method};
 use crate::sip::transaction::Base;
 use crate::sip::transaction::key::{ClientKey, ServerKey};
+use crate::sip::value::UserToUser;
 use crate::sip::write::Writer;
 use established::Established;
 use negotiation::Negotiation;
@@ -170,8 +171,10 @@ pub struct Invitation {
     pub caller: String,
     /// User part of the Request-URI.
     pub dialled: String,
-    /// Every header line that is none of SIP's own, in order.
+    /// Every header line that is none of SIP's own, in order, `%HH` in its value undone.
     pub headers: Vec<(String, String)>,
+    /// User-to-User (RFC 7433), where there is one.
+    pub user_to_user: Option<UserToUser>,
 }
 
 /// Media counters of one leg's port pair since it was lent. Packets and octets are RTP; octets count UDP payload.
