@@ -441,6 +441,10 @@ impl B2bua {
         let Some(entry) = self.legs.get_mut(&id) else { return };
         let Some(audio) = entry.leg.remote() else { return };
         let pair = entry.pair;
+        // An ACK may bring an answer long after its call has given the ports back.
+        if !self.ports.is_lent(pair, entry.call) {
+            return;
+        }
         if let (Some(rtp), Some(rtcp)) = (audio.rtp, audio.rtcp) {
             self.outputs.push_back(Output::Media(MediaCommand::Expect { pair, rtp, rtcp }));
         }
