@@ -114,6 +114,12 @@ pub struct Sip {
     pub max_calls: usize,
     /// New calls a second; above: 503.
     pub max_calls_per_second: u32,
+    /// Messages a second from one address; more are dropped unread.
+    pub max_messages_per_source: u32,
+    /// New calls a second from one address; above: 503.
+    pub max_calls_per_second_per_source: u32,
+    /// SIP transactions up to which a refusal is remembered.
+    pub max_transactions: usize,
     /// How long a drain waits for running calls before it ends them.
     #[serde(with = "words::span")]
     pub drain_limit: Duration,
@@ -382,6 +388,9 @@ impl Config {
             },
             max_calls: sip.max_calls,
             max_calls_per_second: sip.max_calls_per_second,
+            max_messages_per_source: sip.max_messages_per_source,
+            max_calls_per_second_per_source: sip.max_calls_per_second_per_source,
+            max_transactions: sip.max_transactions,
             drain_limit: sip.drain_limit,
             retry_after: sip.retry_after.as_secs() as u32,
             api_rate: asapp.rate,
@@ -463,6 +472,9 @@ impl Default for Sip {
             session_least: Duration::from_secs(u64::from(core.session.least)),
             max_calls: PortRange::default().pairs() / 2,
             max_calls_per_second: core.max_calls_per_second,
+            max_messages_per_source: core.max_messages_per_source,
+            max_calls_per_second_per_source: core.max_calls_per_second_per_source,
+            max_transactions: core.max_transactions,
             drain_limit: core.drain_limit,
             retry_after: Duration::from_secs(core.retry_after.into()),
             product: core.product,

@@ -37,12 +37,11 @@ impl B2bua {
     // --- a customer is at the door ---
 
     pub(super) fn invited(&mut self, now: Instant, origin: Hop, invite: &Message, key: ServerKey) {
-        let overloaded = match () {
-            () if self.draining => Some("draining"),
-            () if self.calls.len() >= self.settings.max_calls => Some("calls"),
+        let overloaded = self.overload().or_else(|| match () {
+            () if !self.sources.may_call(now, origin.ip()) => Some("source"),
             () if !self.admitted.call(now, self.settings.max_calls_per_second) => Some("rate"),
             () => None,
-        };
+        });
         let call = CallRef(self.ids.number());
         let pairs = match overloaded {
             Some(_) => None,

@@ -13,6 +13,7 @@ pub mod io;
 pub mod limiter;
 pub mod ports;
 pub mod settings;
+pub mod sources;
 pub mod timers;
 pub mod transactions;
 
@@ -30,7 +31,7 @@ use crate::call::state::Call;
 use crate::call::{CallRef, TransferId};
 use crate::leg::{Leg, LegRole, LegTimer, MediaCounters, Out, Surroundings};
 use crate::sip::dialog::Endpoint;
-use crate::sip::ids::Ids;
+use crate::sip::ids::{Ids, Keyed};
 use crate::sip::transaction::Base;
 use crate::sip::transaction::timer::Timer;
 use breaker::Breaker;
@@ -39,6 +40,7 @@ use io::{Epoch, Input, LiveCall, MediaEvent, OperatorCommand, Output, PortPair};
 use limiter::Limiter;
 use ports::Ports;
 use settings::Settings;
+use sources::Sources;
 use timers::Timers;
 use transactions::{LegId, TransactionId, Transactions};
 
@@ -110,6 +112,8 @@ pub struct B2bua {
     ports: Ports<CallRef>,
     breaker: Breaker,
     limiter: Limiter,
+    keyed: Keyed,
+    sources: Sources,
     admitted: route::Admission,
     draining: bool,
     closed: bool,
@@ -123,6 +127,8 @@ impl B2bua {
     /// A core with these settings, over these port pairs, with its ids from this seed.
     pub fn new(settings: Settings, pairs: impl IntoIterator<Item = PortPair>, seed: [u8; 32], epoch: Epoch) -> Self {
         let timers = settings.sip_timers;
+        let keyed = Keyed::from_seed(&seed);
+        let sources = Sources::new(keyed, settings.max_messages_per_source, settings.max_calls_per_second_per_source);
         let base = Base { t1: timers.t1, t2: timers.t2, t4: timers.t4 };
         Self {
             call_settings: Arc::new(settings.call.clone()),
@@ -144,6 +150,8 @@ impl B2bua {
             tags: HashMap::new(),
             calls: HashMap::new(),
             ports: Ports::new(pairs),
+            keyed,
+            sources,
             admitted: route::Admission::default(),
             draining: false,
             closed: false,
@@ -295,6 +303,15 @@ impl B2bua {
     /// The calls there are.
     pub fn live_calls(&self, now: Instant) -> Vec<LiveCall> {
         self.calls.values().map(|entry| live(&entry.call, now)).collect()
+    }
+
+    /// Why no call can be taken now, if so.
+    fn overload(&self) -> Option<&'static str> {
+        match () {
+            () if self.draining => Some("draining"),
+            () if self.calls.len() >= self.settings.max_calls => Some("calls"),
+            () => None,
+        }
     }
 
     /// Whether new calls are taken.

@@ -37,6 +37,12 @@ pub struct Settings {
     pub max_calls: usize,
     /// New calls a second; above: 503.
     pub max_calls_per_second: u32,
+    /// Messages a second from one address, with a second's worth at once; what is above is dropped unread. 0: no limit.
+    pub max_messages_per_source: u32,
+    /// New calls a second from one address; above: 503. 0: no limit.
+    pub max_calls_per_second_per_source: u32,
+    /// SIP transactions up to which a refusal is remembered and repeated; above, it is said and forgotten.
+    pub max_transactions: usize,
     /// How long a drain waits for running calls before it ends them.
     pub drain_limit: Duration,
     /// Seconds in the Retry-After of our 503.
@@ -170,6 +176,9 @@ impl Default for Settings {
             session: SessionSettings::default(),
             max_calls: 10_000,
             max_calls_per_second: 500,
+            max_messages_per_source: 20_000,
+            max_calls_per_second_per_source: 0,
+            max_transactions: 100_000,
             drain_limit: Duration::from_secs(30 * 60),
             retry_after: 5,
             api_rate: 90,

@@ -111,6 +111,9 @@ fn numbers(config: &Config, problems: &mut Vec<String>) {
     let limits = [
         ("sip.max_calls", sip.max_calls, 1, 1_000_000),
         ("sip.max_calls_per_second", sip.max_calls_per_second as usize, 1, 100_000),
+        ("sip.max_messages_per_source", sip.max_messages_per_source as usize, 0, 1_000_000),
+        ("sip.max_calls_per_second_per_source", sip.max_calls_per_second_per_source as usize, 0, 100_000),
+        ("sip.max_transactions", sip.max_transactions, 100, 10_000_000),
         ("sip.max_connections", sip.max_connections, 1, 1_000_000),
         ("sip.max_connections_per_source", sip.max_connections_per_source, 1, 1_000_000),
         ("media.workers", media.workers.into(), 1, 64),

@@ -466,10 +466,11 @@ impl Leg {
     }
 }
 
-/// The answer to a request outside a dialog that creates none: what we are, or that we are not that.
-pub fn outside_dialog(request: &Message, ready: bool, tag: &str, product: &str) -> (u16, Bytes) {
+/// The answer to a request outside a dialog that creates none: what we are, or that we are not that. While we take no
+/// calls, `retry_after` says after how many seconds to ask again.
+pub fn outside_dialog(request: &Message, retry_after: Option<u32>, tag: &str, product: &str) -> (u16, Bytes) {
     let status = match request.method() {
-        Some(Method::Options) if ready => 200,
+        Some(Method::Options) if retry_after.is_none() => 200,
         Some(Method::Options) => 503,
         Some(Method::Bye | Method::Cancel | Method::Info | Method::Notify) => 481,
         Some(Method::Refer) => 603,
@@ -479,6 +480,9 @@ pub fn outside_dialog(request: &Message, ready: bool, tag: &str, product: &str) 
     let mut writer = Writer::response(request, status, Some(tag));
     if matches!(status, 200 | 405 | 501) {
         writer.header(HeaderName::Allow, ALLOW).header(HeaderName::Accept, "application/sdp");
+    }
+    if let Some(seconds) = retry_after.filter(|_| status == 503) {
+        writer.header(HeaderName::RetryAfter, &seconds.to_string());
     }
     (status, writer.header(HeaderName::Server, product).finish())
 }

@@ -17,6 +17,7 @@ mod complaints;
 mod context;
 mod digest;
 mod engine;
+mod floods;
 mod glare;
 mod guard;
 mod happy;
