@@ -17,7 +17,9 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
-use crate::b2bua::settings::{BreakerSettings, Network, Settings, SipTimers, Trunk as CoreTrunk, Unlisted};
+use crate::b2bua::settings::{
+    BreakerSettings, HeaderSettings, Network, Settings, SipTimers, Trunk as CoreTrunk, Unlisted,
+};
 use crate::call::settings::{CallSettings, ContextSettings, Fallback as CoreFallback, IntakeSettings, Ringing};
 use crate::leg::session_timer::SessionSettings;
 use crate::sip::digest::Credentials;
@@ -41,6 +43,8 @@ pub struct Config {
     pub call: Call,
     /// `[fallback]`
     pub fallback: Fallback,
+    /// `[headers]`
+    pub headers: HeaderSettings,
     /// `[intake]`
     pub intake: IntakeSettings,
     /// `[context]`
@@ -395,6 +399,7 @@ impl Config {
             retry_after: sip.retry_after.as_secs() as u32,
             api_rate: asapp.rate,
             breaker: BreakerSettings { failures: asapp.breaker_failures, open_for: asapp.breaker_open_for },
+            headers: self.headers.clone(),
             media_timeout: media.timeout,
             call: self.call_settings(),
         }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tracing::{debug, info};
 
+use super::headers::Lines;
 use super::io::{
     ApiFailure, ApiOperation, ApiReply, ApiRequest, CreateTransfer, Datagram, FailureClass, Law, MediaCommand, Output,
     PortPair, Sound, Transport,
@@ -33,10 +34,27 @@ use crate::sip::transaction::key::ServerKey;
 /// Octets of a request that reach everybody in one datagram (RFC 3261 section 18.1.1).
 const MTU_SAFE: usize = 1_300;
 
+/// Hops that our own requests may take (RFC 3261 section 8.1.1.6).
+const MAX_FORWARDS: u8 = 70;
+
+/// What is known at the door, before there is a call.
+struct Door {
+    leg: LegId,
+    pair: PortPair,
+    spare: PortPair,
+    max_forwards: u8,
+    headers: Lines,
+    private: bool,
+}
+
 impl B2bua {
     // --- a customer is at the door ---
 
     pub(super) fn invited(&mut self, now: Instant, origin: Hop, invite: &Message, key: ServerKey) {
+        let Some(max_forwards) = hops_left(invite) else {
+            *self.counters.rejected.entry("hops").or_default() += 1;
+            return self.answer_once(now, origin, invite, 483);
+        };
         let overloaded = self.overload().or_else(|| match () {
             () if !self.sources.may_call(now, origin.ip()) => Some("source"),
             () if !self.admitted.call(now, self.settings.max_calls_per_second) => Some("rate"),
@@ -66,7 +84,13 @@ impl B2bua {
             Ok((leg, tag)) => {
                 self.add_leg(id, leg, tag, LegRole::Customer, call, customer_pair);
                 self.remote_changed(id);
-                self.begin_call(now, call, id, customer_pair, spare, out);
+                let (headers, private) = self.invited_with(invite);
+                self.begin_call(
+                    now,
+                    call,
+                    Door { leg: id, pair: customer_pair, spare, max_forwards, headers, private },
+                    out,
+                );
             }
             Err(refusal) => {
                 *self.counters.rejected.entry("description").or_default() += 1;
@@ -90,25 +114,18 @@ impl B2bua {
 
     fn add_leg(&mut self, id: LegId, leg: Leg, tag: String, role: LegRole, call: CallRef, pair: PortPair) {
         self.tags.insert(tag.clone(), id);
-        self.legs.insert(id, LegEntry { leg, role, call, tag, pair, silent: false, over: false });
+        self.legs.insert(id, LegEntry { leg, role, call, tag, pair, silent: false, said: None, over: false });
     }
 
     /// The call begins with the leg's first event; what came before it (the 100) goes out first.
-    fn begin_call(
-        &mut self,
-        now: Instant,
-        call: CallRef,
-        customer: LegId,
-        customer_pair: PortPair,
-        spare: PortPair,
-        out: Vec<Out>,
-    ) {
+    fn begin_call(&mut self, now: Instant, call: CallRef, door: Door, out: Vec<Out>) {
+        let customer = door.leg;
+        let mut door = Some(door);
         for wanted in out {
-            match wanted {
-                Out::Event(LegEvent::Invited(invitation)) => {
-                    self.open_call(now, call, customer, customer_pair, spare, &invitation);
-                }
-                other => {
+            match (wanted, door.take()) {
+                (Out::Event(LegEvent::Invited(invitation)), Some(door)) => self.open_call(now, call, door, &invitation),
+                (other, waiting) => {
+                    door = waiting;
                     self.work.push_back((customer, other));
                     self.work_off(now);
                 }
@@ -116,15 +133,8 @@ impl B2bua {
         }
     }
 
-    fn open_call(
-        &mut self,
-        now: Instant,
-        reference: CallRef,
-        customer: LegId,
-        customer_pair: PortPair,
-        spare: PortPair,
-        invitation: &Invitation,
-    ) {
+    fn open_call(&mut self, now: Instant, reference: CallRef, door: Door, invitation: &Invitation) {
+        let Door { leg: customer, pair: customer_pair, spare, max_forwards, headers, private } = door;
         self.counters.calls += 1;
         let mut actions = Vec::new();
         let context_ref = format!("{:032x}", self.ids.number());
@@ -136,6 +146,9 @@ impl B2bua {
             customer,
             genagent: None,
             customer_pair,
+            max_forwards,
+            headers,
+            private,
             spare_pair: Some(spare),
             customer_media: None,
             genagent_media: None,
@@ -289,7 +302,7 @@ impl B2bua {
         }
     }
 
-    fn leg_of(&self, call: CallRef, role: LegRole) -> Option<LegId> {
+    pub(super) fn leg_of(&self, call: CallRef, role: LegRole) -> Option<LegId> {
         let entry = self.calls.get(&call)?;
         match role {
             LegRole::Customer => Some(entry.customer),
@@ -297,20 +310,16 @@ impl B2bua {
         }
     }
 
-    fn command(
-        &mut self,
-        now: Instant,
-        call: CallRef,
-        role: LegRole,
-        command: LegCommand,
-        headers: Vec<(String, String)>,
-    ) {
+    fn command(&mut self, now: Instant, call: CallRef, role: LegRole, command: LegCommand, mut headers: Lines) {
         let other = match role {
             LegRole::Customer => LegRole::GenerativeAgent,
             LegRole::GenerativeAgent => LegRole::Customer,
         };
         let Some(id) = self.leg_of(call, role) else { return };
         self.observe(now, call, role, &command);
+        let own: Vec<String> = headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
+        let is_ours = |name: &str| name != "Reason" && own.contains(&name.to_ascii_lowercase());
+        headers.extend(self.crossed(call, other, &command).into_iter().filter(|(name, _)| !is_ours(name)));
         let audio = self.leg_of(call, other).and_then(|id| self.legs.get(&id)?.leg.audio_for_other());
         let material = Material { headers, audio };
         self.with_leg(id, |leg, s| leg.command(command, &material, s));
@@ -334,7 +343,8 @@ impl B2bua {
 
     fn dial(&mut self, now: Instant, call: CallRef, ticket: DialTicket) {
         let Some(entry) = self.calls.get_mut(&call) else { return };
-        let worker = entry.customer_pair.worker;
+        let (worker, max_forwards) = (entry.customer_pair.worker, entry.max_forwards);
+        let headers = entry.headers.clone();
         let pair = entry.spare_pair.take().or_else(|| self.ports.lend_near(worker, call, &mut self.ids));
         let number = ticket.spend(now);
         let (Some(pair), Some(number)) = (pair, number) else {
@@ -353,14 +363,14 @@ impl B2bua {
         let customer = self.leg_of(call, LegRole::Customer);
         let audio = customer.and_then(|id| self.legs.get(&id)?.leg.audio_for_other());
         let negotiation = self.negotiation(pair);
-        let material = Material { headers: Vec::new(), audio };
+        let material = Material { headers, audio };
         self.next_leg += 1;
         let id = LegId(self.next_leg);
         let mut out = Vec::new();
         let session = self.settings.session;
         let mut s =
             Surroundings { ids: &mut self.ids, endpoint: &self.endpoint, base: self.base, session, out: &mut out };
-        let dial = Dial { uri: &uri, from: &from, to, credentials: trunk.credentials.as_ref() };
+        let dial = Dial { uri: &uri, from: &from, to, max_forwards, credentials: trunk.credentials.as_ref() };
         let (leg, tag) = Leg::dial(&dial, negotiation, &material, &mut s);
         self.add_leg(id, leg, tag, LegRole::GenerativeAgent, call, pair);
         if let Some(entry) = self.calls.get_mut(&call) {
@@ -553,6 +563,11 @@ impl B2bua {
         info!(call = %call, outcome = %record.verdict.outcome, "call ended");
         self.outputs.push_back(Output::Record(record));
     }
+}
+
+/// Hops that an INVITE of ours may take because of this one (flow T17); `None`: it has come round often enough.
+fn hops_left(invite: &Message) -> Option<u8> {
+    invite.max_forwards().map_or(Some(MAX_FORWARDS), |hops| Some(hops.checked_sub(1)?.min(MAX_FORWARDS)))
 }
 
 /// One word for the log.

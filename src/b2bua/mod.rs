@@ -9,6 +9,7 @@
 
 pub mod breaker;
 pub mod counters;
+pub mod headers;
 pub mod io;
 pub mod limiter;
 pub mod ports;
@@ -73,6 +74,8 @@ struct LegEntry {
     pair: PortPair,
     /// Whether the relay has reported silence on it.
     silent: bool,
+    /// What its peer's last word lets cross to the other leg.
+    said: Option<(headers::Word, headers::Lines)>,
     /// Whether it has spoken its last word.
     over: bool,
 }
@@ -83,6 +86,12 @@ struct CallEntry {
     customer: LegId,
     genagent: Option<LegId>,
     customer_pair: PortPair,
+    /// How many hops its INVITEs may take: one less than the customer's.
+    max_forwards: u8,
+    /// What the customer's INVITE lets cross to GenerativeAgent's.
+    headers: headers::Lines,
+    /// Whether the customer asked for privacy.
+    private: bool,
     /// The pair kept ready for the next GenerativeAgent leg, so that no number is asked for in vain.
     spare_pair: Option<PortPair>,
     customer_media: Option<MediaCounters>,

@@ -205,6 +205,7 @@ impl B2bua {
     fn in_dialog(&mut self, message: &Message, key: Option<ServerKey>) {
         let Some(&leg) = message.to_tag().and_then(|tag| self.tags.get(tag)) else { return };
         self.with_leg(leg, |leg, s| leg.request(message, key, s));
+        self.overhear(leg, message);
     }
 
     fn outside_dialog(&mut self, now: Instant, origin: Hop, message: &Message) {
@@ -262,7 +263,10 @@ impl B2bua {
                 Effect::TimedOut(leg, method) => self.with_leg(leg, |leg, s| leg.timed_out(&method, s)),
                 Effect::Deliver(leg) => match message {
                     Some((message, _)) if message.is(&Method::Ack) => self.in_dialog(message, None),
-                    Some((message, source)) => self.with_leg(leg, |leg, s| leg.response(message, source, s)),
+                    Some((message, source)) => {
+                        self.with_leg(leg, |leg, s| leg.response(message, source, s));
+                        self.overhear(leg, message);
+                    }
                     None => {}
                 },
             }

@@ -51,6 +51,8 @@ pub struct Settings {
     pub api_rate: u32,
     /// The API circuit breaker.
     pub breaker: BreakerSettings,
+    /// Which header fields cross between the legs.
+    pub headers: HeaderSettings,
     /// Media timeout: both directions dead this long end the call.
     pub media_timeout: Duration,
     /// What the call decides by.
@@ -74,6 +76,57 @@ pub struct Trunk {
     pub plus: bool,
     /// Shown to the trunk's own address when it asks, and to nobody else.
     pub credentials: Option<Credentials>,
+}
+
+/// Names of the header fields that cross between the legs, by direction and message; the customer's first request
+/// is read by intake whatever stands here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HeaderSettings {
+    /// From the customer's INVITE to GenerativeAgent's.
+    pub to_genagent: Vec<String>,
+    /// From GenerativeAgent's 18x and 200 to the customer's.
+    pub to_customer: Vec<String>,
+    /// From the customer's BYE to GenerativeAgent's.
+    pub bye_to_genagent: Vec<String>,
+    /// From GenerativeAgent's BYE to the customer's.
+    pub bye_to_customer: Vec<String>,
+    /// From the customer's INFO to GenerativeAgent's.
+    pub info_to_genagent: Vec<String>,
+    /// From GenerativeAgent's INFO to the customer's.
+    pub info_to_customer: Vec<String>,
+    /// Whether URIs that say who calls, or who was called before us, name our host instead of their own.
+    pub hide_topology: bool,
+}
+
+impl HeaderSettings {
+    /// Every list with its name.
+    pub fn lists(&self) -> [(&'static str, &[String]); 6] {
+        [
+            ("to_genagent", &self.to_genagent),
+            ("to_customer", &self.to_customer),
+            ("bye_to_genagent", &self.bye_to_genagent),
+            ("bye_to_customer", &self.bye_to_customer),
+            ("info_to_genagent", &self.info_to_genagent),
+            ("info_to_customer", &self.info_to_customer),
+        ]
+    }
+}
+
+impl Default for HeaderSettings {
+    /// One session from end to end (RFC 7989), and nothing that names a person or a host.
+    fn default() -> Self {
+        let session = || vec!["Session-ID".to_owned()];
+        Self {
+            to_genagent: session(),
+            to_customer: session(),
+            bye_to_genagent: session(),
+            bye_to_customer: session(),
+            info_to_genagent: session(),
+            info_to_customer: session(),
+            hide_topology: true,
+        }
+    }
 }
 
 /// An IP prefix.
@@ -183,6 +236,7 @@ impl Default for Settings {
             retry_after: 5,
             api_rate: 90,
             breaker: BreakerSettings::default(),
+            headers: HeaderSettings::default(),
             media_timeout: Duration::from_secs(30),
             call: CallSettings::default(),
         }

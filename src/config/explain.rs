@@ -47,6 +47,13 @@ fn story(config: &Config, to: &mut String) -> std::fmt::Result {
         media.address,
         String::from(media.ports)
     )?;
+    writeln!(
+        to,
+        "  Of the customer's INVITE {} passes on to the trunk, of GenerativeAgent's answers {} to the customer; hosts are {}.",
+        named(&config.headers.to_genagent),
+        named(&config.headers.to_customer),
+        if config.headers.hide_topology { "hidden" } else { "shown" }
+    )?;
     writeln!(to, "  A conversation lasts at most {longest}.")?;
     writeln!(to, "  When GenerativeAgent hangs up, we ask for its outputContext for up to {collect} and hand back.")?;
     match &config.records.path {
@@ -54,6 +61,10 @@ fn story(config: &Config, to: &mut String) -> std::fmt::Result {
         Destination::Stdout => writeln!(to, "  One line about it is printed."),
         Destination::Nowhere => writeln!(to, "  No record of it is kept."),
     }
+}
+
+fn named(headers: &[String]) -> String {
+    if headers.is_empty() { "no header".to_owned() } else { headers.join(", ") }
 }
 
 fn table(config: &Config, to: &mut String) -> std::fmt::Result {

@@ -26,6 +26,8 @@ pub struct Dial<'a> {
     pub from: &'a str,
     /// Where the INVITE goes.
     pub to: Hop,
+    /// How many hops the INVITE may take.
+    pub max_forwards: u8,
     /// What the peer at `to`, and nobody else, may be shown when it asks.
     pub credentials: Option<&'a Credentials>,
 }
@@ -78,7 +80,7 @@ impl Uac {
         let mut writer = Writer::request(&Method::Invite, dial.uri);
         writer
             .header(HeaderName::Via, &s.endpoint.via(&dial.to, &branch))
-            .header(HeaderName::MaxForwards, "70")
+            .header(HeaderName::MaxForwards, &dial.max_forwards.to_string())
             .header(HeaderName::From, &format!("<{}>;tag={tag}", dial.from))
             .header(HeaderName::To, &format!("<{}>", dial.uri))
             .header(HeaderName::CallId, &s.ids.call_id())

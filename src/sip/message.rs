@@ -276,6 +276,11 @@ impl Message {
         CSeq::read(self.header(HeaderName::CSeq)?)
     }
 
+    /// How many hops it may still take, where it says so.
+    pub fn max_forwards(&self) -> Option<u8> {
+        value::number(self.header(HeaderName::MaxForwards)?)
+    }
+
     /// The tag of From, or the empty string (RFC 2543 had none).
     pub fn from_tag(&self) -> &str {
         self.from().and_then(|from| from.tag()).unwrap_or("")
