@@ -19,7 +19,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use crate::b2bua::settings::{BreakerSettings, Network, Settings, SipTimers, Unlisted};
+use crate::b2bua::settings::{BreakerSettings, HeaderSettings, Network, Settings, SipTimers, Unlisted};
 use crate::call::settings::{CallSettings, ContextSettings, Fallback as CoreFallback, IntakeSettings, Ringing};
 use crate::leg::session_timer::SessionSettings;
 use crate::sdp::Family;
@@ -46,6 +46,8 @@ pub struct Config {
     pub call: Call,
     /// `[fallback]`
     pub fallback: Fallback,
+    /// `[headers]`
+    pub headers: HeaderSettings,
     /// `[intake]`
     pub intake: IntakeSettings,
     /// `[context]`
@@ -126,6 +128,12 @@ pub struct Sip {
     pub max_calls: usize,
     /// New calls a second; above: 503.
     pub max_calls_per_second: u32,
+    /// Messages a second from one address; more are dropped unread.
+    pub max_messages_per_source: u32,
+    /// New calls a second from one address; above: 503.
+    pub max_calls_per_second_per_source: u32,
+    /// SIP transactions up to which a refusal is remembered.
+    pub max_transactions: usize,
     /// How long a drain waits for running calls before it ends them.
     #[serde(with = "words::span")]
     pub drain_limit: Duration,
@@ -367,10 +375,14 @@ impl Config {
             },
             max_calls: sip.max_calls,
             max_calls_per_second: sip.max_calls_per_second,
+            max_messages_per_source: sip.max_messages_per_source,
+            max_calls_per_second_per_source: sip.max_calls_per_second_per_source,
+            max_transactions: sip.max_transactions,
             drain_limit: sip.drain_limit,
             retry_after: sip.retry_after.as_secs() as u32,
             api_rate: asapp.rate,
             breaker: BreakerSettings { failures: asapp.breaker_failures, open_for: asapp.breaker_open_for },
+            headers: self.headers.clone(),
             media_timeout: media.timeout,
             call: self.call_settings(),
         }
@@ -487,6 +499,9 @@ impl Default for Sip {
             session_least: Duration::from_secs(u64::from(core.session.least)),
             max_calls: PortRange::default().pairs() / 2,
             max_calls_per_second: core.max_calls_per_second,
+            max_messages_per_source: core.max_messages_per_source,
+            max_calls_per_second_per_source: core.max_calls_per_second_per_source,
+            max_transactions: core.max_transactions,
             drain_limit: core.drain_limit,
             retry_after: Duration::from_secs(core.retry_after.into()),
             product: core.product,

@@ -37,6 +37,7 @@
 //! - A CANCEL crosses a 200, a BYE overtakes an ACK? [`leg::uac`] and [`leg::established`].
 //! - Which trunk takes a call, and where are its servers? [`b2bua::trunks`], [`sip::locate`].
 //! - Which message belongs to whom? `src/b2bua/route.rs`. What becomes of an intent? `src/b2bua/act.rs`.
+//! - What of one leg's headers may the other leg's peer see? [`b2bua::headers`].
 //! - Whom does a media port listen to? [`media::latch`].
 //!
 //! # The life of a call

@@ -7,6 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tracing::{debug, info, warn};
 
+use super::headers::Lines;
 use super::io::{
     ApiFailure, ApiOperation, ApiReply, ApiRequest, CreateTransfer, Datagram, FailureClass, Law, MediaCommand, Output,
     PortPair, Sound, Transport,
@@ -36,16 +37,32 @@ use crate::sip::value::escaped_user;
 /// Octets of a request that reach everybody in one datagram (RFC 3261 section 18.1.1).
 const MTU_SAFE: usize = 1_300;
 
+/// Hops that our own requests may take (RFC 3261 section 8.1.1.6).
+const MAX_FORWARDS: u8 = 70;
+
+/// What is known at the door, before there is a call.
+struct Door {
+    leg: LegId,
+    pair: PortPair,
+    spare: PortPair,
+    max_forwards: u8,
+    headers: Lines,
+    private: bool,
+}
+
 impl B2bua {
     // --- a customer is at the door ---
 
     pub(super) fn invited(&mut self, now: Instant, origin: Hop, invite: &Message, key: ServerKey) {
-        let overloaded = match () {
-            () if self.draining => Some("draining"),
-            () if self.calls.len() >= self.settings.max_calls => Some("calls"),
+        let Some(max_forwards) = hops_left(invite) else {
+            *self.counters.rejected.entry("hops").or_default() += 1;
+            return self.answer_once(now, origin, invite, 483);
+        };
+        let overloaded = self.overload().or_else(|| match () {
+            () if !self.sources.may_call(now, origin.ip()) => Some("source"),
             () if !self.admitted.call(now, self.settings.max_calls_per_second) => Some("rate"),
             () => None,
-        };
+        });
         if let Some(overloaded) = overloaded {
             return self.unavailable(now, origin, invite, overloaded);
         }
@@ -76,7 +93,13 @@ impl B2bua {
             Ok((leg, tag)) => {
                 self.add_leg(id, leg, tag, LegRole::Customer, call, customer_pair);
                 self.remote_changed(id);
-                self.begin_call(now, call, id, customer_pair, spare, out);
+                let (headers, private) = self.invited_with(invite);
+                self.begin_call(
+                    now,
+                    call,
+                    Door { leg: id, pair: customer_pair, spare, max_forwards, headers, private },
+                    out,
+                );
             }
             Err(refusal) => {
                 *self.counters.rejected.entry("description").or_default() += 1;
@@ -115,25 +138,19 @@ impl B2bua {
 
     fn add_leg(&mut self, id: LegId, leg: Leg, tag: String, role: LegRole, call: CallRef, pair: PortPair) {
         self.tags.insert(tag.clone(), id);
-        self.legs.insert(id, LegEntry { leg, role, call, tag, pair, way: None, silent: false, over: false });
+        self.legs
+            .insert(id, LegEntry { leg, role, call, tag, pair, way: None, silent: false, said: None, over: false });
     }
 
     /// The call begins with the leg's first event; what came before it (the 100) goes out first.
-    fn begin_call(
-        &mut self,
-        now: Instant,
-        call: CallRef,
-        customer: LegId,
-        customer_pair: PortPair,
-        spare: PortPair,
-        out: Vec<Out>,
-    ) {
+    fn begin_call(&mut self, now: Instant, call: CallRef, door: Door, out: Vec<Out>) {
+        let customer = door.leg;
+        let mut door = Some(door);
         for wanted in out {
-            match wanted {
-                Out::Event(LegEvent::Invited(invitation)) => {
-                    self.open_call(now, call, customer, customer_pair, spare, &invitation);
-                }
-                other => {
+            match (wanted, door.take()) {
+                (Out::Event(LegEvent::Invited(invitation)), Some(door)) => self.open_call(now, call, door, &invitation),
+                (other, waiting) => {
+                    door = waiting;
                     self.work.push_back((customer, other));
                     self.work_off(now);
                 }
@@ -141,15 +158,8 @@ impl B2bua {
         }
     }
 
-    fn open_call(
-        &mut self,
-        now: Instant,
-        reference: CallRef,
-        customer: LegId,
-        customer_pair: PortPair,
-        spare: PortPair,
-        invitation: &Invitation,
-    ) {
+    fn open_call(&mut self, now: Instant, reference: CallRef, door: Door, invitation: &Invitation) {
+        let Door { leg: customer, pair: customer_pair, spare, max_forwards, headers, private } = door;
         self.counters.calls += 1;
         let mut actions = Vec::new();
         let context_ref = format!("{:032x}", self.ids.number());
@@ -162,6 +172,9 @@ impl B2bua {
             genagent: None,
             route: Route::default(),
             customer_pair,
+            max_forwards,
+            headers,
+            private,
             spare_pair: Some(spare),
             customer_media: None,
             genagent_media: None,
@@ -362,7 +375,7 @@ impl B2bua {
         }
     }
 
-    fn leg_of(&self, call: CallRef, role: LegRole) -> Option<LegId> {
+    pub(super) fn leg_of(&self, call: CallRef, role: LegRole) -> Option<LegId> {
         let entry = self.calls.get(&call)?;
         match role {
             LegRole::Customer => Some(entry.customer),
@@ -370,20 +383,16 @@ impl B2bua {
         }
     }
 
-    fn command(
-        &mut self,
-        now: Instant,
-        call: CallRef,
-        role: LegRole,
-        command: LegCommand,
-        headers: Vec<(String, String)>,
-    ) {
+    fn command(&mut self, now: Instant, call: CallRef, role: LegRole, command: LegCommand, mut headers: Lines) {
         let other = match role {
             LegRole::Customer => LegRole::GenerativeAgent,
             LegRole::GenerativeAgent => LegRole::Customer,
         };
         let Some(id) = self.leg_of(call, role) else { return };
         self.observe(now, call, role, &command);
+        let own: Vec<String> = headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
+        let is_ours = |name: &str| name != "Reason" && own.contains(&name.to_ascii_lowercase());
+        headers.extend(self.crossed(call, other, &command).into_iter().filter(|(name, _)| !is_ours(name)));
         let audio = self.leg_of(call, other).and_then(|id| self.legs.get(&id)?.leg.audio_for_other());
         let material = Material { headers, audio };
         self.with_leg(id, |leg, s| leg.command(command, &material, s));
@@ -407,7 +416,8 @@ impl B2bua {
 
     fn dial(&mut self, now: Instant, call: CallRef, ticket: DialTicket) {
         let Some(entry) = self.calls.get_mut(&call) else { return };
-        let worker = entry.customer_pair.worker;
+        let (worker, max_forwards) = (entry.customer_pair.worker, entry.max_forwards);
+        let mut headers = entry.headers.clone();
         let way = self.trunks.take(now, &mut entry.route, &mut self.ids);
         let family = way.ok().map(|way| Family::of(way.hop.ip()));
         let here = family.and_then(|family| self.settings.media_address(family));
@@ -426,7 +436,8 @@ impl B2bua {
         let digits = if trunk.plus { number.as_str() } else { number.trim_start_matches('+') };
         let uri = format!("sip:{}{digits}@{};user=phone", trunk.prefix, trunk.domain);
         let own = self.endpoint.towards(&way.hop);
-        let (from, headers) = caller(&trunk, &entry.call.facts.intake.caller, own);
+        let (from, more) = caller(&trunk, &entry.call.facts.intake.caller, entry.private, own);
+        headers.extend(more);
         let customer = self.leg_of(call, LegRole::Customer);
         let audio = customer.and_then(|id| self.legs.get(&id)?.leg.audio_for_other());
         let negotiation = self.negotiation(SocketAddr::new(here, pair.port), None);
@@ -441,6 +452,7 @@ impl B2bua {
             uri: &uri,
             from: &from,
             to: way.hop,
+            max_forwards,
             credentials: trunk.credentials.as_ref(),
             silence: trunk.silence,
             redirects: &trunk.redirects,
@@ -531,6 +543,10 @@ impl B2bua {
         let Some(entry) = self.legs.get_mut(&id) else { return };
         let Some(audio) = entry.leg.remote() else { return };
         let pair = entry.pair;
+        // An ACK may bring an answer long after its call has given the ports back.
+        if !self.ports.is_lent(pair, entry.call) {
+            return;
+        }
         if let (Some(rtp), Some(rtcp)) = (audio.rtp, audio.rtcp) {
             self.outputs.push_back(Output::Media(MediaCommand::Expect { pair, rtp, rtcp }));
         }
@@ -643,18 +659,23 @@ impl B2bua {
     }
 }
 
-/// The URI of our From, and what tells the trunk who answers for the call.
-fn caller(trunk: &Trunk, customer: &str, here: SocketAddr) -> (String, Vec<(String, String)>) {
+/// The user of our From, and what tells the trunk who answers for the call.
+fn caller(trunk: &Trunk, customer: &str, private: bool, here: SocketAddr) -> (String, Lines) {
     let own = format!("sip:{}@{here}", trunk.caller_id);
     let digits = customer.strip_prefix('+').unwrap_or(customer);
     let is_number = (3..=15).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
     match trunk.caller {
-        Caller::Passthrough if is_number => {
+        Caller::Passthrough if is_number && !private => {
             let diversion = ("Diversion".to_owned(), format!("<{own}>;reason=unconditional"));
             (format!("sip:{}@{here}", escaped_user(customer)), vec![diversion])
         }
         Caller::Passthrough | Caller::Own => (own, Vec::new()),
     }
+}
+
+/// Hops that an INVITE of ours may take because of this one (flow T17); `None`: it has come round often enough.
+fn hops_left(invite: &Message) -> Option<u8> {
+    invite.max_forwards().map_or(Some(MAX_FORWARDS), |hops| Some(hops.checked_sub(1)?.min(MAX_FORWARDS)))
 }
 
 /// One word for the log.

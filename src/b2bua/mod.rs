@@ -10,11 +10,13 @@
 pub mod breaker;
 pub mod counters;
 mod errands;
+pub mod headers;
 pub mod io;
 pub mod limiter;
 pub mod places;
 pub mod ports;
 pub mod settings;
+pub mod sources;
 pub mod timers;
 pub mod transactions;
 pub mod trunks;
@@ -35,7 +37,7 @@ use crate::leg::{Leg, LegRole, LegTimer, MediaCounters, Out, Surroundings};
 use crate::sdp::Family;
 use crate::sip::dialog::Endpoint;
 use crate::sip::hop::Hop;
-use crate::sip::ids::Ids;
+use crate::sip::ids::{Ids, Keyed};
 use crate::sip::transaction::Base;
 use crate::sip::transaction::timer::Timer;
 use breaker::Breaker;
@@ -45,6 +47,7 @@ use io::{Epoch, Input, LiveCall, MediaEvent, OperatorCommand, Output, PortPair};
 use limiter::Limiter;
 use ports::Ports;
 use settings::Settings;
+use sources::Sources;
 use timers::Timers;
 use transactions::{LegId, TransactionId, Transactions};
 use trunks::{Found, Route, Trunks, Way};
@@ -85,6 +88,8 @@ struct LegEntry {
     way: Option<Way>,
     /// Whether the relay has reported silence on it.
     silent: bool,
+    /// What its peer's last word lets cross to the other leg.
+    said: Option<(headers::Word, headers::Lines)>,
     /// Whether it has spoken its last word.
     over: bool,
 }
@@ -97,6 +102,12 @@ struct CallEntry {
     /// The trunks it may take, and the one whose room it has.
     route: Route,
     customer_pair: PortPair,
+    /// How many hops its INVITEs may take: one less than the customer's.
+    max_forwards: u8,
+    /// What the customer's INVITE lets cross to GenerativeAgent's.
+    headers: headers::Lines,
+    /// Whether the customer asked for privacy.
+    private: bool,
     /// The pair kept ready for the next GenerativeAgent leg, so that no number is asked for in vain.
     spare_pair: Option<PortPair>,
     customer_media: Option<MediaCounters>,
@@ -128,6 +139,8 @@ pub struct B2bua {
     ports: Ports<CallRef>,
     breaker: Breaker,
     limiter: Limiter,
+    keyed: Keyed,
+    sources: Sources,
     admitted: route::Admission,
     draining: bool,
     closed: bool,
@@ -141,6 +154,8 @@ impl B2bua {
     /// A core with these settings, over these port pairs, with its ids from this seed.
     pub fn new(settings: Settings, pairs: impl IntoIterator<Item = PortPair>, seed: [u8; 32], epoch: Epoch) -> Self {
         let timers = settings.sip_timers;
+        let keyed = Keyed::from_seed(&seed);
+        let sources = Sources::new(keyed, settings.max_messages_per_source, settings.max_calls_per_second_per_source);
         let base = Base { t1: timers.t1, t2: timers.t2, t4: timers.t4 };
         let mut ids = Ids::from_seed(seed);
         let registrations = settings.trunks.iter().map(|trunk| trunk.register);
@@ -166,6 +181,8 @@ impl B2bua {
             tags: HashMap::new(),
             calls: HashMap::new(),
             ports: Ports::new(pairs),
+            keyed,
+            sources,
             admitted: route::Admission::default(),
             draining: false,
             closed: false,
@@ -342,6 +359,15 @@ impl B2bua {
     /// The calls there are.
     pub fn live_calls(&self, now: Instant) -> Vec<LiveCall> {
         self.calls.values().map(|entry| live(&entry.call, now)).collect()
+    }
+
+    /// Why no call can be taken now, if so.
+    fn overload(&self) -> Option<&'static str> {
+        match () {
+            () if self.draining => Some("draining"),
+            () if self.calls.len() >= self.settings.max_calls => Some("calls"),
+            () => None,
+        }
     }
 
     /// Whether new calls are taken.

@@ -46,12 +46,17 @@ impl<Owner: Copy + PartialEq> Ports<Owner> {
 
     /// Takes a pair back from its owner; it drains. False when it was not lent, or is somebody else's by now.
     pub fn take_back(&mut self, pair: PortPair, owner: Owner) -> bool {
-        let owned = self.lent.get(&pair) == Some(&owner);
+        let owned = self.is_lent(pair, owner);
         if owned {
             self.lent.remove(&pair);
             self.draining.insert(pair, owner);
         }
         owned
+    }
+
+    /// Whether the pair is with this owner now.
+    pub fn is_lent(&self, pair: PortPair, owner: Owner) -> bool {
+        self.lent.get(&pair) == Some(&owner)
     }
 
     /// A drained pair is free again.

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::B2bua;
 use super::io::{Datagram, Output};
 use super::settings::Unlisted;
@@ -57,6 +59,10 @@ impl B2bua {
         let listed = self.is_listed(origin.peer);
         if !listed && self.settings.unlisted == Unlisted::Drop {
             self.counters.unlisted += 1;
+            return;
+        }
+        if listed && !self.sources.may_send(now, origin.ip()) {
+            self.counters.over_rate += 1;
             return;
         }
         let message = match Message::read(datagram.bytes) {
@@ -144,7 +150,7 @@ impl B2bua {
                 true => self.invited(now, origin, &message, key),
                 false => self.answer_once(now, origin, &message, 403),
             },
-            Arrival::New => self.outside_dialog(now, origin, &message, key),
+            Arrival::New => self.outside_dialog(now, origin, &message),
         }
     }
 
@@ -166,7 +172,7 @@ impl B2bua {
         if !answerable || !self.admitted.refusal(now) {
             return;
         }
-        let tag = self.ids.tag();
+        let tag = self.keyed.stateless_tag(message);
         let mut writer = Writer::response(message, status, Some(&tag));
         for (name, value) in headers {
             writer.header(*name, value);
@@ -176,58 +182,70 @@ impl B2bua {
     }
 
     fn cancel(&mut self, now: Instant, origin: Hop, cancel: &Message, key: ServerKey) {
-        let found = self.transactions.cancelled(cancel, origin.peer);
-        let status = if found.is_some() { 200 } else { 481 };
+        let Some(found) = self.transactions.cancelled(cancel, origin.peer) else {
+            return self.answer_once(now, origin, cancel, 481);
+        };
         self.open(origin, cancel, &key, None);
-        self.answer(now, cancel, &key, status);
-        if let Some(leg) = found.flatten() {
+        let response = self.plain_answer(cancel, 200);
+        let effects = self.transactions.respond(&key, 200, response);
+        self.perform(now, effects, None);
+        if let Some(leg) = found {
             self.with_leg(leg, |leg, s| leg.cancelled(cancel, s));
         }
     }
 
     fn open_in_dialog(&mut self, now: Instant, origin: Hop, message: &Message, key: ServerKey) {
-        let leg = message.to_tag().and_then(|tag| self.tags.get(tag).copied());
-        self.open(origin, message, &key, leg);
-        match leg {
-            Some(_) => self.in_dialog(message, Some(key)),
-            None => self.answer(now, message, &key, 481),
-        }
+        let Some(leg) = message.to_tag().and_then(|tag| self.tags.get(tag).copied()) else {
+            return self.answer_once(now, origin, message, 481);
+        };
+        self.open(origin, message, &key, Some(leg));
+        self.in_dialog(message, Some(key));
     }
 
     fn in_dialog(&mut self, message: &Message, key: Option<ServerKey>) {
         let Some(&leg) = message.to_tag().and_then(|tag| self.tags.get(tag)) else { return };
         self.with_leg(leg, |leg, s| leg.request(message, key, s));
+        self.overhear(leg, message);
     }
 
-    fn outside_dialog(&mut self, now: Instant, origin: Hop, message: &Message, key: ServerKey) {
-        let tag = self.ids.tag();
-        let (status, response) = leg::outside_dialog(message, !self.draining, &tag, &self.endpoint.product);
-        self.open(origin, message, &key, None);
-        let effects = self.transactions.respond(&key, status, response);
-        self.perform(now, effects, None);
+    fn outside_dialog(&mut self, now: Instant, origin: Hop, message: &Message) {
+        let tag = self.keyed.stateless_tag(message);
+        let retry_after = self.overload().map(|_| self.settings.retry_after);
+        let (status, response) = leg::outside_dialog(message, retry_after, &tag, &self.endpoint.product);
+        self.say_once(now, origin, message, status, response);
     }
 
     pub(super) fn open(&mut self, origin: Hop, message: &Message, key: &ServerKey, leg: Option<LegId>) {
         self.transactions.open(message, key.clone(), leg, answer_hop(message, origin));
     }
 
-    /// Opens a transaction and answers it at once.
+    /// Answers a request that no leg cares for.
     pub(super) fn answer_once(&mut self, now: Instant, origin: Hop, message: &Message, status: u16) {
-        if let Some(key) = ServerKey::of_request(message) {
-            self.open(origin, message, &key, None);
-            self.answer(now, message, &key, status);
+        let response = self.plain_answer(message, status);
+        self.say_once(now, origin, message, status, response);
+    }
+
+    /// Answers at once: in a transaction that repeats the answer while there is room for one, else as a stateless UAS
+    /// (RFC 3261 section 8.2.7), so that a flood finds nothing to fill.
+    fn say_once(&mut self, now: Instant, origin: Hop, message: &Message, status: u16, response: Bytes) {
+        let room = self.transactions.len() < self.settings.max_transactions;
+        match ServerKey::of_request(message).filter(|_| room) {
+            Some(key) => {
+                self.open(origin, message, &key, None);
+                let effects = self.transactions.respond(&key, status, response);
+                self.perform(now, effects, None);
+            }
+            None => self.outputs.push_back(Output::Transmit(Datagram::to(answer_hop(message, origin), response))),
         }
     }
 
-    fn answer(&mut self, now: Instant, message: &Message, key: &ServerKey, status: u16) {
-        let tag = self.ids.tag();
+    fn plain_answer(&self, message: &Message, status: u16) -> Bytes {
+        let tag = self.keyed.stateless_tag(message);
         let mut writer = Writer::response(message, status, Some(&tag));
         if status == 503 {
             writer.header(HeaderName::RetryAfter, &self.settings.retry_after.to_string());
         }
-        let response = writer.header(HeaderName::Server, &self.endpoint.product).finish();
-        let effects = self.transactions.respond(key, status, response);
-        self.perform(now, effects, None);
+        writer.header(HeaderName::Server, &self.endpoint.product).finish()
     }
 
     /// What transactions want done; `message` is what they were stepped with.
@@ -248,6 +266,7 @@ impl B2bua {
                     (Some((message, _)), _) if message.is(&Method::Ack) => self.in_dialog(message, None),
                     (Some((message, source)), Holder::Leg(leg)) => {
                         self.with_leg(leg, |leg, s| leg.response(message, source, s));
+                        self.overhear(leg, message);
                     }
                     (Some((message, _)), Holder::Errand(errand)) => self.errand_answered(now, errand, message),
                     (None, _) => {}

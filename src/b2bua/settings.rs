@@ -39,6 +39,12 @@ pub struct Settings {
     pub max_calls: usize,
     /// New calls a second; above: 503.
     pub max_calls_per_second: u32,
+    /// Messages a second from one address, with a second's worth at once; what is above is dropped unread. 0: no limit.
+    pub max_messages_per_source: u32,
+    /// New calls a second from one address; above: 503. 0: no limit.
+    pub max_calls_per_second_per_source: u32,
+    /// SIP transactions up to which a refusal is remembered and repeated; above, it is said and forgotten.
+    pub max_transactions: usize,
     /// How long a drain waits for running calls before it ends them.
     pub drain_limit: Duration,
     /// Seconds in the Retry-After of our 503.
@@ -47,6 +53,8 @@ pub struct Settings {
     pub api_rate: u32,
     /// The API circuit breaker.
     pub breaker: BreakerSettings,
+    /// Which header fields cross between the legs.
+    pub headers: HeaderSettings,
     /// Media timeout: both directions dead this long end the call.
     pub media_timeout: Duration,
     /// What the call decides by.
@@ -126,6 +134,57 @@ impl Default for Trunk {
             max_calls_per_second: 0,
             redirects: Vec::new(),
             register: Duration::ZERO,
+        }
+    }
+}
+
+/// Names of the header fields that cross between the legs, by direction and message; the customer's first request
+/// is read by intake whatever stands here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HeaderSettings {
+    /// From the customer's INVITE to GenerativeAgent's.
+    pub to_genagent: Vec<String>,
+    /// From GenerativeAgent's 18x and 200 to the customer's.
+    pub to_customer: Vec<String>,
+    /// From the customer's BYE to GenerativeAgent's.
+    pub bye_to_genagent: Vec<String>,
+    /// From GenerativeAgent's BYE to the customer's.
+    pub bye_to_customer: Vec<String>,
+    /// From the customer's INFO to GenerativeAgent's.
+    pub info_to_genagent: Vec<String>,
+    /// From GenerativeAgent's INFO to the customer's.
+    pub info_to_customer: Vec<String>,
+    /// Whether URIs that say who calls, or who was called before us, name our host instead of their own.
+    pub hide_topology: bool,
+}
+
+impl HeaderSettings {
+    /// Every list with its name.
+    pub fn lists(&self) -> [(&'static str, &[String]); 6] {
+        [
+            ("to_genagent", &self.to_genagent),
+            ("to_customer", &self.to_customer),
+            ("bye_to_genagent", &self.bye_to_genagent),
+            ("bye_to_customer", &self.bye_to_customer),
+            ("info_to_genagent", &self.info_to_genagent),
+            ("info_to_customer", &self.info_to_customer),
+        ]
+    }
+}
+
+impl Default for HeaderSettings {
+    /// One session from end to end (RFC 7989), and nothing that names a person or a host.
+    fn default() -> Self {
+        let session = || vec!["Session-ID".to_owned()];
+        Self {
+            to_genagent: session(),
+            to_customer: session(),
+            bye_to_genagent: session(),
+            bye_to_customer: session(),
+            info_to_genagent: session(),
+            info_to_customer: session(),
+            hide_topology: true,
         }
     }
 }
@@ -227,10 +286,14 @@ impl Default for Settings {
             session: SessionSettings::default(),
             max_calls: 10_000,
             max_calls_per_second: 500,
+            max_messages_per_source: 20_000,
+            max_calls_per_second_per_source: 0,
+            max_transactions: 100_000,
             drain_limit: Duration::from_secs(30 * 60),
             retry_after: 5,
             api_rate: 90,
             breaker: BreakerSettings::default(),
+            headers: HeaderSettings::default(),
             media_timeout: Duration::from_secs(30),
             call: CallSettings::default(),
         }

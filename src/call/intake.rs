@@ -1,7 +1,5 @@
 //! What we learn from the first request: which conversation, which task, which variables.
 
-use std::borrow::Cow;
-
 use super::ConversationId;
 use super::settings::IntakeSettings;
 use crate::leg::Invitation;
@@ -51,7 +49,7 @@ impl Intake {
         };
         for (name, value) in &invitation.headers {
             if let Some(name) = without_prefix(name, &settings.variable_prefix) {
-                intake.add(name, &unescaped(value), settings);
+                intake.add(name, &printable(value), settings);
             }
         }
         if let Some(customer) = header(&settings.customer_header) {
@@ -81,7 +79,7 @@ impl Intake {
 
 fn header(invitation: &Invitation, name: &str) -> Option<String> {
     let (_, value) = invitation.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name))?;
-    Some(unescaped(value).into_owned()).filter(|value| !value.is_empty())
+    Some(printable(value)).filter(|value| !value.is_empty())
 }
 
 fn without_prefix<'a>(name: &'a str, prefix: &str) -> Option<&'a str> {
@@ -89,29 +87,7 @@ fn without_prefix<'a>(name: &'a str, prefix: &str) -> Option<&'a str> {
     head.eq_ignore_ascii_case(prefix).then_some(rest)
 }
 
-/// `%HH` undone where all of it is UTF-8; control characters become blanks.
-fn unescaped(value: &str) -> Cow<'_, str> {
-    let octets = value.as_bytes();
-    let mut out = Vec::with_capacity(octets.len());
-    let mut at = 0;
-    while at < octets.len() {
-        let digits = octets.get(at + 1..at + 3).filter(|pair| pair.iter().all(u8::is_ascii_hexdigit));
-        let octet = digits.and_then(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
-        match (octets[at], octet) {
-            (b'%', Some(octet)) => {
-                out.push(octet);
-                at += 3;
-            }
-            (octet, _) => {
-                out.push(octet);
-                at += 1;
-            }
-        }
-    }
-    let text = String::from_utf8(out).unwrap_or_else(|_| value.to_owned());
-    Cow::Owned(printable(&text))
-}
-
+/// Control characters become blanks.
 fn printable(text: &str) -> String {
     text.replace(char::is_control, " ")
 }
@@ -124,44 +100,28 @@ fn shortened(text: &str) -> String {
     text[..end].to_owned()
 }
 
-/// User-to-User (RFC 7433), hexadecimal or plain, holding `name=value` pairs or a JSON object of strings.
+/// User-to-User holding `name=value` pairs or a JSON object of strings.
 fn user_to_user(invitation: &Invitation) -> Vec<(String, String)> {
-    let Some((_, line)) = invitation.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("User-to-User")) else {
-        return Vec::new();
-    };
-    let (data, params) = line.split_once(";encoding").map_or((line.as_str(), ""), |(data, rest)| (data, rest));
-    let data = data.trim().trim_matches('"');
-    let hexadecimal = params.trim_start_matches('=').starts_with("hex").then(|| hexadecimal(data).unwrap_or_default());
-    let json = hexadecimal.clone().unwrap_or_else(|| unescaped(data).into_owned());
-    if let Ok(serde_json::Value::Object(object)) = serde_json::from_str(&json) {
+    let Some(data) = &invitation.user_to_user else { return Vec::new() };
+    if let Ok(serde_json::Value::Object(object)) = serde_json::from_str(&printable(&data.text)) {
         return object.iter().filter_map(|(name, v)| Some((printable(name), printable(v.as_str()?)))).collect();
     }
-    // Escapes are undone after the split, once: an escaped separator is none.
-    let text = hexadecimal.as_deref().unwrap_or(data);
-    let pairs = text.split(['&', ';']).filter_map(|pair| pair.split_once('='));
-    pairs.map(|(name, value)| (unescaped(name.trim()).into_owned(), unescaped(value.trim()).into_owned())).collect()
-}
-
-fn hexadecimal(data: &str) -> Option<String> {
-    let octets: Option<Vec<u8>> = (0..data.len())
-        .step_by(2)
-        .map(|at| data.get(at..at + 2).filter(|pair| !pair.starts_with('+')))
-        .map(|pair| u8::from_str_radix(pair?, 16).ok())
-        .collect();
-    String::from_utf8(octets?).ok()
+    data.pairs.iter().map(|(name, value)| (printable(name), printable(value))).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::call::settings::DialledEntry;
+    use crate::sip::value::{UserToUser, unescaped};
 
     fn invitation(headers: &[(&str, &str)]) -> Invitation {
         Invitation {
             call_id: "cid".into(),
             caller: "+15550001".into(),
             dialled: "7000".into(),
-            headers: headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
+            headers: headers.iter().map(|(n, v)| ((*n).to_owned(), unescaped(v).into_owned())).collect(),
+            user_to_user: headers.iter().find(|(n, _)| *n == "User-to-User").map(|(_, v)| UserToUser::read(v)),
         }
     }
 

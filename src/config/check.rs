@@ -7,6 +7,7 @@ use secrecy::ExposeSecret;
 
 use super::words::span;
 use super::{ClientAuth, Config, Destination, Sip, trunk};
+use crate::b2bua::headers::may_cross;
 use crate::sdp::Family;
 
 /// Reasons to refuse this configuration; empty when it can be used.
@@ -19,6 +20,7 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
     asapp(config, &mut problems);
     fallback(config, &mut problems);
     headers(config, &mut problems);
+    crossing(config, &mut problems);
     problems
 }
 
@@ -57,6 +59,15 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     if call.release_limit < sip.t1 * 64 {
         warnings
             .push("call.release_limit is below 64 × sip.t1: a lost BYE ends a record before its last word".to_owned());
+    }
+    if !config.headers.hide_topology {
+        warnings.push("headers.hide_topology is false: each side sees the host names of the other".to_owned());
+    }
+    let lists = config.headers.lists();
+    if lists.iter().any(|(_, names)| names.iter().any(|name| name.eq_ignore_ascii_case("Identity"))) {
+        warnings.push(
+            "headers lets Identity pass: it is signed for a From that is not ours, and proves nothing".to_owned(),
+        );
     }
     if config.records.path == Destination::Nowhere {
         warnings.push("records.path is \"none\": no call leaves a record".to_owned());
@@ -119,6 +130,9 @@ fn numbers(config: &Config, problems: &mut Vec<String>) {
     let limits = [
         ("sip.max_calls", sip.max_calls, 1, 1_000_000),
         ("sip.max_calls_per_second", sip.max_calls_per_second as usize, 1, 100_000),
+        ("sip.max_messages_per_source", sip.max_messages_per_source as usize, 0, 1_000_000),
+        ("sip.max_calls_per_second_per_source", sip.max_calls_per_second_per_source as usize, 0, 100_000),
+        ("sip.max_transactions", sip.max_transactions, 100, 10_000_000),
         ("sip.max_connections", sip.max_connections, 1, 1_000_000),
         ("sip.max_connections_per_source", sip.max_connections_per_source, 1, 1_000_000),
         ("media.workers", media.workers.into(), 1, 64),
@@ -429,6 +443,17 @@ fn headers(config: &Config, problems: &mut Vec<String>) {
             if let Some((other, _)) = group[..at].iter().find(|(_, earlier)| earlier.eq_ignore_ascii_case(name)) {
                 problems.push(format!("{key} and {other} are both \"{name}\": give each a name of its own"));
             }
+        }
+    }
+}
+
+fn crossing(config: &Config, problems: &mut Vec<String>) {
+    let lists = config.headers.lists();
+    for (list, name) in lists.iter().flat_map(|(list, names)| names.iter().map(move |name| (list, name))) {
+        if name.is_empty() || !name.chars().all(is_token) {
+            problems.push(format!("headers.{list} holds \"{name}\", which is not a header name: write \"Session-ID\""));
+        } else if !may_cross(name) {
+            problems.push(format!("headers.{list} holds \"{name}\", which belongs to SIP itself: leave it out"));
         }
     }
 }

@@ -55,6 +55,13 @@ fn story(config: &Config, to: &mut String) -> std::fmt::Result {
         media.address.iter().map(|here| named(*here, media.told(*here))).collect::<Vec<_>>().join(" and "),
         String::from(media.ports)
     )?;
+    writeln!(
+        to,
+        "  Of the customer's INVITE {} passes on to the trunk, of GenerativeAgent's answers {} to the customer; hosts are {}.",
+        listed(&config.headers.to_genagent),
+        listed(&config.headers.to_customer),
+        if config.headers.hide_topology { "hidden" } else { "shown" }
+    )?;
     writeln!(to, "  A conversation lasts at most {longest}.")?;
     writeln!(to, "  When GenerativeAgent hangs up, we ask for its outputContext for up to {collect} and hand back.")?;
     match &config.records.path {
@@ -71,6 +78,10 @@ fn way(listener: Listener) -> String {
 /// An address of ours, and what peers are told in its place.
 fn named<T: PartialEq + std::fmt::Display>(here: T, told: T) -> String {
     if here == told { here.to_string() } else { format!("{here} (peers are told {told})") }
+}
+
+fn listed(headers: &[String]) -> String {
+    if headers.is_empty() { "no header".to_owned() } else { headers.join(", ") }
 }
 
 fn table(config: &Config, to: &mut String) -> std::fmt::Result {

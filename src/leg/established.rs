@@ -143,7 +143,7 @@ impl Established {
     pub(super) fn command(&mut self, command: LegCommand, material: &Material, s: &mut Surroundings<'_>) {
         match command {
             LegCommand::HangUp(cause) => self.hang_up(cause, material, s),
-            LegCommand::Inform(info) if matches!(self.closing, Closing::Open) => self.inform(&info, s),
+            LegCommand::Inform(info) if matches!(self.closing, Closing::Open) => self.inform(&info, material, s),
             LegCommand::Inform(_) | LegCommand::Ring { .. } | LegCommand::Answer | LegCommand::Refuse { .. } => {}
         }
     }
@@ -182,9 +182,10 @@ impl Established {
         (ClientKey::new(&branch, Method::Bye), writer.finish(), self.dialog.next_hop())
     }
 
-    fn inform(&mut self, info: &Info, s: &mut Surroundings<'_>) {
+    fn inform(&mut self, info: &Info, material: &Material, s: &mut Surroundings<'_>) {
         let branch = s.ids.branch();
         let mut writer = self.dialog.request(&Method::Info, s.endpoint, &branch);
+        write_headers(&mut writer, &material.headers);
         let message = writer.finish_with(&info.content_type, &info.body);
         s.out.push(Out::Request { key: ClientKey::new(&branch, Method::Info), message, to: self.dialog.next_hop() });
     }

@@ -28,6 +28,7 @@ use crate::sip::ids::Ids;
 use crate::sip::message::{HeaderName, Message, Method};
 use crate::sip::transaction::Base;
 use crate::sip::transaction::key::{ClientKey, ServerKey};
+use crate::sip::value::UserToUser;
 use crate::sip::write::Writer;
 use established::Established;
 use negotiation::Negotiation;
@@ -172,8 +173,10 @@ pub struct Invitation {
     pub caller: String,
     /// User part of the Request-URI.
     pub dialled: String,
-    /// Every header line that is none of SIP's own, in order.
+    /// Every header line that is none of SIP's own, in order, `%HH` in its value undone.
     pub headers: Vec<(String, String)>,
+    /// User-to-User (RFC 7433), where there is one.
+    pub user_to_user: Option<UserToUser>,
 }
 
 /// Media counters of one leg's port pair since it was lent. Packets and octets are RTP; octets count UDP payload.
@@ -472,10 +475,11 @@ impl Leg {
     }
 }
 
-/// The answer to a request outside a dialog that creates none: what we are, or that we are not that.
-pub fn outside_dialog(request: &Message, ready: bool, tag: &str, product: &str) -> (u16, Bytes) {
+/// The answer to a request outside a dialog that creates none: what we are, or that we are not that. While we take no
+/// calls, `retry_after` says after how many seconds to ask again.
+pub fn outside_dialog(request: &Message, retry_after: Option<u32>, tag: &str, product: &str) -> (u16, Bytes) {
     let status = match request.method() {
-        Some(Method::Options) if ready => 200,
+        Some(Method::Options) if retry_after.is_none() => 200,
         Some(Method::Options) => 503,
         Some(Method::Bye | Method::Cancel | Method::Info | Method::Notify) => 481,
         Some(Method::Refer) => 603,
@@ -485,6 +489,9 @@ pub fn outside_dialog(request: &Message, ready: bool, tag: &str, product: &str) 
     let mut writer = Writer::response(request, status, Some(tag));
     if matches!(status, 200 | 405 | 501) {
         writer.header(HeaderName::Allow, ALLOW).header(HeaderName::Accept, "application/sdp");
+    }
+    if let Some(seconds) = retry_after.filter(|_| status == 503) {
+        writer.header(HeaderName::RetryAfter, &seconds.to_string());
     }
     (status, writer.header(HeaderName::Server, product).finish())
 }

@@ -29,6 +29,8 @@ pub struct Dial<'a> {
     pub from: &'a str,
     /// Where the INVITE goes.
     pub to: Hop,
+    /// How many hops the INVITE may take.
+    pub max_forwards: u8,
     /// What the peer at `to`, and nobody else, may be shown when it asks.
     pub credentials: Option<&'a Credentials>,
     /// When to say that nothing at all has come back; zero: never.
@@ -94,7 +96,7 @@ impl Uac {
         let mut writer = Writer::request(&Method::Invite, dial.uri);
         writer
             .header(HeaderName::Via, &s.endpoint.via(&dial.to, &branch))
-            .header(HeaderName::MaxForwards, "70")
+            .header(HeaderName::MaxForwards, &dial.max_forwards.to_string())
             .header(HeaderName::From, &format!("<{}>;tag={tag}", dial.from))
             .header(HeaderName::To, &format!("<{}>", dial.uri))
             .header(HeaderName::CallId, &s.ids.call_id())
@@ -149,7 +151,10 @@ impl Uac {
             writer.header(*name, value);
         }
         let fresh = [HeaderName::Via, HeaderName::CSeq, HeaderName::ContentType, HeaderName::ContentLength];
-        let replaced = |name: &str| fresh.iter().chain(headers.iter().map(|(name, _)| name)).any(|h| h.is(name));
+        let replaced = |name: &str| {
+            HeaderName::read(name)
+                .is_some_and(|name| fresh.contains(&name) || headers.iter().any(|(new, _)| *new == name))
+        };
         for (name, value) in self.invite.lines().filter(|(name, _)| !replaced(name)) {
             writer.header_named(name, value);
         }

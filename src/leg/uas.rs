@@ -16,6 +16,7 @@ use crate::sip::dialog::Dialog;
 use crate::sip::hop::Hop;
 use crate::sip::message::{HeaderName, Message, Method};
 use crate::sip::transaction::key::ServerKey;
+use crate::sip::value::{UserToUser, unescaped};
 use crate::sip::write::Writer;
 
 /// Often enough that no proxy's timer C ends the INVITE.
@@ -301,11 +302,11 @@ fn invitation(invite: &Message) -> Invitation {
     let user = |uri: Option<crate::sip::value::Uri<'_>>| {
         uri.and_then(|uri| uri.user_name()).map(|user| user.into_owned()).unwrap_or_default()
     };
-    let own = |name: &str| HeaderName::ALL.iter().any(|known| known.is(name));
     Invitation {
         call_id: invite.call_id().unwrap_or_default().to_owned(),
         caller: user(invite.from().map(|from| from.uri)),
         dialled: user(invite.target()),
-        headers: invite.lines().filter(|(name, _)| !own(name)).map(|(n, v)| (n.to_owned(), v.to_owned())).collect(),
+        headers: invite.others().map(|(name, value)| (name.to_owned(), unescaped(value).into_owned())).collect(),
+        user_to_user: invite.header_named("User-to-User").map(UserToUser::read),
     }
 }

@@ -1,13 +1,47 @@
 //! Tags, branches and Call-IDs, 96 random bits each, from a seed: the same seed gives the same ids.
 
+use std::hash::{Hash, Hasher as _};
+
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+
+use super::message::{HeaderName, Message};
 
 /// The source of everything random in the core. Seeded once, from the operating system in production and from a
 /// number in tests.
 #[derive(Debug)]
 pub struct Ids {
     random: StdRng,
+}
+
+/// A keyed hash: the same input gives the same 64 bits to whoever has the key, and to nobody else.
+#[derive(Debug, Clone, Copy)]
+pub struct Keyed {
+    key: (u64, u64),
+}
+
+impl Keyed {
+    /// A hash whose key comes from a seed.
+    pub fn from_seed(seed: &[u8; 32]) -> Self {
+        let word = |at: usize| seed[at..at + 8].iter().fold(0, |word, &octet| word << 8 | u64::from(octet));
+        Self { key: (word(0) ^ word(16), word(8) ^ word(24)) }
+    }
+
+    /// 64 bits of this input.
+    #[expect(deprecated, reason = "SipHash-2-4 by name and with a key; DefaultHasher promises neither")]
+    pub fn hash(&self, input: &impl Hash) -> u64 {
+        let mut hasher = std::hash::SipHasher::new_with_keys(self.key.0, self.key.1);
+        input.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// The To tag of an answer that nobody remembers: a repeat of the request gets the same one (RFC 3261 section
+    /// 8.2.7).
+    pub fn stateless_tag(&self, request: &Message) -> String {
+        let branch = request.via().and_then(|via| via.branch());
+        let cseq = request.header(HeaderName::CSeq);
+        format!("{:016x}", self.hash(&(branch, request.call_id(), request.from_tag(), cseq)))
+    }
 }
 
 /// What every branch of ours begins with (RFC 3261 section 8.1.1.7).

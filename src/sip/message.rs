@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use super::header::HeaderName;
 use super::value::{self, CSeq, NameAddr, Uri, Via};
 use super::wire::{self, Fault, Index, Span};
 
@@ -107,82 +109,6 @@ impl fmt::Display for Method {
     }
 }
 
-macro_rules! header_names {
-    ($($variant:ident $text:literal $(= $compact:literal)?;)*) => {
-        /// A header field that this program reads or writes by meaning; every other is reached by its text.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum HeaderName {
-            $(#[doc = $text] $variant,)*
-        }
-
-        impl HeaderName {
-            /// The long form.
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $text,)* }
-            }
-
-            fn compact(self) -> Option<&'static str> {
-                match self { $($(Self::$variant => Some($compact),)?)* _ => None }
-            }
-
-            /// Every name this program knows.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-        }
-    };
-}
-
-header_names! {
-    Accept "Accept";
-    Allow "Allow";
-    AllowEvents "Allow-Events" = "u";
-    Authorization "Authorization";
-    CallId "Call-ID" = "i";
-    Contact "Contact" = "m";
-    ContentDisposition "Content-Disposition";
-    ContentEncoding "Content-Encoding" = "e";
-    ContentLength "Content-Length" = "l";
-    ContentType "Content-Type" = "c";
-    CSeq "CSeq";
-    Date "Date";
-    Diversion "Diversion";
-    Event "Event" = "o";
-    Expires "Expires";
-    From "From" = "f";
-    MaxForwards "Max-Forwards";
-    MinExpires "Min-Expires";
-    MinSe "Min-SE";
-    ProxyAuthenticate "Proxy-Authenticate";
-    ProxyAuthorization "Proxy-Authorization";
-    ProxyRequire "Proxy-Require";
-    RAck "RAck";
-    Reason "Reason";
-    RecordRoute "Record-Route";
-    ReferTo "Refer-To" = "r";
-    ReferredBy "Referred-By" = "b";
-    Replaces "Replaces";
-    Require "Require";
-    RetryAfter "Retry-After";
-    Route "Route";
-    RSeq "RSeq";
-    Server "Server";
-    SessionExpires "Session-Expires" = "x";
-    SubscriptionState "Subscription-State";
-    Supported "Supported" = "k";
-    To "To" = "t";
-    Unsupported "Unsupported";
-    UserAgent "User-Agent";
-    Via "Via" = "v";
-    Warning "Warning";
-    WwwAuthenticate "WWW-Authenticate";
-}
-
-impl HeaderName {
-    /// Whether a header line's name is this one, long or compact.
-    pub fn is(self, text: &str) -> bool {
-        text.eq_ignore_ascii_case(self.as_str()) || self.compact().is_some_and(|short| text.eq_ignore_ascii_case(short))
-    }
-}
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Start {
     Request { method: Method, uri: Span },
@@ -211,7 +137,8 @@ impl Message {
     /// Reads one message from a datagram or a stream frame.
     pub fn read(bytes: Bytes) -> Result<Self, Unreadable> {
         let index = wire::index(bytes).map_err(Unreadable::Hopeless)?;
-        let line = index.text(&index.start).to_owned();
+        let head = Arc::clone(&index.head);
+        let line = wire::text(&head, &index.start);
         if let Some(rest) = line.strip_prefix("SIP/") {
             return Self::read_response(index, rest);
         }
@@ -292,9 +219,16 @@ impl Message {
         self.index.headers.iter().map(|line| (self.index.text(&line.name), self.index.text(&line.value)))
     }
 
+    /// Header lines whose names mean nothing to SIP as this program speaks it, in order: name and value.
+    pub fn others(&self) -> impl Iterator<Item = (&str, &str)> {
+        let others = self.index.headers.iter().filter(|line| line.known.is_none());
+        others.map(|line| (self.index.text(&line.name), self.index.text(&line.value)))
+    }
+
     /// Values of all lines of this name, long or compact form.
     pub fn headers(&self, name: HeaderName) -> impl Iterator<Item = &str> {
-        self.lines().filter(move |(text, _)| name.is(text)).map(|(_, value)| value)
+        let named = self.index.headers.iter().filter(move |line| line.known == Some(name));
+        named.map(|line| self.index.text(&line.value))
     }
 
     /// The value of the first line of this name.
@@ -342,6 +276,11 @@ impl Message {
         CSeq::read(self.header(HeaderName::CSeq)?)
     }
 
+    /// How many hops it may still take, where it says so.
+    pub fn max_forwards(&self) -> Option<u8> {
+        value::number(self.header(HeaderName::MaxForwards)?)
+    }
+
     /// The tag of From, or the empty string (RFC 2543 had none).
     pub fn from_tag(&self) -> &str {
         self.from().and_then(|from| from.tag()).unwrap_or("")
@@ -359,7 +298,7 @@ impl Message {
 
     /// The body, cut to Content-Length where that is shorter (RFC 3261 section 18.3).
     pub fn body(&self) -> &[u8] {
-        let body = &self.index.bytes[self.index.body.start as usize..self.index.body.end as usize];
+        let body = &self.index.body;
         let declared = self.header(HeaderName::ContentLength).and_then(value::number);
         &body[..declared.unwrap_or(body.len()).min(body.len())]
     }
@@ -373,8 +312,7 @@ impl Message {
             return self;
         }
         let top = |line: &&wire::HeaderLine| {
-            let first = value::split_commas(self.index.text(&line.value)).next();
-            HeaderName::Via.is(self.index.text(&line.name)) && first.is_some()
+            line.known == Some(HeaderName::Via) && value::split_commas(self.index.text(&line.value)).next().is_some()
         };
         let Some(line) = self.index.headers.iter().find(top) else { return self };
         let value = self.index.text(&line.value);
@@ -386,14 +324,14 @@ impl Message {
         amended.push_str(&format!(";received={}", source.ip()));
         let start = line.value.start as usize;
         let first_at = start + value.find(first).unwrap_or(0);
-        let old = self.bytes();
-        let octets = [&old[..first_at], amended.as_bytes(), &old[first_at + first.len()..]].concat();
+        let (before, after) = (&self.index.head[..first_at], &self.index.head[first_at + first.len()..]);
+        let octets = [before.as_bytes(), amended.as_bytes(), after.as_bytes(), &self.index.body].concat();
         Self::read(Bytes::from(octets)).unwrap_or(self)
     }
 
     /// Octets behind the empty line, whatever Content-Length says.
     pub fn octets_after_head(&self) -> usize {
-        (self.index.body.end - self.index.body.start) as usize
+        self.index.body.len()
     }
 
     /// The body's media type in lower case without parameters; the empty string where there is none.
@@ -402,9 +340,9 @@ impl Message {
         value.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
     }
 
-    /// All octets.
-    pub fn bytes(&self) -> &Bytes {
-        &self.index.bytes
+    /// All octets, as they were read.
+    pub fn octets(&self) -> Bytes {
+        Bytes::from([self.index.head.as_bytes(), &self.index.body].concat())
     }
 }
 
@@ -421,7 +359,7 @@ impl TryFrom<&Message> for rsip::SipMessage {
 
     /// rsip as an independent second reader of our own octets. It reads less than we do (no IPv6, no unknown method).
     fn try_from(message: &Message) -> Result<Self, Self::Error> {
-        Self::try_from(message.bytes().as_ref())
+        Self::try_from(message.octets().as_ref())
     }
 }
 
@@ -462,8 +400,5 @@ mod tests {
     fn methods_are_case_sensitive_tokens() {
         assert_eq!(Method::read("invite"), Some(Method::Other("invite".into())));
         assert_eq!(Method::read("NEW METHOD"), None);
-        for name in HeaderName::ALL {
-            assert!(name.is(name.as_str()));
-        }
     }
 }

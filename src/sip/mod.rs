@@ -1,6 +1,7 @@
 //! SIP: octets to messages and back, transactions, dialogs. It knows neither calls nor session descriptions.
 //!
 //! - [`wire`] cuts octets into a start line, header lines and a body, by position;
+//! - [`header`] knows header names;
 //! - [`value`] reads single values: URIs, name-addrs, Vias, CSeqs;
 //! - [`message`] is what the rest of the program holds;
 //! - [`validate`] says which answer a bad request deserves;
@@ -13,6 +14,7 @@
 
 pub mod dialog;
 pub mod digest;
+pub mod header;
 pub mod hop;
 pub mod ids;
 pub mod locate;

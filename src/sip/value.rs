@@ -191,6 +191,41 @@ pub fn unescaped(text: &str) -> Cow<'_, str> {
     String::from_utf8(out).map_or(Cow::Borrowed(text), Cow::Owned)
 }
 
+/// User-to-User data (RFC 7433), hexadecimal or plain.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UserToUser {
+    /// All of it, unescaped.
+    pub text: String,
+    /// Its `name=value` pairs, cut at `&` and `;` before their escapes were undone: an escaped separator is none.
+    pub pairs: Vec<(String, String)>,
+}
+
+impl UserToUser {
+    /// Reads a header value. Never fails: hexadecimal that is none is empty.
+    pub fn read(value: &str) -> Self {
+        let (data, encoding) = value.split_once(";encoding").unwrap_or((value, ""));
+        let data = data.trim().trim_matches('"');
+        let is_hexadecimal = encoding.trim_start_matches('=').starts_with("hex");
+        let decoded = is_hexadecimal.then(|| hexadecimal(data).unwrap_or_default());
+        let plain = decoded.as_deref().unwrap_or(data);
+        let pairs = plain.split(['&', ';']).filter_map(|pair| pair.split_once('='));
+        let part = |text: &str| unescaped(text.trim()).into_owned();
+        Self {
+            pairs: pairs.map(|(name, value)| (part(name), part(value))).collect(),
+            text: decoded.unwrap_or_else(|| unescaped(data).into_owned()),
+        }
+    }
+}
+
+fn hexadecimal(data: &str) -> Option<String> {
+    let octets: Option<Vec<u8>> = (0..data.len())
+        .step_by(2)
+        .map(|at| data.get(at..at + 2).filter(|pair| !pair.starts_with('+')))
+        .map(|pair| u8::from_str_radix(pair?, 16).ok())
+        .collect();
+    String::from_utf8(octets?).ok()
+}
+
 /// `"Name" <uri>;params` or `uri;params` (RFC 3261 section 20.10).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NameAddr<'a> {
@@ -359,5 +394,14 @@ mod tests {
         assert_eq!(unescaped("%C3%A9"), "é");
         assert_eq!(unescaped("%FF"), "%FF");
         assert_eq!(unescaped("%+5"), "%+5");
+    }
+
+    #[test]
+    fn user_to_user_is_decoded_once() {
+        let read = |value: &str| (UserToUser::read(value).text, UserToUser::read(value).pairs);
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(read("a=x%26b&c=%2525"), ("a=x&b&c=%25".into(), vec![pair("a", "x&b"), pair("c", "%25")]));
+        assert_eq!(read("613d62;encoding=hex"), ("a=b".into(), vec![pair("a", "b")]));
+        assert_eq!(read("613d31+f;encoding=hex"), (String::new(), vec![]));
     }
 }

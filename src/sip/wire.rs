@@ -1,12 +1,16 @@
 //! From octets to positions: the start line, each header line and the body of one message (RFC 3261 section 7).
 //!
 //! Lenient where the field is: bare LF line ends, folded lines, blanks before the colon, leading empty lines.
-//! Nothing is copied unless a line was folded or an octet was not UTF-8; both are mended in place, length kept.
+//! The head becomes text once; a fold and an octet that is not UTF-8 are mended in it, length kept. What a line's name
+//! means is found once, too, so that looking a header up compares numbers.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
+
+use super::header::HeaderName;
 
 /// Most header lines of one message.
 pub const MAX_HEADERS: usize = 200;
@@ -30,7 +34,7 @@ pub enum Fault {
     Unterminated,
 }
 
-/// A position in the message. Messages are at most 64 KiB, so 32 bits are plenty.
+/// A position in the head, which is at most 64 KiB long: 32 bits are plenty.
 pub type Span = Range<u32>;
 
 /// One header line by position.
@@ -40,19 +44,21 @@ pub struct HeaderLine {
     pub name: Span,
     /// The value without surrounding blanks.
     pub value: Span,
+    /// What the name is, if this program knows it.
+    pub known: Option<HeaderName>,
 }
 
-/// A message by position, over its own octets.
+/// A message by position, over its own head.
 #[derive(Debug, Clone)]
 pub struct Index {
-    /// The octets the spans point into; the head is valid UTF-8 without folds.
-    pub bytes: Bytes,
+    /// The text the spans point into, from the start line to the empty line and without folds.
+    pub head: Arc<str>,
     /// The start line, without its line end.
     pub start: Span,
     /// Header lines in order.
     pub headers: SmallVec<[HeaderLine; 20]>,
     /// Everything behind the empty line.
-    pub body: Span,
+    pub body: Bytes,
     /// The first fault met; the index then holds what was found before it.
     pub fault: Option<Fault>,
 }
@@ -60,117 +66,133 @@ pub struct Index {
 impl Index {
     /// The text of a span of the head.
     pub fn text(&self, span: &Span) -> &str {
-        std::str::from_utf8(&self.bytes[span.start as usize..span.end as usize]).unwrap_or_default()
+        text(&self.head, span)
     }
+}
+
+/// The text of a span of a head; every span ends beside an ASCII octet.
+pub(super) fn text<'a>(head: &'a str, span: &Span) -> &'a str {
+    head.get(span.start as usize..span.end as usize).unwrap_or_default()
 }
 
 /// Cuts one message. Fails only where nothing can be answered; a message that begins well and then breaks is
 /// returned with its `fault`, so that a 400 can be built from what was found.
-pub fn index(bytes: Bytes) -> Result<Index, Fault> {
+pub fn index(mut bytes: Bytes) -> Result<Index, Fault> {
     if bytes.len() > MAX_MESSAGE {
         return Err(Fault::TooLarge);
     }
     let begin = bytes.iter().position(|b| !matches!(b, b'\r' | b'\n')).ok_or(Fault::NotSip)?;
-    let (head_end, body_start) = head_bounds(&bytes, begin);
-    if head_end - begin > MAX_HEAD {
+    let octets = bytes.split_off(begin);
+    let bounds = Bounds::find(&octets);
+    if bounds.head_end > MAX_HEAD {
         return Err(Fault::TooLarge);
     }
-    let bytes = mended(bytes, begin, head_end);
-    let mut index = Index {
-        start: line(&bytes, begin, head_end).0,
-        headers: SmallVec::new(),
-        body: span(body_start.unwrap_or(bytes.len()), bytes.len()),
-        fault: body_start.is_none().then_some(Fault::Unterminated),
-        bytes,
-    };
-    if !index.text(&index.start).contains("SIP/") {
+    let head = checked(&octets[..bounds.body_start.unwrap_or(octets.len())], &bounds);
+    let (start, mut at) = line(&head, 0, bounds.head_end);
+    if !text(&head, &start).contains("SIP/") {
         return Err(Fault::NotSip);
     }
-    let mut at = line(&index.bytes, begin, head_end).1;
-    while at < head_end {
-        let (text, next) = line(&index.bytes, at, head_end);
+    let mut headers = SmallVec::new();
+    let mut fault = bounds.body_start.is_none().then_some(Fault::Unterminated);
+    while at < bounds.head_end {
+        let (span, next) = line(&head, at, bounds.head_end);
         at = next;
-        if text.is_empty() {
+        if span.is_empty() {
             continue;
         }
-        if index.headers.len() == MAX_HEADERS {
+        if headers.len() == MAX_HEADERS {
             return Err(Fault::TooManyHeaders);
         }
-        match header(&index.bytes, &text) {
-            Some(found) => index.headers.push(found),
-            None => {
-                index.fault = index.fault.or(Some(Fault::BadHeader));
-            }
+        match header(&head, &span) {
+            Some(found) => headers.push(found),
+            None => fault = fault.or(Some(Fault::BadHeader)),
         }
     }
-    Ok(index)
+    let body = octets.slice(head.len()..);
+    Ok(Index { head, start, headers, body, fault })
 }
 
 fn span(start: usize, end: usize) -> Span {
     start as u32..end as u32
 }
 
-/// Where the head ends (its last line end included), and where the body begins, if an empty line was found.
-fn head_bounds(bytes: &[u8], begin: usize) -> (usize, Option<usize>) {
-    let mut at = begin;
-    while let Some(offset) = bytes[at..].iter().position(|&b| b == b'\n') {
-        let next = at + offset + 1;
-        match &bytes[next..] {
-            [b'\r', b'\n', ..] => return (next, Some(next + 2)),
-            [b'\n', ..] => return (next, Some(next + 1)),
-            _ => at = next,
-        }
-    }
-    (bytes.len(), None)
+/// Where the parts of a message are.
+struct Bounds {
+    /// Behind the last header line, its line end included.
+    head_end: usize,
+    /// Behind the empty line, if there is one.
+    body_start: Option<usize>,
+    /// Whether a line goes on in the next one.
+    folded: bool,
 }
 
-/// Unfolds lines and replaces octets that are not UTF-8, in a copy only where there are any.
-fn mended(bytes: Bytes, begin: usize, head_end: usize) -> Bytes {
-    let head = &bytes[begin..head_end];
-    let folded = head.windows(2).any(|pair| pair[0] == b'\n' && matches!(pair[1], b' ' | b'\t'));
-    let broken = std::str::from_utf8(head).is_err();
-    let control = head.contains(&0);
-    if !folded && !broken && !control {
-        return bytes;
-    }
-    let mut copy = bytes.to_vec();
-    for at in begin..head_end {
-        let next_is_blank = matches!(copy.get(at + 1), Some(b' ' | b'\t')) && at + 1 < head_end;
-        if copy[at] == b'\n' && next_is_blank {
-            copy[at] = b' ';
-            copy[at + 1] = b' ';
-            if at > begin && copy[at - 1] == b'\r' {
-                copy[at - 1] = b' ';
+impl Bounds {
+    fn find(octets: &[u8]) -> Self {
+        let (mut at, mut folded) = (0, false);
+        while let Some(offset) = octets[at..].iter().position(|&b| b == b'\n') {
+            let next = at + offset + 1;
+            match &octets[next..] {
+                [b'\r', b'\n', ..] => return Self { head_end: next, body_start: Some(next + 2), folded },
+                [b'\n', ..] => return Self { head_end: next, body_start: Some(next + 1), folded },
+                [b' ' | b'\t', ..] => folded = true,
+                _ => {}
             }
-        } else if copy[at] == 0 {
-            copy[at] = b'?';
+            at = next;
+        }
+        Self { head_end: octets.len(), body_start: None, folded }
+    }
+}
+
+/// The head as text, mended where it must be.
+fn checked(head: &[u8], bounds: &Bounds) -> Arc<str> {
+    match std::str::from_utf8(head) {
+        Ok(text) if !bounds.folded && !head.contains(&0) => text.into(),
+        _ => mended(head.to_vec(), bounds.head_end).into(),
+    }
+}
+
+/// Unfolds lines and replaces octets that are not UTF-8, length kept.
+fn mended(mut head: Vec<u8>, head_end: usize) -> String {
+    for at in 0..head_end {
+        let next_is_blank = at + 1 < head_end && matches!(head[at + 1], b' ' | b'\t');
+        if head[at] == b'\n' && next_is_blank {
+            head[at] = b' ';
+            head[at + 1] = b' ';
+            if at > 0 && head[at - 1] == b'\r' {
+                head[at - 1] = b' ';
+            }
+        } else if head[at] == 0 {
+            head[at] = b'?';
         }
     }
-    while let Err(error) = std::str::from_utf8(&copy[begin..head_end]) {
-        copy[begin + error.valid_up_to()] = b'?';
+    while let Err(error) = std::str::from_utf8(&head) {
+        head[error.valid_up_to()] = b'?';
     }
-    Bytes::from(copy)
+    String::from_utf8(head).unwrap_or_default()
 }
 
 /// The line that starts at `at`, without its end, and where the next one starts.
-fn line(bytes: &[u8], at: usize, head_end: usize) -> (Span, usize) {
-    let end = bytes[at..head_end].iter().position(|&b| b == b'\n').map_or(head_end, |offset| at + offset);
-    let text_end = if end > at && bytes[end - 1] == b'\r' { end - 1 } else { end };
+fn line(head: &str, at: usize, head_end: usize) -> (Span, usize) {
+    let rest = &head.as_bytes()[at..head_end];
+    let end = rest.iter().position(|&b| b == b'\n').map_or(head_end, |offset| at + offset);
+    let text_end = if end > at && head.as_bytes()[end - 1] == b'\r' { end - 1 } else { end };
     (span(at, text_end), (end + 1).min(head_end))
 }
 
-fn header(bytes: &[u8], line: &Span) -> Option<HeaderLine> {
-    let (start, end) = (line.start as usize, line.end as usize);
-    let colon = start + bytes[start..end].iter().position(|&b| b == b':')?;
-    let name_end = start + bytes[start..colon].iter().rposition(|b| !matches!(b, b' ' | b'\t'))? + 1;
-    if !bytes[start..name_end].iter().all(|&b| is_token(b)) {
+fn header(head: &str, line: &Span) -> Option<HeaderLine> {
+    let (start, end, octets) = (line.start as usize, line.end as usize, head.as_bytes());
+    let colon = start + octets[start..end].iter().position(|&b| b == b':')?;
+    let name_end = start + octets[start..colon].iter().rposition(|b| !matches!(b, b' ' | b'\t'))? + 1;
+    if !octets[start..name_end].iter().all(|&b| is_token(b)) {
         return None;
     }
     let blank = |b: &u8| matches!(b, b' ' | b'\t');
-    let value = &bytes[colon + 1..end];
+    let value = &octets[colon + 1..end];
     let first = value.iter().position(|b| !blank(b)).unwrap_or(value.len());
     let last = value.iter().rposition(|b| !blank(b)).map_or(first, |last| last + 1);
-    Some(HeaderLine { name: span(start, name_end), value: span(colon + 1 + first, colon + 1 + last) })
+    let (name, value) = (span(start, name_end), span(colon + 1 + first, colon + 1 + last));
+    let known = HeaderName::read(text(head, &name));
+    Some(HeaderLine { name, value, known })
 }
 
 /// Whether the octet may stand in a token (RFC 3261 section 25.1).
@@ -193,7 +215,7 @@ mod tests {
                 .unwrap();
         assert_eq!(index.text(&index.start), "OPTIONS sip:a SIP/2.0");
         assert_eq!(texts(&index), [("Subject", "one   two"), ("X-Empty", "")]);
-        assert_eq!(index.text(&index.body), "body");
+        assert_eq!(&index.body[..], b"body");
         assert_eq!(index.fault, None);
     }
 
@@ -201,7 +223,7 @@ mod tests {
     fn octets_outside_utf8_and_nul_become_question_marks() {
         let index = index(Bytes::from_static(b"OPTIONS sip:a SIP/2.0\r\nA: J\xe9r\0me\r\n\r\n\xff\0")).unwrap();
         assert_eq!(texts(&index), [("A", "J?r?me")]);
-        assert_eq!(&index.bytes[index.body.start as usize..], b"\xff\0", "the body is not touched");
+        assert_eq!(&index.body[..], b"\xff\0", "the body is not touched");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod capture;
 mod ending;
+mod floods;
 mod happy;
 mod heavy;
 mod races;

@@ -13,7 +13,7 @@ fn x1_drain_finishes_what_is_there_and_takes_nothing_new() {
     let w = World::new();
     let (mut customer, mut genagent) = talk(&w);
     w.operator(OperatorCommand::Drain);
-    w.ivr.request("OPTIONS").expect("503 OPTIONS");
+    assert_eq!(w.ivr.request("OPTIONS").expect("503 OPTIONS").header("Retry-After"), "5");
     let refusal = w.ivr.invite().expect_refusal(503);
     assert!(refusal.has("Retry-After"));
     genagent.bye();
@@ -23,6 +23,20 @@ fn x1_drain_finishes_what_is_there_and_takes_nothing_new() {
     customer.expect_and_ok("BYE");
     assert_eq!(w.verdict().0, Outcome::Agent);
     w.run_until("the end of the drain", |stage| stage.engine.closed);
+}
+
+#[test]
+fn options_says_whether_a_call_would_be_taken() {
+    let w = World::set(|settings| settings.max_calls = 1);
+    assert!(!w.ivr.request("OPTIONS").expect("200 OPTIONS").has("Retry-After"));
+    let (mut customer, mut genagent) = talk(&w);
+    assert_eq!(w.ivr.request("OPTIONS").expect("503 OPTIONS").header("Retry-After"), "5");
+    assert_eq!(w.ivr.invite().expect_refusal(503).header("Retry-After"), "5");
+    customer.bye();
+    customer.expect("200 BYE");
+    genagent.expect_and_ok("BYE");
+    w.run_for(secs(5));
+    w.ivr.request("OPTIONS").expect("200 OPTIONS");
 }
 
 #[test]

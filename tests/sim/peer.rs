@@ -173,6 +173,8 @@ impl Draft<'_> {
             .with("Call-ID", &call_id)
             .with("CSeq", "1 INVITE")
             .with("Contact", format!("<sip:{name}@{address}>"));
+        let own_hops = self.headers.iter().any(|(name, _)| name == "Max-Forwards");
+        invite.headers.retain(|(name, _)| !(own_hops && name == "Max-Forwards"));
         invite.headers.extend(self.headers);
         let invite = invite.with_sdp(self.body.unwrap_or_else(|| text::sdp(&rtp.ip().to_string(), rtp.port())));
         let stage = self.party.stage.clone();
