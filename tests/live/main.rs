@@ -10,4 +10,5 @@ mod rtp;
 mod setup;
 mod sipp;
 mod stage;
+mod tshark;
 mod wire;
