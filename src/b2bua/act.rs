@@ -550,7 +550,8 @@ impl B2bua {
         if let (Some(rtp), Some(rtcp)) = (audio.rtp, audio.rtcp) {
             self.outputs.push_back(Output::Media(MediaCommand::Expect { pair, rtp, rtcp }));
         }
-        let held = audio.is_held();
+        let (held, listens) = (audio.is_held(), audio.listens());
+        self.outputs.push_back(Output::Media(MediaCommand::Hold { pair, held: !listens }));
         if held {
             entry.silent = false;
             self.outputs.push_back(Output::Media(MediaCommand::Watch { pair, limit: None }));

@@ -162,6 +162,14 @@ pub enum MediaCommand {
         /// In which G.711 law, by its static payload type.
         law: Law,
     },
+    /// The far side does not listen (a hold, RFC 3264 section 5.1), or does again: while it does not, it is sent no
+    /// RTP. RTCP goes on.
+    Hold {
+        /// The pair.
+        pair: PortPair,
+        /// True: it does not listen.
+        held: bool,
+    },
     /// Report `Silent` when nothing has arrived for this long; `None` suspends the watch (hold, early media).
     Watch {
         /// The pair.

@@ -174,6 +174,7 @@ impl Media {
             MediaCommand::Expect { pair, .. }
             | MediaCommand::Bridge(pair, _)
             | MediaCommand::Play { pair, .. }
+            | MediaCommand::Hold { pair, .. }
             | MediaCommand::Watch { pair, .. }
             | MediaCommand::Close(pair) => pair.worker,
         };

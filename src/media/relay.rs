@@ -124,6 +124,8 @@ struct Row {
     latch: Latch,
     stale: Stale,
     feed: Feed,
+    /// The far side does not listen.
+    held: bool,
     outgoing: Outgoing,
     watch: Option<Watch>,
     /// When something was last accepted.
@@ -182,7 +184,7 @@ impl Table {
 
         let Feed::Row(peer) = row.feed else { return Step::Drop };
         let peer_row = &mut self.rows[peer];
-        let Some(target) = peer_row.rtp.target else { return Step::Drop };
+        let Some(target) = peer_row.rtp.target.filter(|_| !peer_row.held) else { return Step::Drop };
         peer_row.outgoing.carry(packet, now);
         Step::Forward(Slot::rtp(peer), target)
     }
@@ -285,6 +287,14 @@ impl Table {
         row.rtcp.expect(rtcp);
     }
 
+    /// The row's far side does not listen any more, or does again: what it hears then goes on where it stopped.
+    pub fn hold(&mut self, index: usize, held: bool) {
+        let row = &mut self.rows[index];
+        if std::mem::replace(&mut row.held, held) && !held {
+            row.outgoing.change_source();
+        }
+    }
+
     /// Two rows hear each other.
     pub fn bridge(&mut self, one: usize, other: usize) {
         if self.rows[one].feed == Feed::Row(other) {
@@ -318,7 +328,7 @@ impl Table {
     /// Writes the next packet of the row's sound, due now; `None` while there is none or nobody to send it to.
     pub fn sound(&mut self, index: usize, packet: &mut [u8; HEADER + FRAME], due: Instant) -> Option<SocketAddr> {
         let row = &mut self.rows[index];
-        let target = row.rtp.target?;
+        let target = row.rtp.target.filter(|_| !row.held)?;
         let Feed::Sound { sound, law, frame } = &mut row.feed else { return None };
         packet[HEADER..].copy_from_slice(tones::frame(*sound, *law, *frame));
         row.outgoing.originate(packet, tones::payload_type(*law), *frame == 0, due);
@@ -371,6 +381,7 @@ impl Row {
             latch: Latch::Shut,
             stale: Stale::default(),
             feed: Feed::Nothing,
+            held: false,
             outgoing: Outgoing::default(),
             watch: None,
             heard: None,
@@ -464,11 +475,17 @@ mod tests {
         }
 
         fn packet(&mut self, row: usize, source: &str, sequence: u16) -> Step {
+            self.renumbered(row, source, sequence).0
+        }
+
+        /// What becomes of a packet, and the sequence number it leaves with.
+        fn renumbered(&mut self, row: usize, source: &str, sequence: u16) -> (Step, u16) {
             self.now += Duration::from_millis(20);
             let mut packet = [0; 172];
             packet[0] = 0x80;
             packet[2..4].copy_from_slice(&sequence.to_be_bytes());
-            self.table.step(Slot::rtp(row), address(source), &mut packet, self.now)
+            let step = self.table.step(Slot::rtp(row), address(source), &mut packet, self.now);
+            (step, u16::from_be_bytes([packet[2], packet[3]]))
         }
 
         /// True when any packet of a stream gets through.
@@ -492,6 +509,18 @@ mod tests {
         assert_eq!(scene.packet(1, "192.0.2.2:5000", 1), Step::Forward(Slot(0), address("192.0.2.1:4000")));
         assert_eq!(scene.report(0, "192.0.2.1:4001"), Step::Forward(Slot(3), address("192.0.2.2:5001")));
         assert_eq!(scene.table.notices.len(), 4, "both started and settled");
+    }
+
+    #[test]
+    fn m6_who_holds_is_sent_no_rtp_and_finds_no_gap_afterwards() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        assert_eq!(scene.renumbered(1, "192.0.2.2:5000", 7), (Step::Forward(Slot(0), address("192.0.2.1:4000")), 7));
+        scene.table.hold(0, true);
+        assert!((8..58).all(|sequence| scene.packet(1, "192.0.2.2:5000", sequence) == Step::Drop));
+        assert_ne!(scene.packet(0, "192.0.2.1:4000", 1), Step::Drop, "who holds may speak");
+        assert_ne!(scene.report(1, "192.0.2.2:5001"), Step::Drop, "RTCP goes on");
+        scene.table.hold(0, false);
+        assert_eq!(scene.renumbered(1, "192.0.2.2:5000", 58), (Step::Forward(Slot(0), address("192.0.2.1:4000")), 8));
     }
 
     #[test]

@@ -182,6 +182,11 @@ impl Worker {
                     }
                 }
             }
+            MediaCommand::Hold { pair, held } => {
+                if let Some(row) = self.lent(pair) {
+                    self.table.hold(row, held);
+                }
+            }
             MediaCommand::Watch { pair, limit } => {
                 if let Some(row) = self.lent(pair) {
                     self.table.watch(row, limit, self.now);

@@ -213,6 +213,11 @@ impl Audio {
         }
     }
 
+    /// Whether its owner wants to hear anything (RFC 3264 section 5.1).
+    pub fn listens(&self) -> bool {
+        self.rtp.is_some() && matches!(self.direction, Direction::SendRecv | Direction::RecvOnly)
+    }
+
     /// Whether its owner neither sends nor listens to more than silence.
     pub fn is_held(&self) -> bool {
         self.rtp.is_none() || self.direction != Direction::SendRecv

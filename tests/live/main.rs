@@ -12,4 +12,5 @@ mod setup;
 mod sipp;
 mod stage;
 mod trunks;
+mod tshark;
 mod wire;

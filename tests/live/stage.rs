@@ -354,7 +354,8 @@ pub struct Program {
 }
 
 impl Program {
-    async fn start(folder: &Path, configuration: &str, keys: &[(&str, String)], admin: SocketAddr) -> Self {
+    /// Starts it in this folder, and waits until its admin port says that it is ready.
+    pub async fn start(folder: &Path, configuration: &str, keys: &[(&str, String)], admin: SocketAddr) -> Self {
         let (file, log) = (folder.join("switchback.toml"), folder.join("switchback.log"));
         fs::write(&file, configuration).unwrap();
         let variable = |key: &str| format!("SWITCHBACK__{}", key.to_ascii_uppercase().replace('.', "__"));

@@ -77,7 +77,10 @@ impl Ladder {
         match command {
             MediaCommand::Bridge(..) => self.remark(at, "audio: bridged"),
             MediaCommand::Play { sound, .. } => self.remark(at, &format!("audio: {sound:?} plays")),
-            MediaCommand::Expect { .. } | MediaCommand::Watch { .. } | MediaCommand::Close(_) => {}
+            MediaCommand::Expect { .. }
+            | MediaCommand::Hold { .. }
+            | MediaCommand::Watch { .. }
+            | MediaCommand::Close(_) => {}
         }
     }
 

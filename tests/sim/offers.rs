@@ -8,6 +8,7 @@ use crate::engine::{ms, secs};
 use crate::happy::talk;
 use crate::peer::Line;
 use crate::provisional::{dialled, hang_up};
+use crate::relay::Hears;
 use crate::text::{self, Sip};
 use crate::world::World;
 
@@ -54,6 +55,7 @@ fn m6_either_side_holds_in_every_dialect_by_either_method() {
                 assert!(answer.body.contains(mirrored), "RFC 3264 section 6.1: {}", answer.body);
                 assert_eq!(answer.audio_port(), port);
                 assert!(!is_watched(&w, port), "silence is what a hold is");
+                assert_eq!(w.hears(line), Hears::Nothing, "RFC 3264 section 5.1: it does not listen");
                 w.run_for(secs(1));
                 let resume = line.sdp();
                 let answer = offer(line, method, resume);

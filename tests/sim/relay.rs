@@ -13,6 +13,8 @@ pub struct Pair {
     pub far: Option<SocketAddr>,
     /// What the far side hears.
     pub hears: Hears,
+    /// Its far side does not listen.
+    pub held: bool,
     /// The silence that is reported.
     pub watch: Option<Duration>,
 }
@@ -47,6 +49,7 @@ impl Relay {
                 self.silence_peer_of(pair);
                 self.pairs.entry(pair).or_default().hears = Hears::Sound(sound);
             }
+            MediaCommand::Hold { pair, held } => self.pairs.entry(pair).or_default().held = held,
             MediaCommand::Watch { pair, limit } => self.pairs.entry(pair).or_default().watch = limit,
             MediaCommand::Close(pair) => {
                 self.silence_peer_of(pair);
@@ -68,6 +71,7 @@ impl Relay {
             MediaCommand::Bridge(a, b) => vec![a, b],
             MediaCommand::Expect { pair, .. }
             | MediaCommand::Play { pair, .. }
+            | MediaCommand::Hold { pair, .. }
             | MediaCommand::Watch { pair, .. }
             | MediaCommand::Close(pair) => vec![pair],
         };

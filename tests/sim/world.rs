@@ -191,7 +191,8 @@ impl World {
         let (Some((pair_a, at_a)), Some((pair_b, at_b))) = (relay.towards(a.rtp), relay.towards(b.rtp)) else {
             return false;
         };
-        at_a.hears == Hears::Pair(pair_b)
+        !(at_a.held || at_b.held)
+            && at_a.hears == Hears::Pair(pair_b)
             && at_b.hears == Hears::Pair(pair_a)
             && a.told == Some(pair_a.port)
             && b.told == Some(pair_b.port)
@@ -200,7 +201,8 @@ impl World {
     /// What the relay lets this party hear.
     pub fn hears(&self, line: &Line) -> Hears {
         let stage = self.stage.borrow();
-        stage.engine.relay.towards(line.rtp).map_or(Hears::Nothing, |(_, pair)| pair.hears)
+        let pair = stage.engine.relay.towards(line.rtp).map(|(_, pair)| pair).filter(|pair| !pair.held);
+        pair.map_or(Hears::Nothing, |pair| pair.hears)
     }
 
     /// Nothing arrives from this party any more, or it does again.

@@ -2,6 +2,7 @@
 //! TLS with certificates of a test's own authority.
 #![allow(clippy::unwrap_used, reason = "the helpers are tests too")]
 
+mod authority;
 mod keepalive;
 mod program;
 mod reset;

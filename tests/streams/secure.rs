@@ -1,11 +1,10 @@
 //! SIP over TLS: who is believed (RFC 5922), who must show what, and certificates that change under way.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use rcgen::{CertificateParams, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use switchback::driver::tls::{ClientAuth, Files, Tls};
@@ -14,43 +13,22 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use crate::authority::{Authority, Identity};
 use crate::program::{Program, eventually, free};
 use crate::reset::{line, reset, response};
 use crate::slow::{invite, options};
 
 const DOMAIN: &str = "carrier.example.com";
 
-/// A certificate authority of the test's own.
-struct Authority(Issuer<'static, KeyPair>, String);
-
-/// A certificate and its key, PEM.
-#[derive(Clone)]
-struct Identity(String, String);
-
-impl Authority {
-    fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self(Issuer::new(params, key), pem)
-    }
-
-    fn issue(&self, change: impl FnOnce(&mut CertificateParams)) -> Identity {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        change(&mut params);
-        Identity(params.signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
-    }
-
-    fn for_names(&self, dns: &[&str], uris: &[&str]) -> Identity {
-        self.issue(|params| params.subject_alt_names = names(dns, uris))
-    }
-}
-
 fn names(dns: &[&str], uris: &[&str]) -> Vec<SanType> {
     let dns = dns.iter().map(|name| SanType::DnsName((*name).try_into().unwrap()));
     dns.chain(uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap()))).collect()
+}
+
+impl Authority {
+    fn for_names(&self, dns: &[&str], uris: &[&str]) -> Identity {
+        self.issue(|params| params.subject_alt_names = names(dns, uris))
+    }
 }
 
 impl Identity {
@@ -60,11 +38,6 @@ impl Identity {
 
     fn key(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::from_pem_slice(self.1.as_bytes()).unwrap()
-    }
-
-    fn write(&self, folder: &Path) {
-        std::fs::write(folder.join("chain.pem"), &self.0).unwrap();
-        std::fs::write(folder.join("key.pem"), &self.1).unwrap();
     }
 
     fn acceptor(&self) -> TlsAcceptor {
