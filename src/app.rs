@@ -1,5 +1,6 @@
 //! The program put together: the one place that knows every adapter.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,6 +24,8 @@ use crate::driver::stream::{Limits, Streams};
 use crate::driver::tls::{self, Tls};
 use crate::driver::{self, Arrivals, Hands, Question, tcp, udp::Udp};
 use crate::media::{Media, MediaSettings, Terms};
+use crate::sip::hop::Hop;
+use crate::sip::value::Uri;
 use crate::store::contexts::Contexts;
 use crate::store::records::{self, Records, Target, Writer};
 use crate::telemetry;
@@ -57,10 +60,11 @@ pub struct App {
 impl App {
     /// Binds everything and starts. Errors name what could not be had.
     pub async fn start(config: &Config, witness: Option<Box<dyn Witness>>) -> Result<Self> {
-        let trunk = resolve(&config.trunk.address).await?;
+        let trunk = resolve(&config.trunk.address, "trunk.address").await?;
+        let targets = targets(config).await?;
         let udp = Udp::bind(config.sip.listen)
             .with_context(|| format!("cannot listen for SIP on {} (sip.listen)", config.sip.listen))?;
-        let tls = tls(config, trunk)?;
+        let tls = tls(config, trunk, &targets)?;
         let streams = streams(config, tls.clone())?;
         let listener = TcpListener::bind(config.admin.listen)
             .await
@@ -71,7 +75,7 @@ impl App {
             .context("cannot open the file for call records (records.path)")?;
         let contexts = Arc::new(Contexts::default());
 
-        let mut settings = config.core_settings(trunk);
+        let mut settings = config.core_settings(trunk, targets);
         if settings.sip_address.port() == 0 {
             settings.sip_address.set_port(udp.address().port());
         }
@@ -128,25 +132,43 @@ impl App {
     }
 }
 
-/// The first address of `host:port`, or of `host` at 5060.
-async fn resolve(host: &str) -> Result<SocketAddr> {
+/// Where each URI of each target is reached.
+async fn targets(config: &Config) -> Result<BTreeMap<String, Vec<Hop>>> {
+    let mut targets: BTreeMap<String, Vec<Hop>> = BTreeMap::new();
+    for (name, row) in &config.target {
+        for uri in &row.uri {
+            let address = resolve(&row.next_hop(uri), &format!("target.{name}")).await?;
+            targets.entry(name.clone()).or_default().push(Hop::new(row.transport, address));
+        }
+    }
+    Ok(targets)
+}
+
+/// The first address of `host:port`, or of `host` at 5060; `key` is where it is written.
+async fn resolve(host: &str, key: &str) -> Result<SocketAddr> {
     let with_port =
         host.parse::<SocketAddr>().is_ok() || host.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok());
     let host = &if with_port { host.to_owned() } else { format!("{host}:5060") };
-    let found = lookup_host(host).await.with_context(|| format!("cannot resolve {host} (trunk.address)"))?.next();
+    let found = lookup_host(host).await.with_context(|| format!("cannot resolve {host} ({key})"))?.next();
     match found {
         Some(address) => Ok(address),
-        None => bail!("{host} has no address (trunk.address)"),
+        None => bail!("{host} has no address ({key})"),
     }
 }
 
 /// TLS, where it is spoken on either side.
-fn tls(config: &Config, trunk: SocketAddr) -> Result<Option<Tls>> {
+fn tls(config: &Config, trunk: SocketAddr, targets: &BTreeMap<String, Vec<Hop>>) -> Result<Option<Tls>> {
     let sip = &config.sip;
     if sip.tls_listen.is_none() && config.trunk.transport != Transport::Tls {
-        return Ok(None);
+        return Ok(None); // The configuration check wants a listener for every target over TLS.
     }
     let domain = config.trunk.domain.clone().unwrap_or_else(|| config.trunk.host().to_owned());
+    // A target's certificate must be that of its URI's host (RFC 5922).
+    let domains = config.target.iter().flat_map(|(name, row)| {
+        let hops = targets.get(name).into_iter().flatten();
+        let hosts = row.uri.iter().filter_map(|uri| Some(Uri::read(uri)?.host.to_owned()));
+        hops.zip(hosts).filter(|(hop, _)| hop.transport == Transport::Tls).map(|(hop, host)| (hop.ip(), host))
+    });
     let files = tls::Files {
         certificate: sip.tls_certificate.clone(),
         key: sip.tls_key.clone(),
@@ -156,7 +178,7 @@ fn tls(config: &Config, trunk: SocketAddr) -> Result<Option<Tls>> {
             ClientAuth::Optional => tls::ClientAuth::Optional,
             ClientAuth::Required => tls::ClientAuth::Required,
         },
-        domains: [(trunk.ip(), domain)].into(),
+        domains: [(trunk.ip(), domain)].into_iter().chain(domains).collect(),
     };
     Tls::load(files).map(Some).context("TLS cannot be spoken (sip.tls_certificate, sip.tls_key, sip.tls_ca)")
 }

@@ -6,10 +6,12 @@
 mod check;
 mod explain;
 mod gather;
+mod routes;
 #[cfg(test)]
 mod tests;
 mod words;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,10 +20,12 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
 use crate::b2bua::settings::{BreakerSettings, Network, Settings, SipTimers, Trunk as CoreTrunk, Unlisted};
-use crate::call::settings::{CallSettings, ContextSettings, Fallback as CoreFallback, IntakeSettings, Ringing};
+use crate::call::rules::{Rule, Target as CoreTarget, one_or_many};
+use crate::call::settings::{Answer, CallSettings, ContextSettings, EntrySetting, IntakeSettings, Ringing};
 use crate::leg::session_timer::SessionSettings;
 use crate::sip::digest::Credentials;
-use crate::sip::hop::Transport;
+use crate::sip::hop::{Hop, Transport};
+use crate::sip::value::Uri;
 
 pub use words::{Advertised, ClientAuth, Destination, LogFormat, PortRange};
 
@@ -39,8 +43,10 @@ pub struct Config {
     pub asapp: Asapp,
     /// `[call]`
     pub call: Call,
-    /// `[fallback]`
-    pub fallback: Fallback,
+    /// `[[rule]]`: how customers are handed back, the first that fits.
+    pub rule: Vec<Rule>,
+    /// `[target.NAME]`: where they may be sent.
+    pub target: BTreeMap<String, Target>,
     /// `[intake]`
     pub intake: IntakeSettings,
     /// `[context]`
@@ -209,6 +215,8 @@ pub struct Asapp {
     /// For how long.
     #[serde(with = "words::span")]
     pub breaker_open_for: Duration,
+    /// Whether a create that ASAPP refuses for what is in it is repeated once without the input context.
+    pub retry_without_context: bool,
 }
 
 /// Budgets and limits of a call; the meaning of each is in [`CallSettings`].
@@ -236,16 +244,31 @@ pub struct Call {
     pub release_limit: Duration,
     #[serde(deserialize_with = "words::choice")]
     pub ringing: Ringing,
+    #[serde(deserialize_with = "words::choice")]
+    pub answer: Answer,
+    #[serde(with = "words::span")]
+    pub dwell_limit: Duration,
+    #[serde(deserialize_with = "words::choice")]
+    pub entry: EntrySetting,
+    #[serde(with = "words::span")]
+    pub ladder_limit: Duration,
 }
 
-/// What a customer gets when GenerativeAgent cannot be reached; one of the two, `status = 480` without either.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+/// One row of the table of places where customers may be sent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Fallback {
-    /// This final status.
-    pub status: Option<u16>,
-    /// Or 302 to this URI.
-    pub redirect: Option<String>,
+pub struct Target {
+    /// Request-URI and To, or the Contact of a 302; several are called one after the other.
+    #[serde(deserialize_with = "one_or_many")]
+    pub uri: Vec<String>,
+    /// Where the calls go, `host:port` or `ip:port`, resolved at start; absent: to the host of each URI.
+    pub address: Option<String>,
+    /// How they go there.
+    #[serde(deserialize_with = "words::choice")]
+    pub transport: Transport,
+    /// How long each URI may ring.
+    #[serde(with = "words::span")]
+    pub ring_limit: Duration,
 }
 
 /// Where call records go.
@@ -307,9 +330,6 @@ impl Config {
 
     fn finished(mut self) -> Result<Self, ConfigError> {
         let mut problems = self.fetch_secrets();
-        if self.fallback.status.is_none() && self.fallback.redirect.is_none() {
-            self.fallback.status = Some(480);
-        }
         problems.extend(check::problems(&self));
         if problems.is_empty() { Ok(self) } else { Err(ConfigError::Invalid(problems)) }
     }
@@ -351,8 +371,8 @@ impl Config {
             .collect()
     }
 
-    /// The settings of a core whose trunk resolved to this address.
-    pub fn core_settings(&self, trunk_address: SocketAddr) -> Settings {
+    /// The settings of a core whose trunk resolved to this address, and the URIs of whose targets to these.
+    pub fn core_settings(&self, trunk_address: SocketAddr, targets: BTreeMap<String, Vec<Hop>>) -> Settings {
         let Self { sip, media, trunk, asapp, .. } = self;
         Settings {
             sip_address: self.sip_address(),
@@ -375,6 +395,7 @@ impl Config {
                     realm: trunk.realm.clone(),
                 }),
             },
+            targets,
             sip_timers: SipTimers { t1: sip.t1, t2: sip.t2, t4: sip.t4 },
             session: SessionSettings {
                 expires: sip.session_expires.as_secs() as u32,
@@ -408,10 +429,13 @@ impl Config {
             max_duration: call.max_duration,
             release_limit: call.release_limit,
             ringing: call.ringing,
-            fallback: match &self.fallback.redirect {
-                Some(target) => CoreFallback::Redirect(target.clone()),
-                None => CoreFallback::Refuse(self.fallback.status.unwrap_or(480)),
-            },
+            answer: call.answer,
+            dwell_limit: call.dwell_limit,
+            retry_without_context: self.asapp.retry_without_context,
+            entry: call.entry,
+            rules: self.rule.clone(),
+            targets: self.target.iter().map(|(name, row)| (name.clone(), row.core())).collect(),
+            ladder_limit: call.ladder_limit,
             intake: self.intake.clone(),
             context: self.context.clone(),
         }
@@ -433,6 +457,28 @@ impl Trunk {
     pub fn host(&self) -> &str {
         let host = self.address.rsplit_once(':').map_or(self.address.as_str(), |(host, _)| host);
         host.trim_start_matches('[').trim_end_matches(']')
+    }
+}
+
+impl Target {
+    fn core(&self) -> CoreTarget {
+        CoreTarget { uris: self.uri.clone(), ring_limit: self.ring_limit }
+    }
+
+    /// Host and port where the calls to this URI go, as they are written.
+    pub fn next_hop(&self, uri: &str) -> String {
+        let own = || {
+            let uri = Uri::read(uri)?;
+            Some(format!("{}:{}", uri.host, uri.port.unwrap_or(self.transport.default_port())))
+        };
+        self.address.clone().or_else(own).unwrap_or_default()
+    }
+}
+
+impl Default for Target {
+    fn default() -> Self {
+        let ring_limit = CallSettings::default().ring_limit;
+        Self { uri: Vec::new(), address: None, transport: Transport::Udp, ring_limit }
     }
 }
 
@@ -519,6 +565,7 @@ impl Default for Asapp {
             rate: Settings::default().api_rate,
             breaker_failures: breaker.failures,
             breaker_open_for: breaker.open_for,
+            retry_without_context: call.retry_without_context,
         }
     }
 }
@@ -538,6 +585,10 @@ impl Default for Call {
             max_duration: core.max_duration,
             release_limit: core.release_limit,
             ringing: core.ringing,
+            answer: core.answer,
+            dwell_limit: core.dwell_limit,
+            entry: core.entry,
+            ladder_limit: core.ladder_limit,
         }
     }
 }

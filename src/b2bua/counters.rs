@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::call::verdict::Outcome;
+use crate::call::verdict::{NotConnected, Outcome};
 
 /// A histogram of durations with fixed bounds in seconds.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,6 +55,8 @@ pub struct Counters {
     pub outcomes: BTreeMap<Outcome, u64>,
     /// API exchanges, by operation (`create`, `fetch`) and class (`ok` or a failure class).
     pub api: BTreeMap<(&'static str, &'static str), u64>,
+    /// Customers who did not reach GenerativeAgent, by reason and by the kind of rung that took them.
+    pub fallbacks: BTreeMap<(NotConnected, &'static str), u64>,
     /// Numbers that arrived when nobody wanted them any more.
     pub numbers_unused: u64,
     /// Legs cut because the number led to somebody else.
@@ -83,6 +85,8 @@ pub struct Counters {
     pub ports_draining: u64,
     /// Gauge: port pairs free.
     pub ports_free: u64,
+    /// Gauge: 1 while ASAPP refuses our credentials (401, 403).
+    pub credentials_refused: u64,
     /// Gauge: 1 while the circuit breaker is open.
     pub breaker_open: u64,
     /// Gauge: 1 while draining.
@@ -100,6 +104,7 @@ impl Default for Counters {
             rejected: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             api: BTreeMap::new(),
+            fallbacks: BTreeMap::new(),
             numbers_unused: 0,
             misdirected: 0,
             breaker_openings: 0,
@@ -114,6 +119,7 @@ impl Default for Counters {
             ports_lent: 0,
             ports_draining: 0,
             ports_free: 0,
+            credentials_refused: 0,
             breaker_open: 0,
             draining: 0,
         }

@@ -27,6 +27,7 @@ use crate::call::event::{CallEvent, CallTimer};
 use crate::call::record::CallRecord;
 use crate::call::settings::CallSettings;
 use crate::call::state::Call;
+use crate::call::verdict::NotConnected;
 use crate::call::{CallRef, TransferId};
 use crate::leg::{Leg, LegRole, LegTimer, MediaCounters, Out, Surroundings};
 use crate::sip::dialog::Endpoint;
@@ -35,7 +36,7 @@ use crate::sip::transaction::Base;
 use crate::sip::transaction::timer::Timer;
 use breaker::Breaker;
 use counters::Counters;
-use io::{Epoch, Input, LiveCall, MediaEvent, OperatorCommand, Output, PortPair};
+use io::{Epoch, Input, Law, LiveCall, MediaEvent, OperatorCommand, Output, PortPair, Sound};
 use limiter::Limiter;
 use ports::Ports;
 use settings::Settings;
@@ -78,17 +79,39 @@ struct LegEntry {
 #[derive(Debug)]
 struct CallEntry {
     call: Call,
-    customer: LegId,
-    genagent: Option<LegId>,
-    customer_pair: PortPair,
+    /// What there is of each [`LegRole`], in its order.
+    sides: [Side; LegRole::ALL.len()],
+    /// The relay thread of all its pairs: only those can be bridged.
+    worker: u16,
     /// The pair kept ready for the next GenerativeAgent leg, so that no number is asked for in vain.
     spare_pair: Option<PortPair>,
-    customer_media: Option<MediaCounters>,
-    genagent_media: Option<MediaCounters>,
-    /// The pair whose counters are the GenerativeAgent leg's.
-    genagent_pair: Option<PortPair>,
+    /// What the customer is to hear of us, and in which law that has been said to the relay.
+    sound: Option<(Sound, Option<Law>)>,
     /// The call has ended; its record waits for counters.
     record: Option<Box<CallRecord>>,
+}
+
+/// One side of a call: the leg that is heard, and the pair whose counters are the last such leg's.
+#[derive(Debug, Clone, Copy, Default)]
+struct Side {
+    leg: Option<LegId>,
+    pair: Option<PortPair>,
+    media: Option<MediaCounters>,
+}
+
+impl CallEntry {
+    fn side(&self, role: LegRole) -> &Side {
+        &self.sides[role as usize]
+    }
+
+    fn side_mut(&mut self, role: LegRole) -> &mut Side {
+        &mut self.sides[role as usize]
+    }
+
+    /// Whom the customer talks to, or waits for: the onward leg, once there is one.
+    fn far(&self) -> LegRole {
+        if self.side(LegRole::Onward).leg.is_some() { LegRole::Onward } else { LegRole::GenerativeAgent }
+    }
 }
 
 /// The core.
@@ -114,6 +137,8 @@ pub struct B2bua {
     draining: bool,
     closed: bool,
     counters: Counters,
+    /// When each class of trouble was last seen.
+    complained: HashMap<NotConnected, Instant>,
     /// What legs want done and nobody has done yet.
     work: VecDeque<(LegId, Out)>,
     outputs: VecDeque<Output>,
@@ -148,6 +173,7 @@ impl B2bua {
             draining: false,
             closed: false,
             counters: Counters::default(),
+            complained: HashMap::new(),
             work: VecDeque::new(),
             outputs: VecDeque::new(),
         }
@@ -266,7 +292,7 @@ impl B2bua {
 
     fn media(&mut self, now: Instant, event: MediaEvent) {
         match event {
-            MediaEvent::Started(_) => {}
+            MediaEvent::Started(pair) => self.heard(now, pair),
             MediaEvent::Silent(pair) => self.silence(now, pair, true),
             MediaEvent::Resumed(pair) => self.silence(now, pair, false),
             MediaEvent::Closed(pair, counters) => self.media_closed(pair, counters),

@@ -72,7 +72,7 @@ impl B2bua {
 
     /// Whether this peer is heard at all.
     fn is_listed(&self, peer: SocketAddr) -> bool {
-        self.settings.trunk.address.ip() == peer.ip() || self.may_call(peer)
+        self.settings.trunk.address.ip() == peer.ip() || self.settings.is_target(peer.ip()) || self.may_call(peer)
     }
 
     /// Whether this peer may begin something; a trunk is only there to be called.

@@ -1,5 +1,6 @@
 //! Every limit and choice of the core, named. `config.rs` fills it; the defaults are design section 9.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::call::settings::CallSettings;
 use crate::leg::session_timer::SessionSettings;
 use crate::sip::digest::Credentials;
-use crate::sip::hop::Transport;
+use crate::sip::hop::{Hop, Transport};
 
 /// Settings of one core.
 #[derive(Debug, Clone)]
@@ -29,6 +30,8 @@ pub struct Settings {
     pub unlisted: Unlisted,
     /// The trunk towards GenerativeAgent.
     pub trunk: Trunk,
+    /// Where each URI of each target of `call.targets` is reached; what comes from there is heard.
+    pub targets: BTreeMap<String, Vec<Hop>>,
     /// RFC 3261 T1, T2, T4.
     pub sip_timers: SipTimers,
     /// What we ask of sessions (RFC 4028).
@@ -139,6 +142,11 @@ impl Default for BreakerSettings {
 }
 
 impl Settings {
+    /// Whether customers may be sent to this address.
+    pub fn is_target(&self, peer: IpAddr) -> bool {
+        self.targets.values().flatten().any(|hop| hop.ip() == peer)
+    }
+
     /// Every way in, UDP first.
     pub fn sip_listeners(&self) -> Vec<(Transport, SocketAddr)> {
         [(Transport::Udp, self.sip_address)].into_iter().chain(self.sip_others.iter().copied()).collect()
@@ -166,6 +174,7 @@ impl Default for Settings {
                 plus: true,
                 credentials: None,
             },
+            targets: BTreeMap::new(),
             sip_timers: SipTimers::default(),
             session: SessionSettings::default(),
             max_calls: 10_000,

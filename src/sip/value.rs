@@ -154,6 +154,18 @@ pub fn literal_host(host: &str) -> Option<std::net::IpAddr> {
     host.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
+/// Every octet but the unreserved ones as `%HH` (RFC 3986 section 2.3): safe in every part of a URI.
+pub fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for b in text.bytes() {
+        match b {
+            b if b.is_ascii_alphanumeric() || b"-_.~".contains(&b) => out.push(char::from(b)),
+            b => out.push_str(&format!("%{b:02X}")),
+        }
+    }
+    out
+}
+
 /// Undoes `%HH`; an escape that is none stays as written, and so does text that would not be UTF-8.
 pub fn unescaped(text: &str) -> Cow<'_, str> {
     if !text.contains('%') {

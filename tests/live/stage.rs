@@ -68,6 +68,11 @@ impl Street {
         self.at(4, 5060)
     }
 
+    /// Where customers go next.
+    pub fn queue(&self) -> SocketAddr {
+        self.at(6, 5060)
+    }
+
     /// On no list.
     pub fn stranger(&self) -> SocketAddr {
         self.at(9, 5060)
@@ -85,6 +90,8 @@ pub struct Setting {
     pub api: MockAsappSettings,
     /// Configuration keys that differ from [`configuration`], as `("call.ring_limit", "2s")`.
     pub keys: Vec<(&'static str, String)>,
+    /// Targets and rules, as TOML.
+    pub rules: &'static str,
 }
 
 impl Default for Setting {
@@ -93,6 +100,7 @@ impl Default for Setting {
         Self {
             api: MockAsappSettings { numbers: 10_000, behaviour: handed_over("AGENT"), ..Default::default() },
             keys: Vec::new(),
+            rules: "",
         }
     }
 }
@@ -101,6 +109,12 @@ impl Setting {
     /// With this behaviour of the API.
     pub fn behaviour(mut self, behaviour: Behaviour) -> Self {
         self.api.behaviour = behaviour;
+        self
+    }
+
+    /// With these targets and rules; `QUEUE` stands for the address of the queue.
+    pub fn rules(mut self, rules: &'static str) -> Self {
+        self.rules = rules;
         self
     }
 
@@ -143,7 +157,8 @@ impl Stage {
         let street = Street::claim();
         let folder = tempfile::Builder::new().prefix("switchback-live-").tempdir().unwrap();
         let api = MockAsapp::start(MockAsappSettings { address: street.at(5, 8000), ..setting.api }).await.unwrap();
-        let configuration = configuration(&street, &api.base_url());
+        let rules = setting.rules.replace("QUEUE", &street.queue().to_string());
+        let configuration = format!("{}{rules}", configuration(&street, &api.base_url()));
         let program = Program::start(folder.path(), &configuration, &setting.keys, street.admin()).await;
         Self { street, api: Some(api), program, folder, callers: AtomicU16::new(0) }
     }
@@ -158,6 +173,11 @@ impl Stage {
     /// A SIPp that plays this scenario as the carrier.
     pub fn carrier(&self, scenario: &str) -> Sipp {
         Sipp::new(scenario, self.street.carrier(), self.folder.path())
+    }
+
+    /// A SIPp that plays this scenario as the queue.
+    pub fn queue(&self, scenario: &str) -> Sipp {
+        Sipp::new(scenario, self.street.queue(), self.folder.path())
     }
 
     /// A file in this test's folder, which is gone after it.
@@ -286,6 +306,7 @@ fn configuration(street: &Street, api: &str) -> String {
          [media]\naddress = '{}'\nports = '20000-20199'\nquarantine = '100ms'\n\
          [trunk]\naddress = '{}'\ncaller_id = '+15550100000'\n\
          [asapp]\nbase_url = '{api}'\nallow_http = true\napi_id = 'mock-id'\napi_secret = 'mock-secret'\n\
+         [call]\nentry = 'supervised'\n\
          [context]\nreference_variables = ['sentiment']\n\
          [admin]\nlisten = '{}'\n",
         street.switchback(),
