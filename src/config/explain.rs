@@ -65,7 +65,7 @@ fn table(config: &Config, to: &mut String) -> std::fmt::Result {
     }
     writeln!(to, "\nWhen it ends\n  {:<17} {:<13} what is done", "outcome", "entry")?;
     for outcome in Outcome::ALL {
-        for entry in routes::ENTRIES {
+        for &entry in routes::entries(config) {
             let kind = if entry == Entry::Supervised { "supervised" } else { "redirected" };
             for (before, done) in done(config, outcome, entry) {
                 writeln!(to, "  {:<17} {kind:<13} {before}{done}", outcome.as_str())?;

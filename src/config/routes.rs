@@ -8,8 +8,6 @@ use crate::call::verdict::Outcome;
 use crate::sip::hop::Transport;
 use crate::sip::value::{Uri, host_and_port};
 
-/// Both entry kinds.
-pub(super) const ENTRIES: [Entry; 2] = [Entry::Supervised, Entry::Redirected];
 /// Outcomes after which nobody is there to be handed back.
 const WITHOUT_CUSTOMER: [Outcome; 3] = [Outcome::CustomerHungUp, Outcome::Drained, Outcome::RecoveredLost];
 
@@ -46,6 +44,15 @@ impl Case<'_> {
     }
 }
 
+/// How calls may come to us.
+pub(super) fn entries(config: &Config) -> &'static [Entry] {
+    match config.call.entry {
+        EntrySetting::Detect => &[Entry::Supervised, Entry::Redirected],
+        EntrySetting::Supervised => &[Entry::Supervised],
+        EntrySetting::Redirected => &[Entry::Redirected],
+    }
+}
+
 /// Whether the customer may not, and may, have been answered when a call ends so.
 pub(super) fn stages(config: &Config, outcome: Outcome) -> impl Iterator<Item = bool> {
     let first = config.call.answer == Answer::First;
@@ -75,7 +82,8 @@ pub(super) fn cases(config: &Config, outcome: Outcome, answered: bool, entry: En
 fn every_case(config: &Config) -> impl Iterator<Item = (Outcome, Case<'_>)> {
     let ends = Outcome::ALL.into_iter().filter(|outcome| !WITHOUT_CUSTOMER.contains(outcome));
     ends.flat_map(move |outcome| {
-        let stages = stages(config, outcome).flat_map(|answered| ENTRIES.map(|entry| (answered, entry)));
+        let stages =
+            stages(config, outcome).flat_map(|answered| entries(config).iter().map(move |entry| (answered, *entry)));
         stages
             .flat_map(move |(answered, entry)| cases(config, outcome, answered, entry))
             .map(move |case| (outcome, case))
@@ -94,9 +102,8 @@ pub(super) fn problems(config: &Config, problems: &mut Vec<String>) {
         let own = || every_case(config).filter(move |(_, case)| case.rule.is_some_and(|(at, _)| at == number));
         consequences(number, own, problems);
     }
-    let unanswered_drop = |(_, case): &(Outcome, Case<'_>)| case.rule.is_none() && case.drops();
     if config.call.entry == EntrySetting::Redirected
-        && let Some((outcome, _)) = every_case(config).find(unanswered_drop)
+        && let Some((outcome, _)) = every_case(config).find(|(_, case)| case.rule.is_none() && case.drops())
     {
         problems.push(format!(
             "call.entry = \"redirected\", and a call that ends as {outcome} fits no rule: its BYE would hang up on the \

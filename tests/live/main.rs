@@ -5,6 +5,7 @@ mod capture;
 mod ending;
 mod happy;
 mod heavy;
+mod onward;
 mod races;
 mod rtp;
 mod setup;
