@@ -491,10 +491,11 @@ impl B2bua {
 
     // --- media ---
 
-    /// The relay learns where the far side of a leg is; the watch on it rests while it holds.
+    /// The relay learns where the far side of a leg is; the watch on it rests while it holds. A leg may outlive its call,
+    /// whose pairs are somebody else's then.
     pub(super) fn remote_changed(&mut self, id: LegId) {
         let Some(entry) = self.legs.get_mut(&id) else { return };
-        let Some(audio) = entry.leg.remote() else { return };
+        let Some(audio) = entry.leg.remote().filter(|_| self.ports.has(entry.call, entry.pair)) else { return };
         let pair = entry.pair;
         if let (Some(rtp), Some(rtcp)) = (audio.rtp, audio.rtcp) {
             self.outputs.push_back(Output::Media(MediaCommand::Expect { pair, rtp, rtcp }));

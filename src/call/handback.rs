@@ -25,27 +25,35 @@ pub(super) fn hand_back(facts: &mut Facts, verdict: Verdict, now: Instant, actio
     climb(facts, HandingBack { verdict, rung: UnderWay::Parting, ladder, cause: Cause::FAILURE }, now, actions)
 }
 
-/// The next rung; where none is left, the customer is sent away with the reason why the last one failed.
+/// The next rung. Where none is left, the customer is sent away with the reason why the last one failed.
 fn climb(facts: &mut Facts, mut state: HandingBack, now: Instant, actions: &mut Actions) -> CallState {
-    match state.ladder.pop_front() {
-        Some(Rung::Dial(target)) => dial(facts, state, target, 0, now, actions),
-        Some(rung) => part(facts, HandingBack { cause: Cause::NORMAL, ..state }, &rung, now, actions),
-        None if facts.customer == LegStage::Up => part(facts, state, &Rung::Bye, now, actions),
-        None => part(facts, state, &Rung::Refuse(480), now, actions),
-    }
+    let refuse = |status, redirect| LegCommand::Refuse { status, redirect, retry_after: None };
+    let (rung, command) = match state.ladder.pop_front() {
+        Some(Rung::Bye) => (Rung::Bye, LegCommand::HangUp(Cause::NORMAL)),
+        Some(Rung::Dial(target)) => return dial(facts, state, target, 0, now, actions),
+        Some(Rung::Refuse(status)) => (Rung::Refuse(status), refuse(status, None)),
+        Some(Rung::Redirect(target)) => {
+            let row = facts.settings.targets.get(&target);
+            let Some(uri) = row.and_then(|row| row.uris.first().cloned()) else {
+                return climb(facts, state, now, actions);
+            };
+            (Rung::Redirect(target), refuse(302, Some(uri)))
+        }
+        None if facts.customer == LegStage::Up => (Rung::Bye, LegCommand::HangUp(state.cause)),
+        None => (Rung::Refuse(480), refuse(480, None)),
+    };
+    part(facts, state, &rung, command, now, actions)
 }
 
-/// A rung that cannot fail: the customer is sent away, by BYE or by a final response.
-fn part(facts: &mut Facts, state: HandingBack, rung: &Rung, now: Instant, actions: &mut Actions) -> CallState {
-    let refuse = |status, redirect| LegCommand::Refuse { status, redirect, retry_after: None };
-    let command = match rung {
-        Rung::Bye | Rung::Dial(_) => LegCommand::HangUp(state.cause),
-        Rung::Refuse(status) => refuse(*status, None),
-        Rung::Redirect(target) => {
-            let uri = facts.settings.targets.get(target).and_then(|target| target.uris.first().cloned());
-            if uri.is_some() { refuse(302, uri) } else { refuse(480, None) }
-        }
-    };
+/// A rung that cannot fail: the customer is sent away with everything we know.
+fn part(
+    facts: &mut Facts,
+    state: HandingBack,
+    rung: &Rung,
+    command: LegCommand,
+    now: Instant,
+    actions: &mut Actions,
+) -> CallState {
     let carry = facts.carry(state.verdict.outcome, rung).with_reason(state.verdict.outcome);
     facts.rung_result("done");
     fell_back(&state.verdict, rung.kind(), actions);

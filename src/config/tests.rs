@@ -106,6 +106,15 @@ fn the_rows_in_the_example_can_be_used_and_show_every_key() {
     }
 }
 
+#[test]
+fn the_rules_in_the_readme_can_be_used() {
+    let readme = include_str!("../../README.md");
+    let block =
+        readme.split_once("\n    [target.queue]\n").unwrap().1.lines().take_while(|line| !line.starts_with('`'));
+    let config = with(&format!("[target.queue]\n{}", block.collect::<Vec<_>>().join("\n"))).unwrap();
+    assert_eq!(config.rule.len(), 2);
+}
+
 const QUEUE: &str = "[target.queue]\nuri = 'sip:q@pbx'\n";
 
 #[test]

@@ -99,7 +99,7 @@ impl Audit {
             None if sip.is("INVITE") && !sip.tag("To").is_empty() => {
                 self.renewed.entry((sip.call_id().to_owned(), sip.cseq())).or_insert(now + LONG);
             }
-            None if sip.is("INVITE") && to == carrier => self.invited(now, &sip),
+            None if sip.is("INVITE") => self.invited(now, &sip, to == carrier),
             None if sip.is("BYE") => self.ended(&sip),
             None if sip.is("CANCEL") => {
                 if let Some(dialled) = self.dialled.get_mut(sip.call_id()).filter(|it| !it.cancelled && !it.answered) {
@@ -114,11 +114,12 @@ impl Audit {
         }
     }
 
-    /// The number this INVITE goes to is dialled once, and not after its guard.
-    fn invited(&mut self, now: Instant, sip: &Sip) {
+    /// An INVITE of ours. A number is dialled once, and not after its guard; a target may be called again.
+    fn invited(&mut self, now: Instant, sip: &Sip, numbered: bool) {
         let number = sip.uri().trim_start_matches("sip:").split(['@', ';']).next().unwrap_or("").to_owned();
         let others = self.dialled.iter().any(|(id, dialled)| id != sip.call_id() && dialled.number == number);
         match self.guards.get(&number) {
+            _ if !numbered => {}
             _ if others => self.breach(format!("{number} is dialled twice")),
             None => self.breach(format!("{number} is dialled and is no number of ASAPP's")),
             Some(&guard) if now > guard => self.breach(format!("an INVITE leaves after the guard of {number}")),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use switchback::b2bua::io::{FailureClass, MediaEvent, Sound};
+use switchback::b2bua::io::{FailureClass, MediaEvent, OperatorCommand, Sound};
 use switchback::b2bua::settings::Settings;
 use switchback::call::rules::Matcher;
 use switchback::call::settings::Answer;
@@ -110,6 +110,25 @@ fn h6_an_offer_that_cannot_be_answered_is_refused() {
     w.api.expect_create().answer_number(NUMBER, secs(60));
     w.carrier.expect_nothing_for(secs(5));
     assert_eq!(w.record().verdict.outcome, Outcome::NotConnected);
+}
+
+#[test]
+fn h6_an_ack_that_comes_after_the_end_moves_nobody_elses_media() {
+    let w = World::set(first);
+    let mut customer = w.ivr.call().without_offer().invite();
+    customer.expect("200");
+    w.api.expect_create().answer_number(NUMBER, secs(60));
+    let mut genagent = w.carrier.expect_invite();
+    genagent.respond(180);
+    w.run_for(ms(50));
+    w.operator(OperatorCommand::Stop);
+    genagent.expect_and_ok("CANCEL");
+    genagent.respond(487);
+    genagent.expect("ACK");
+    w.run_for(ms(1500)); // The stop waits for a second, then ports are given back.
+    customer.ack_with(customer.sdp());
+    customer.expect_and_ok("BYE");
+    assert_eq!(w.stage().engine.relay.misused, []);
 }
 
 #[test]
