@@ -6,6 +6,7 @@
 mod check;
 mod explain;
 mod gather;
+mod routes;
 #[cfg(test)]
 mod tests;
 mod trunk;
@@ -19,11 +20,14 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use crate::b2bua::settings::{BreakerSettings, HeaderSettings, Network, Settings, SipTimers, Unlisted};
-use crate::call::settings::{CallSettings, ContextSettings, Fallback as CoreFallback, IntakeSettings, Ringing};
+use crate::b2bua::settings::{BreakerSettings, HeaderSettings, Network, Reach, Settings, SipTimers, Unlisted};
+use crate::call::rules::{Rule, Target as CoreTarget, one_or_many};
+use crate::call::settings::{Answer, CallSettings, ContextSettings, EntrySetting, IntakeSettings, Ringing};
 use crate::leg::session_timer::SessionSettings;
 use crate::sdp::Family;
 use crate::sip::hop::Transport;
+use crate::sip::locate::Place;
+use crate::sip::value::Uri;
 
 pub use trunk::Trunk;
 pub use words::{Advertised, ClientAuth, Destination, LogFormat, PortRange};
@@ -44,8 +48,10 @@ pub struct Config {
     pub asapp: Asapp,
     /// `[call]`
     pub call: Call,
-    /// `[fallback]`
-    pub fallback: Fallback,
+    /// `[[rule]]`: how customers are handed back, the first that fits.
+    pub rule: Vec<Rule>,
+    /// `[target.NAME]`: where they may be sent.
+    pub target: BTreeMap<String, Target>,
     /// `[headers]`
     pub headers: HeaderSettings,
     /// `[intake]`
@@ -212,6 +218,8 @@ pub struct Asapp {
     /// For how long.
     #[serde(with = "words::span")]
     pub breaker_open_for: Duration,
+    /// Whether a create that ASAPP refuses for what is in it is repeated once without the input context.
+    pub retry_without_context: bool,
 }
 
 /// Budgets and limits of a call; the meaning of each is in [`CallSettings`].
@@ -239,16 +247,31 @@ pub struct Call {
     pub release_limit: Duration,
     #[serde(deserialize_with = "words::choice")]
     pub ringing: Ringing,
+    #[serde(deserialize_with = "words::choice")]
+    pub answer: Answer,
+    #[serde(with = "words::span")]
+    pub dwell_limit: Duration,
+    #[serde(deserialize_with = "words::choice")]
+    pub entry: EntrySetting,
+    #[serde(with = "words::span")]
+    pub ladder_limit: Duration,
 }
 
-/// What a customer gets when GenerativeAgent cannot be reached; one of the two, `status = 480` without either.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+/// One row of the table of places where customers may be sent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Fallback {
-    /// This final status.
-    pub status: Option<u16>,
-    /// Or 302 to this URI.
-    pub redirect: Option<String>,
+pub struct Target {
+    /// Request-URI and To, or the Contact of a 302; several are called one after the other.
+    #[serde(deserialize_with = "one_or_many")]
+    pub uri: Vec<String>,
+    /// Where the calls go, `host`, `host:port` or an IP address; absent: where RFC 3263 finds each URI.
+    pub address: Option<String>,
+    /// How they go there; absent: as the URI or the DNS says, else UDP.
+    #[serde(deserialize_with = "words::perhaps")]
+    pub transport: Option<Transport>,
+    /// How long each URI may ring.
+    #[serde(with = "words::span")]
+    pub ring_limit: Duration,
 }
 
 /// Where call records go.
@@ -310,9 +333,6 @@ impl Config {
 
     fn finished(mut self) -> Result<Self, ConfigError> {
         let mut problems = self.fetch_secrets();
-        if self.fallback.status.is_none() && self.fallback.redirect.is_none() {
-            self.fallback.status = Some(480);
-        }
         problems.extend(check::problems(&self));
         if problems.is_empty() { Ok(self) } else { Err(ConfigError::Invalid(problems)) }
     }
@@ -368,6 +388,7 @@ impl Config {
             access: sip.access.clone(),
             unlisted: sip.unlisted,
             trunks: trunk.iter().map(|(name, trunk)| trunk.core(name)).collect(),
+            targets: self.target.iter().map(|(name, row)| (name.clone(), row.reaches())).collect(),
             sip_timers: SipTimers { t1: sip.t1, t2: sip.t2, t4: sip.t4 },
             session: SessionSettings {
                 expires: sip.session_expires.as_secs() as u32,
@@ -405,10 +426,13 @@ impl Config {
             max_duration: call.max_duration,
             release_limit: call.release_limit,
             ringing: call.ringing,
-            fallback: match &self.fallback.redirect {
-                Some(target) => CoreFallback::Redirect(target.clone()),
-                None => CoreFallback::Refuse(self.fallback.status.unwrap_or(480)),
-            },
+            answer: call.answer,
+            dwell_limit: call.dwell_limit,
+            retry_without_context: self.asapp.retry_without_context,
+            entry: call.entry,
+            rules: self.rule.clone(),
+            targets: self.target.iter().map(|(name, row)| (name.clone(), row.core())).collect(),
+            ladder_limit: call.ladder_limit,
             intake: self.intake.clone(),
             context: self.context.clone(),
         }
@@ -468,6 +492,36 @@ impl Media {
     /// The address peers reach this one of ours at.
     pub fn told(&self, here: IpAddr) -> IpAddr {
         self.advertise.iter().copied().find(|told| told.is_ipv4() == here.is_ipv4()).unwrap_or(here)
+    }
+}
+
+impl Target {
+    fn core(&self) -> CoreTarget {
+        CoreTarget { uris: self.uri.clone(), ring_limit: self.ring_limit }
+    }
+
+    /// Where each of its URIs is found, and whose certificate counts there; without those that are no place.
+    fn reaches(&self) -> Vec<Reach> {
+        self.uri.iter().filter_map(|uri| self.reach(uri)).collect()
+    }
+
+    /// Where this URI is found: at `address`, or as RFC 3263 says of the URI.
+    pub fn reach(&self, uri: &str) -> Option<Reach> {
+        let uri = Uri::read(uri)?;
+        let transport = self.transport.or(Transport::of_uri(&uri));
+        let host = uri.host.trim_matches(['[', ']']).to_owned();
+        let place = match &self.address {
+            Some(address) => trunk::place(address, transport)?,
+            None => Place { host: host.clone(), port: uri.port, transport },
+        };
+        Some(Reach { place, domain: host })
+    }
+}
+
+impl Default for Target {
+    fn default() -> Self {
+        let ring_limit = CallSettings::default().ring_limit;
+        Self { uri: Vec::new(), address: None, transport: None, ring_limit }
     }
 }
 
@@ -540,6 +594,7 @@ impl Default for Asapp {
             rate: Settings::default().api_rate,
             breaker_failures: breaker.failures,
             breaker_open_for: breaker.open_for,
+            retry_without_context: call.retry_without_context,
         }
     }
 }
@@ -559,6 +614,10 @@ impl Default for Call {
             max_duration: core.max_duration,
             release_limit: core.release_limit,
             ringing: core.ringing,
+            answer: core.answer,
+            dwell_limit: core.dwell_limit,
+            entry: core.entry,
+            ladder_limit: core.ladder_limit,
         }
     }
 }

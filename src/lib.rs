@@ -3,7 +3,8 @@
 //! It is a SIP back-to-back user agent. A call from an IVR, PBX or SBC reaches it (the *customer leg*); it asks ASAPP's
 //! API for a temporary number, dials it (the *GenerativeAgent leg*), answers the customer when GenerativeAgent answers,
 //! stays in the media path, and when one leg ends it knows which and why: the *verdict*. GenerativeAgent's BYE leads to
-//! the outputContext and back to the IVR; the customer's BYE leads to the end. One record per call, whatever happens.
+//! the outputContext and, by rules, back to the IVR or on to the next party (the *onward leg*); the customer's BYE leads
+//! to the end. One record per call, whatever happens.
 //!
 //! # The map
 //!
@@ -33,6 +34,8 @@
 //! # Where to look
 //!
 //! - What happens when GenerativeAgent hangs up? `bridged` in `src/call/step.rs`, and the two functions below it.
+//! - Where does the customer go then, or when GenerativeAgent is never reached? [`call::rules`] names the ladder,
+//!   `src/call/handback.rs` climbs it.
 //! - What may become a dial string, and until when? [`call::ticket`].
 //! - A CANCEL crosses a 200, a BYE overtakes an ACK? [`leg::uac`] and [`leg::established`].
 //! - Which trunk takes a call, and where are its servers? [`b2bua::trunks`], [`sip::locate`].
@@ -44,8 +47,8 @@
 //!
 //! ```text
 //! Requesting -> Dialing -> Bridged -> Collecting -> HandingBack -> Releasing -> Ended
-//!  POST for a    INVITE,    both       GenerativeAgent  BYE with      legs owe    one
-//!  number        ringing    talk       hung up: GET     context       a word      record
+//!  POST for a    INVITE,    both       GenerativeAgent  BYE, dial     legs owe    one
+//!  number        ringing    talk       hung up: GET     onward ...    a word      record
 //! ```
 //!
 //! # What always holds
@@ -54,6 +57,7 @@
 //! - No INVITE to a number leaves after the number's last safe moment, and no number is dialled twice.
 //! - GenerativeAgent's BYE is answered before anybody asks why it came.
 //! - Nothing that a caller or the language model wrote becomes a dial string, a header name or a second header.
+//! - No customer is let go because a way on failed: the next rung follows at once, and the last one cannot fail.
 //! - Every call ends with exactly one record, and every port, timer and index goes back to where it was.
 
 pub mod admin;

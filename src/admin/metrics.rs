@@ -44,6 +44,7 @@ impl Collector for Scrape {
         let ports = [("free", c.ports_free), ("lent", c.ports_lent), ("draining", c.ports_draining)];
         page.gauges("port_pairs", "RTP port pairs", ports.map(|(state, count)| ([("state", state)], count)))?;
         page.gauge("breaker_open", "1 while ASAPP's API is left alone", c.breaker_open)?;
+        page.gauge("credentials_refused", "1 while ASAPP refuses our credentials: alarm", c.credentials_refused)?;
         page.gauge("draining", "1 while no new call is taken", c.draining)?;
         page.gauge("records_failing", "1 while call records cannot be written", around.records_failing.into())?;
 
@@ -70,6 +71,8 @@ impl Collector for Scrape {
         let (registered, wanted) = c.registrations;
         page.gauge("registrations_missing", "Trunks where we should be registered and are not", wanted - registered)?;
         page.counter("failovers", "INVITEs sent another way because the first one failed", c.failovers)?;
+        let fallbacks = c.fallbacks.iter().map(|((why, rung), n)| ([("reason", why.as_str()), ("rung", *rung)], *n));
+        page.counters("fallback", "Customers who did not reach GenerativeAgent, by what took them", fallbacks)?;
         page.counter("misdirected", "Legs cut because the number led to somebody else", c.misdirected)?;
         page.counter("numbers_unused", "Numbers that arrived when nobody wanted them any more", c.numbers_unused)?;
         page.counter("breaker_openings", "Times the circuit breaker opened", c.breaker_openings)?;

@@ -317,6 +317,7 @@ struct GivenUp;
 /// The class of an HTTP status other than 2xx.
 fn class(status: StatusCode) -> FailureClass {
     match status.as_u16() {
+        400 | 413 | 422 => FailureClass::InvalidRequest,
         401 | 403 => FailureClass::Unauthorized,
         404 => FailureClass::NotFound,
         409 => FailureClass::Conflict,

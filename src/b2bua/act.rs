@@ -2,25 +2,26 @@
 
 use std::collections::hash_map::Entry;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tracing::{debug, info, warn};
 
 use super::headers::Lines;
 use super::io::{
-    ApiFailure, ApiOperation, ApiReply, ApiRequest, CreateTransfer, Datagram, FailureClass, Law, MediaCommand, Output,
-    PortPair, Sound, Transport,
+    ApiFailure, ApiOperation, ApiReply, ApiRequest, Datagram, FailureClass, Law, MediaCommand, Output, PortPair, Sound,
+    Transport,
 };
 use super::limiter::Priority;
 use super::settings::{Caller, Trunk};
 use super::transactions::{Holder, LegId};
-use super::trunks::{NoWay, Route};
-use super::{B2bua, COUNTERS_LIMIT, CallEntry, LegEntry, TimerKey};
+use super::trunks::{NoWay, Route, Way};
+use super::{B2bua, COUNTERS_LIMIT, CallEntry, LegEntry, Side, TimerKey};
 use crate::call::event::{CallAction, CallEvent, CallTimer};
 use crate::call::record::CallRecord;
 use crate::call::state::Call;
 use crate::call::ticket::DialTicket;
+use crate::call::verdict::NotConnected;
 use crate::call::{CallRef, TransferId};
 use crate::leg::negotiation::{Negotiation, offer_of};
 use crate::leg::uac::Dial;
@@ -32,8 +33,9 @@ use crate::sdp::{Family, G711, Session};
 use crate::sip::hop::Hop;
 use crate::sip::message::Message;
 use crate::sip::transaction::key::{ClientKey, ServerKey};
-use crate::sip::value::escaped_user;
 
+/// A class of trouble that is complained about again was quiet for so long.
+const COMPLAIN_AGAIN: Duration = Duration::from_secs(60);
 /// Octets of a request that reach everybody in one datagram (RFC 3261 section 18.1.1).
 const MTU_SAFE: usize = 1_300;
 
@@ -166,21 +168,19 @@ impl B2bua {
         let settings = self.call_settings.clone();
         let call = Call::begin(reference, context_ref, invitation, settings, self.epoch, now, &mut actions);
         info!(call = %reference, conversation = ?call.facts.intake.conversation.0, "call taken");
-        let entry = CallEntry {
+        let mut entry = CallEntry {
             call,
-            customer,
-            genagent: None,
+            sides: Default::default(),
+            worker: customer_pair.worker,
             route: Route::default(),
-            customer_pair,
             max_forwards,
             headers,
             private,
             spare_pair: Some(spare),
-            customer_media: None,
-            genagent_media: None,
-            genagent_pair: None,
+            sound: None,
             record: None,
         };
+        *entry.side_mut(LegRole::Customer) = Side { leg: Some(customer), pair: Some(customer_pair), media: None };
         self.calls.insert(reference, entry);
         self.act(now, reference, actions);
     }
@@ -256,10 +256,7 @@ impl B2bua {
             entry.over = true;
             self.close_media(pair, call);
         }
-        let current = self.calls.get(&call).is_some_and(|entry| match role {
-            LegRole::Customer => entry.customer == id,
-            LegRole::GenerativeAgent => entry.genagent == Some(id),
-        });
+        let current = self.leg_of(call, role) == Some(id);
         debug!(call = %call, leg = ?role, current, ?event, "leg");
         self.judge_trunk(now, id, &event, current);
         if !current {
@@ -312,9 +309,9 @@ impl B2bua {
     fn leg_silent(&mut self, now: Instant, id: LegId) {
         let Some((way, call)) = self.legs.get(&id).and_then(|leg| Some((leg.way?, leg.call))) else { return };
         self.trunks.silent(now, way);
-        let current = self.calls.get(&call).is_some_and(|entry| entry.genagent == Some(id));
+        let current = self.calls.get(&call).is_some_and(|entry| entry.side(LegRole::GenerativeAgent).leg == Some(id));
         if current && self.another_way(now, call) {
-            self.abandon(now, call);
+            self.abandon(now, call, LegRole::GenerativeAgent);
             self.tell_call(now, call, CallEvent::WayFailed("silent".to_owned()));
         }
     }
@@ -350,7 +347,10 @@ impl B2bua {
             match action {
                 CallAction::Leg(role, command, carry) => self.command(now, call, role, command, carry.lines),
                 CallAction::Dial(ticket) => self.dial(now, call, ticket),
-                CallAction::Abandon => self.abandon(now, call),
+                CallAction::Onward { target, member, carry } => {
+                    self.dial_onward(now, call, &target, member, carry.lines)
+                }
+                CallAction::Abandon(role) => self.abandon(now, call, role),
                 CallAction::Create(transfer, deadline) => self.create(now, call, transfer, deadline),
                 CallAction::Fetch(transfer, deadline) => self.fetch(now, call, transfer, deadline),
                 CallAction::Verify(transfer, deadline) => self.verify(now, call, transfer, deadline),
@@ -358,12 +358,13 @@ impl B2bua {
                     self.counters.misdirected += 1;
                     warn!(call = %call, transfer = transfer.0, "the number led to somebody else: leg cut");
                 }
-                CallAction::Connect { watched } => self.connect(call, watched),
+                CallAction::Connect { with, watched } => self.connect(call, with, watched),
                 CallAction::Play(sound) => self.play(call, sound),
                 CallAction::Start(timer, at) => self.timers.start(TimerKey::Call(call, timer), at),
                 CallAction::StopTimers => self.stop_timers(call),
                 CallAction::Publish(context) => self.outputs.push_back(Output::Publish(context)),
                 CallAction::NumberUnused => self.counters.numbers_unused += 1,
+                CallAction::FellBack(reason, rung) => self.fell_back(now, call, reason, rung),
                 CallAction::End(record) => self.end_call(now, call, record),
             }
         }
@@ -376,19 +377,13 @@ impl B2bua {
     }
 
     pub(super) fn leg_of(&self, call: CallRef, role: LegRole) -> Option<LegId> {
-        let entry = self.calls.get(&call)?;
-        match role {
-            LegRole::Customer => Some(entry.customer),
-            LegRole::GenerativeAgent => entry.genagent,
-        }
+        self.calls.get(&call)?.side(role).leg
     }
 
     fn command(&mut self, now: Instant, call: CallRef, role: LegRole, command: LegCommand, mut headers: Lines) {
-        let other = match role {
-            LegRole::Customer => LegRole::GenerativeAgent,
-            LegRole::GenerativeAgent => LegRole::Customer,
-        };
-        let Some(id) = self.leg_of(call, role) else { return };
+        let Some(entry) = self.calls.get(&call) else { return };
+        let other = if role == LegRole::Customer { entry.far() } else { LegRole::Customer };
+        let Some(id) = entry.side(role).leg else { return };
         self.observe(now, call, role, &command);
         let own: Vec<String> = headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
         let is_ours = |name: &str| name != "Reason" && own.contains(&name.to_ascii_lowercase());
@@ -401,30 +396,32 @@ impl B2bua {
 
     /// Durations worth a histogram.
     fn observe(&mut self, now: Instant, call: CallRef, role: LegRole, command: &LegCommand) {
-        let Some(facts) = self.calls.get(&call).map(|entry| &entry.call.facts) else { return };
+        let Some(entry) = self.calls.get(&call) else { return };
         match (role, command) {
             (LegRole::Customer, LegCommand::Answer) => {
-                self.counters.setup.observe(now.saturating_duration_since(facts.received));
+                self.counters.setup.observe(now.saturating_duration_since(entry.call.facts.received));
             }
-            (LegRole::Customer, LegCommand::HangUp(_)) => {
-                let since = facts.genagent_ended.or(facts.decided).unwrap_or(now);
-                self.counters.hand_back.observe(now.saturating_duration_since(since));
+            // After an onward leg it is the end of that talk.
+            (LegRole::Customer, LegCommand::HangUp(_)) if entry.side(LegRole::Onward).pair.is_none() => {
+                self.handed_back(now, call);
             }
             _ => {}
         }
     }
 
+    /// The first thing done to hand a customer back.
+    fn handed_back(&mut self, now: Instant, call: CallRef) {
+        let Some(facts) = self.calls.get(&call).map(|entry| &entry.call.facts) else { return };
+        let since = facts.genagent_ended.or(facts.decided).unwrap_or(now);
+        self.counters.hand_back.observe(now.saturating_duration_since(since));
+    }
+
     fn dial(&mut self, now: Instant, call: CallRef, ticket: DialTicket) {
         let Some(entry) = self.calls.get_mut(&call) else { return };
-        let (worker, max_forwards) = (entry.customer_pair.worker, entry.max_forwards);
-        let mut headers = entry.headers.clone();
-        let way = self.trunks.take(now, &mut entry.route, &mut self.ids);
-        let family = way.ok().map(|way| Family::of(way.hop.ip()));
-        let here = family.and_then(|family| self.settings.media_address(family));
-        let spare = entry.spare_pair.take_if(|spare| Some(spare.family) == family);
-        let pair = spare.or_else(|| self.ports.lend_near(worker, family?, call, &mut self.ids));
+        let way = self.trunks.take(now, &mut entry.route, &mut self.ids).ok();
         let number = ticket.spend(now);
-        let (Some(pair), Some(here), Some(number), Ok(way)) = (pair, here, number, way) else {
+        let ready = way.zip(number).and_then(|(way, number)| Some((way, number, self.lend_pair(call, way.hop)?)));
+        let Some((way, number, pair)) = ready else {
             return self.tell_call(
                 now,
                 call,
@@ -432,12 +429,71 @@ impl B2bua {
             );
         };
         let trunk = self.trunks.settings(way);
+        let Some(entry) = self.calls.get_mut(&call) else { return };
         entry.call.facts.leaves_by(&trunk.name);
         let digits = if trunk.plus { number.as_str() } else { number.trim_start_matches('+') };
         let uri = format!("sip:{}{digits}@{};user=phone", trunk.prefix, trunk.domain);
         let own = self.endpoint.towards(&way.hop);
         let (from, more) = caller(&trunk, &entry.call.facts.intake.caller, entry.private, own);
-        headers.extend(more);
+        let headers = [entry.headers.clone(), more].concat();
+        let dial = Dial {
+            uri: &uri,
+            from: &from,
+            to: way.hop,
+            max_forwards: entry.max_forwards,
+            credentials: trunk.credentials.as_ref(),
+            silence: trunk.silence,
+            redirects: &trunk.redirects,
+        };
+        self.place(now, call, LegRole::GenerativeAgent, pair, Some(way), &dial, headers);
+    }
+
+    /// Calls one URI of a configured target. Only the table names it; of the caller nothing but a plain number shows.
+    fn dial_onward(&mut self, now: Instant, call: CallRef, target: &str, member: usize, headers: Lines) {
+        let settings = self.settings.clone();
+        let uri = settings.call.targets.get(target).and_then(|row| row.uris.get(member));
+        let endpoint = &self.endpoint;
+        let to = self.targets.hop(target, member, |hop| super::speaks(endpoint, &settings, hop), &mut self.ids);
+        let way = uri.zip(to).and_then(|(uri, to)| Some((uri, to, self.lend_pair(call, to)?)));
+        let Some((uri, to, pair)) = way else {
+            let lost = LegEvent::Lost(LostCause::NoAnswer);
+            return self.tell_call(now, call, CallEvent::Leg(LegRole::Onward, lost));
+        };
+        let Some(entry) = self.calls.get(&call) else { return };
+        let first = entry.side(LegRole::Onward).pair.is_none();
+        let customer = if entry.private { "anonymous" } else { shown(&entry.call.facts.intake.caller) };
+        let from = format!("sip:{customer}@{}", self.endpoint.towards(&to));
+        let max_forwards = entry.max_forwards;
+        if first {
+            self.handed_back(now, call);
+        }
+        let silence = Duration::ZERO;
+        let dial = Dial { uri, from: &from, to, max_forwards, credentials: None, silence, redirects: &[] };
+        self.place(now, call, LegRole::Onward, pair, None, &dial, headers);
+    }
+
+    /// A pair for a leg that we dial there, and our media address in that family.
+    fn lend_pair(&mut self, call: CallRef, to: Hop) -> Option<(PortPair, IpAddr)> {
+        let family = Family::of(to.ip());
+        let here = self.settings.media_address(family)?;
+        let entry = self.calls.get_mut(&call)?;
+        let spare = entry.spare_pair.take_if(|spare| spare.family == family);
+        let pair = spare.or_else(|| self.ports.lend_near(entry.worker, family, call, &mut self.ids))?;
+        Some((pair, here))
+    }
+
+    /// Sends the INVITE of a new leg, with the customer's audio described in it.
+    #[expect(clippy::too_many_arguments, reason = "a leg is made of this much, once")]
+    fn place(
+        &mut self,
+        now: Instant,
+        call: CallRef,
+        role: LegRole,
+        (pair, here): (PortPair, IpAddr),
+        way: Option<Way>,
+        dial: &Dial<'_>,
+        headers: Lines,
+    ) {
         let customer = self.leg_of(call, LegRole::Customer);
         let audio = customer.and_then(|id| self.legs.get(&id)?.leg.audio_for_other());
         let negotiation = self.negotiation(SocketAddr::new(here, pair.port), None);
@@ -448,44 +504,39 @@ impl B2bua {
         let session = self.settings.session;
         let mut s =
             Surroundings { ids: &mut self.ids, endpoint: &self.endpoint, base: self.base, session, out: &mut out };
-        let dial = Dial {
-            uri: &uri,
-            from: &from,
-            to: way.hop,
-            max_forwards,
-            credentials: trunk.credentials.as_ref(),
-            silence: trunk.silence,
-            redirects: &trunk.redirects,
-        };
-        let (leg, tag) = Leg::dial(&dial, negotiation, &material, &mut s);
-        self.add_leg(id, leg, tag, LegRole::GenerativeAgent, call, pair);
-        self.legs.entry(id).and_modify(|entry| entry.way = Some(way));
+        let (leg, tag) = Leg::dial(dial, negotiation, &material, &mut s);
+        self.add_leg(id, leg, tag, role, call, pair);
+        self.legs.entry(id).and_modify(|entry| entry.way = way);
         if let Some(entry) = self.calls.get_mut(&call) {
-            entry.genagent = Some(id);
-            entry.genagent_pair = Some(pair);
+            *entry.side_mut(role) = Side { leg: Some(id), pair: Some(pair), media: None };
         }
         self.work.extend(out.into_iter().map(|wanted| (id, wanted)));
         self.work_off(now);
     }
 
-    fn abandon(&mut self, now: Instant, call: CallRef) {
-        let Some(id) = self.calls.get_mut(&call).and_then(|entry| entry.genagent.take()) else { return };
+    fn abandon(&mut self, now: Instant, call: CallRef, role: LegRole) {
+        let Some(id) = self.calls.get_mut(&call).and_then(|entry| entry.side_mut(role).leg.take()) else { return };
         let hang_up = LegCommand::HangUp(crate::leg::Cause::NORMAL);
         self.with_leg(id, |leg, s| leg.command(hang_up, &Material::default(), s));
         self.work_off(now);
+    }
+
+    // --- what an operator should know ---
+
+    /// Each class of trouble is complained about when it begins, and again when it has been quiet for a while.
+    fn fell_back(&mut self, now: Instant, call: CallRef, reason: NotConnected, rung: &'static str) {
+        *self.counters.fallbacks.entry((reason, rung)).or_default() += 1;
+        let last = self.complained.insert(reason, now);
+        if last.is_none_or(|last| now.saturating_duration_since(last) >= COMPLAIN_AGAIN) {
+            tracing::warn!(call = %call, rung, "fallback: {}", reason.as_str());
+        }
     }
 
     // --- ASAPP ---
 
     fn create(&mut self, now: Instant, call: CallRef, transfer: TransferId, deadline: Instant) {
         let Some(entry) = self.calls.get_mut(&call) else { return };
-        let intake = &entry.call.facts.intake;
-        let operation = ApiOperation::Create(Box::new(CreateTransfer {
-            conversation: intake.conversation.clone(),
-            country: self.call_settings.country.clone(),
-            task: intake.task.clone(),
-            variables: intake.variables.clone(),
-        }));
+        let operation = ApiOperation::Create(Box::new(entry.call.facts.wanted()));
         // The rate is looked at first: a probe of the breaker that is then shed would keep it open.
         let route = self.trunks.reserve(now, &mut entry.route, &mut self.ids);
         let withheld = match route {
@@ -525,8 +576,13 @@ impl B2bua {
 
     pub(super) fn judge_api(&mut self, now: Instant, reply: &ApiReply) {
         let operation = if reply.created { "create" } else { "fetch" };
-        let class = reply.answer.as_ref().map_or_else(|failure| failure.class.as_str(), |_| "ok");
-        *self.counters.api.entry((operation, class)).or_default() += 1;
+        let failed = reply.answer.as_ref().err().map(|failure| failure.class);
+        *self.counters.api.entry((operation, failed.map_or("ok", FailureClass::as_str))).or_default() += 1;
+        match failed {
+            Some(FailureClass::Unauthorized) => self.counters.credentials_refused = 1,
+            Some(class) if class.is_trouble() => {}
+            _ => self.counters.credentials_refused = 0,
+        }
         let trouble = reply.answer.as_ref().err().is_some_and(|failure| failure.class.is_trouble());
         if !trouble {
             self.breaker.succeeded();
@@ -538,19 +594,17 @@ impl B2bua {
 
     // --- media ---
 
-    /// The relay learns where the far side of a leg is; the watch on it rests while it holds.
+    /// The relay learns where the far side of a leg is; the watch on it rests while it holds. A leg may outlive its call,
+    /// whose pairs are somebody else's then.
     pub(super) fn remote_changed(&mut self, id: LegId) {
         let Some(entry) = self.legs.get_mut(&id) else { return };
-        let Some(audio) = entry.leg.remote() else { return };
+        let Some(audio) = entry.leg.remote().filter(|_| self.ports.has(entry.call, entry.pair)) else { return };
         let pair = entry.pair;
-        // An ACK may bring an answer long after its call has given the ports back.
-        if !self.ports.is_lent(pair, entry.call) {
-            return;
-        }
         if let (Some(rtp), Some(rtcp)) = (audio.rtp, audio.rtcp) {
             self.outputs.push_back(Output::Media(MediaCommand::Expect { pair, rtp, rtcp }));
         }
         let (held, listens) = (audio.is_held(), audio.listens());
+        let (call, customer) = (entry.call, entry.role == LegRole::Customer);
         self.outputs.push_back(Output::Media(MediaCommand::Hold { pair, held: !listens }));
         if held {
             entry.silent = false;
@@ -559,35 +613,63 @@ impl B2bua {
             let limit = Some(self.settings.media_timeout);
             self.outputs.push_back(Output::Media(MediaCommand::Watch { pair, limit }));
         }
+        if customer {
+            self.sound_again(call);
+        }
     }
 
-    fn connect(&mut self, call: CallRef, watched: bool) {
-        let legs = [LegRole::Customer, LegRole::GenerativeAgent].map(|role| self.leg_of(call, role));
+    fn connect(&mut self, call: CallRef, with: LegRole, watched: bool) {
+        let legs = [LegRole::Customer, with].map(|role| self.leg_of(call, role));
         let pair = |id: Option<LegId>| id.and_then(|id| self.legs.get(&id)).filter(|leg| !leg.over).map(|leg| leg.pair);
-        let [Some(customer), Some(genagent)] = legs.map(pair) else { return };
-        self.outputs.push_back(Output::Media(MediaCommand::Bridge(customer, genagent)));
-        for pair in [customer, genagent].into_iter().filter(|_| watched) {
+        let [Some(customer), Some(far)] = legs.map(pair) else { return };
+        if let Some(entry) = self.calls.get_mut(&call) {
+            entry.sound = None;
+        }
+        self.outputs.push_back(Output::Media(MediaCommand::Bridge(customer, far)));
+        for pair in [customer, far].into_iter().filter(|_| watched) {
             let limit = Some(self.settings.media_timeout);
             self.outputs.push_back(Output::Media(MediaCommand::Watch { pair, limit }));
         }
     }
 
     fn play(&mut self, call: CallRef, sound: Sound) {
-        let Some(leg) = self.leg_of(call, LegRole::Customer).and_then(|id| self.legs.get(&id)) else { return };
+        if let Some(entry) = self.calls.get_mut(&call) {
+            entry.sound = Some((sound, None));
+        }
+        self.sound_again(call);
+    }
+
+    /// Says our own sound to the relay where that has not been done in the law that the customer speaks now: a customer
+    /// without an offer speaks none before its ACK.
+    fn sound_again(&mut self, call: CallRef) {
+        let Some(entry) = self.calls.get_mut(&call) else { return };
+        let Some(leg) = entry.side(LegRole::Customer).leg.and_then(|id| self.legs.get(&id)) else { return };
+        let Some((sound, said)) = entry.sound else { return };
         // What the two sides agreed on; without G.711 in it there is nothing we can say.
         let law = leg.leg.audio_for_other().and_then(|audio| audio.g711()).map(|law| match law {
             G711::Mu => Law::Mu,
             G711::A => Law::A,
         });
-        if let (Some(law), false) = (law, leg.over) {
+        if let (Some(law), false) = (law.filter(|law| said != Some(*law)), leg.over) {
+            entry.sound = Some((sound, Some(law)));
             self.outputs.push_back(Output::Media(MediaCommand::Play { pair: leg.pair, sound, law }));
+        }
+    }
+
+    /// The first RTP has come to this pair.
+    pub(super) fn heard(&mut self, now: Instant, pair: PortPair) {
+        let Some(call) = self.ports.owner(pair) else { return };
+        let Some(entry) = self.calls.get(&call) else { return };
+        let role = LegRole::ALL.into_iter().find(|role| entry.side(*role).pair == Some(pair));
+        if let Some(role) = role {
+            self.tell_call(now, call, CallEvent::Heard(role));
         }
     }
 
     pub(super) fn silence(&mut self, now: Instant, pair: PortPair, silent: bool) {
         let Some(call) = self.ports.owner(pair) else { return };
         let Some(entry) = self.calls.get(&call) else { return };
-        let legs = [Some(entry.customer), entry.genagent];
+        let legs = [entry.side(LegRole::Customer).leg, entry.side(entry.far()).leg];
         for id in legs.into_iter().flatten() {
             if let Some(leg) = self.legs.get_mut(&id).filter(|leg| leg.pair == pair) {
                 leg.silent = silent;
@@ -609,19 +691,15 @@ impl B2bua {
     pub(super) fn media_closed(&mut self, pair: PortPair, counters: MediaCounters) {
         let Some(call) = self.ports.owner(pair) else { return };
         let Entry::Occupied(mut entry) = self.calls.entry(call) else { return };
-        let entry = entry.get_mut();
-        if entry.customer_pair == pair {
-            entry.customer_media = Some(counters);
-        } else if entry.genagent_pair == Some(pair) {
-            entry.genagent_media = Some(counters);
+        if let Some(side) = entry.get_mut().sides.iter_mut().find(|side| side.pair == Some(pair)) {
+            side.media = Some(counters);
         }
         self.write_if_counted(call);
     }
 
     fn write_if_counted(&mut self, call: CallRef) {
         let counted = |entry: &CallEntry| {
-            let genagent = entry.genagent_media.is_some() || entry.genagent_pair.is_none();
-            entry.record.is_some() && entry.customer_media.is_some() && genagent
+            entry.record.is_some() && entry.sides.iter().all(|side| side.media.is_some() || side.pair.is_none())
         };
         if self.calls.get(&call).is_some_and(counted) {
             self.write_record(call);
@@ -635,8 +713,9 @@ impl B2bua {
         let Some(entry) = self.calls.get_mut(&call) else { return };
         entry.record = Some(record);
         self.trunks.release(&mut entry.route);
-        let pairs = [Some(entry.customer_pair), entry.spare_pair.take(), entry.genagent_pair];
-        for pair in pairs.into_iter().flatten() {
+        let spare = entry.spare_pair.take();
+        let pairs = entry.sides.map(|side| side.pair);
+        for pair in pairs.into_iter().chain([spare]).flatten() {
             self.close_media(pair, call);
         }
         self.stop_timers(call);
@@ -648,8 +727,9 @@ impl B2bua {
         self.timers.stop(TimerKey::Record(call));
         let Some(mut entry) = self.calls.remove(&call) else { return };
         let Some(mut record) = entry.record.take() else { return };
-        record.customer_media = entry.customer_media;
-        record.genagent_media = entry.genagent_media;
+        record.customer_media = entry.side(LegRole::Customer).media;
+        record.genagent_media = entry.side(LegRole::GenerativeAgent).media;
+        record.onward_media = entry.side(LegRole::Onward).media;
         *self.counters.outcomes.entry(record.verdict.outcome).or_default() += 1;
         if let Some(answered) = record.answered_at {
             let talked = u64::try_from(record.decided_at - answered).unwrap_or(0);
@@ -668,7 +748,7 @@ fn caller(trunk: &Trunk, customer: &str, private: bool, here: SocketAddr) -> (St
     match trunk.caller {
         Caller::Passthrough if is_number && !private => {
             let diversion = ("Diversion".to_owned(), format!("<{own}>;reason=unconditional"));
-            (format!("sip:{}@{here}", escaped_user(customer)), vec![diversion])
+            (format!("sip:{customer}@{here}"), vec![diversion])
         }
         Caller::Passthrough | Caller::Own => (own, Vec::new()),
     }
@@ -677,6 +757,12 @@ fn caller(trunk: &Trunk, customer: &str, private: bool, here: SocketAddr) -> (St
 /// Hops that an INVITE of ours may take because of this one (flow T17); `None`: it has come round often enough.
 fn hops_left(invite: &Message) -> Option<u8> {
     invite.max_forwards().map_or(Some(MAX_FORWARDS), |hops| Some(hops.checked_sub(1)?.min(MAX_FORWARDS)))
+}
+
+/// The caller's number as another network may see it: plain, or not at all.
+fn shown(caller: &str) -> &str {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.' | b'_');
+    if !caller.is_empty() && caller.len() <= 64 && caller.bytes().all(plain) { caller } else { "anonymous" }
 }
 
 /// One word for the log.
@@ -689,11 +775,13 @@ fn event_word(event: &CallEvent) -> &'static str {
         CallEvent::Leg(_, LegEvent::Informed(_)) => "informed",
         CallEvent::Leg(LegRole::Customer, LegEvent::HungUp { .. }) => "customer hung up",
         CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::HungUp { .. }) => "GenerativeAgent hung up",
+        CallEvent::Leg(LegRole::Onward, LegEvent::HungUp { .. }) => "the onward leg hung up",
         CallEvent::Leg(_, LegEvent::Refused { .. }) => "refused",
         CallEvent::Leg(_, LegEvent::Lost(_)) => "lost",
         CallEvent::WayFailed(_) => "way failed",
         CallEvent::Created(..) => "created",
         CallEvent::Fetched(..) => "fetched",
+        CallEvent::Heard(_) => "heard",
         CallEvent::MediaDead => "media dead",
         CallEvent::Timer(_) => "timer",
         CallEvent::Pulled => "pulled",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::trunks::TrunkState;
-use crate::call::verdict::Outcome;
+use crate::call::verdict::{NotConnected, Outcome};
 
 /// A histogram of durations with fixed bounds in seconds.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,6 +58,8 @@ pub struct Counters {
     pub outcomes: BTreeMap<Outcome, u64>,
     /// API exchanges, by operation (`create`, `fetch`) and class (`ok` or a failure class).
     pub api: BTreeMap<(&'static str, &'static str), u64>,
+    /// Customers who did not reach GenerativeAgent, by reason and by the kind of rung that took them.
+    pub fallbacks: BTreeMap<(NotConnected, &'static str), u64>,
     /// Numbers that arrived when nobody wanted them any more.
     pub numbers_unused: u64,
     /// INVITEs that went another way because the first one failed.
@@ -94,6 +96,8 @@ pub struct Counters {
     pub trunk_calls: Vec<(String, u64)>,
     /// Gauge: trunks where we are registered, and where we should be.
     pub registrations: (u64, u64),
+    /// Gauge: 1 while ASAPP refuses our credentials (401, 403).
+    pub credentials_refused: u64,
     /// Gauge: 1 while the circuit breaker is open.
     pub breaker_open: u64,
     /// Gauge: 1 while draining.
@@ -112,6 +116,7 @@ impl Default for Counters {
             rejected: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             api: BTreeMap::new(),
+            fallbacks: BTreeMap::new(),
             numbers_unused: 0,
             failovers: 0,
             misdirected: 0,
@@ -130,6 +135,7 @@ impl Default for Counters {
             trunk_servers: Vec::new(),
             trunk_calls: Vec::new(),
             registrations: (0, 0),
+            credentials_refused: 0,
             breaker_open: 0,
             draining: 0,
         }

@@ -180,7 +180,7 @@ impl B2bua {
         let settings = self.trunks.settings(way);
         let user = settings.credentials.as_ref().map_or(&settings.caller_id, |credentials| &credentials.username);
         let uri = format!("sip:{}", settings.domain);
-        let address = format!("sip:{}@{}", crate::sip::value::escaped_user(user), settings.domain);
+        let address = format!("sip:{}@{}", crate::sip::value::escaped(user), settings.domain);
         let (key, octets) = registration.request(&uri, &address, &way.hop, more, &self.endpoint, &mut self.ids);
         let errand = self.errands.add(Errand::Register { way, answered });
         self.send(now, key, octets, Some(Holder::Errand(errand)), way.hop);

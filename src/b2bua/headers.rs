@@ -113,7 +113,7 @@ impl B2bua {
             _ => None,
         });
         let (Some(word), Some(entry)) = (word.last(), self.legs.get(&leg)) else { return };
-        let caller = self.calls.get(&entry.call).filter(|call| call.customer == leg);
+        let caller = self.calls.get(&entry.call).filter(|call| call.side(LegRole::Customer).leg == Some(leg));
         let private = caller.is_some_and(|call| call.private) || asks_for_privacy(message);
         let lines = self.crossing(message, entry.role, word, private);
         if let Some(entry) = self.legs.get_mut(&leg) {
@@ -136,9 +136,9 @@ impl B2bua {
             (LegRole::Customer, Word::Setup) => &settings.to_genagent,
             (LegRole::Customer, Word::Bye) => &settings.bye_to_genagent,
             (LegRole::Customer, Word::Info) => &settings.info_to_genagent,
-            (LegRole::GenerativeAgent, Word::Setup) => &settings.to_customer,
-            (LegRole::GenerativeAgent, Word::Bye) => &settings.bye_to_customer,
-            (LegRole::GenerativeAgent, Word::Info) => &settings.info_to_customer,
+            (LegRole::GenerativeAgent | LegRole::Onward, Word::Setup) => &settings.to_customer,
+            (LegRole::GenerativeAgent | LegRole::Onward, Word::Bye) => &settings.bye_to_customer,
+            (LegRole::GenerativeAgent | LegRole::Onward, Word::Info) => &settings.info_to_customer,
         };
         let host = settings.hide_topology.then(|| uri_host(self.endpoint.address.ip()));
         let mut room = MAX_TOTAL;

@@ -17,6 +17,7 @@ pub mod places;
 pub mod ports;
 pub mod settings;
 pub mod sources;
+pub mod targets;
 pub mod timers;
 pub mod transactions;
 pub mod trunks;
@@ -32,6 +33,7 @@ use crate::call::event::{CallEvent, CallTimer};
 use crate::call::record::CallRecord;
 use crate::call::settings::CallSettings;
 use crate::call::state::Call;
+use crate::call::verdict::NotConnected;
 use crate::call::{CallRef, TransferId};
 use crate::leg::{Leg, LegRole, LegTimer, MediaCounters, Out, Surroundings};
 use crate::sdp::Family;
@@ -43,11 +45,12 @@ use crate::sip::transaction::timer::Timer;
 use breaker::Breaker;
 use counters::Counters;
 use errands::Errands;
-use io::{Epoch, Input, LiveCall, MediaEvent, OperatorCommand, Output, PortPair};
+use io::{Epoch, Input, Law, LiveCall, MediaEvent, OperatorCommand, Output, PortPair, Sound};
 use limiter::Limiter;
 use ports::Ports;
 use settings::Settings;
 use sources::Sources;
+use targets::Targets;
 use timers::Timers;
 use transactions::{LegId, TransactionId, Transactions};
 use trunks::{Found, Route, Trunks, Way};
@@ -97,11 +100,12 @@ struct LegEntry {
 #[derive(Debug)]
 struct CallEntry {
     call: Call,
-    customer: LegId,
-    genagent: Option<LegId>,
+    /// What there is of each [`LegRole`], in its order.
+    sides: [Side; LegRole::ALL.len()],
+    /// The relay thread of all its pairs: only those can be bridged.
+    worker: u16,
     /// The trunks it may take, and the one whose room it has.
     route: Route,
-    customer_pair: PortPair,
     /// How many hops its INVITEs may take: one less than the customer's.
     max_forwards: u8,
     /// What the customer's INVITE lets cross to GenerativeAgent's.
@@ -110,12 +114,33 @@ struct CallEntry {
     private: bool,
     /// The pair kept ready for the next GenerativeAgent leg, so that no number is asked for in vain.
     spare_pair: Option<PortPair>,
-    customer_media: Option<MediaCounters>,
-    genagent_media: Option<MediaCounters>,
-    /// The pair whose counters are the GenerativeAgent leg's.
-    genagent_pair: Option<PortPair>,
+    /// What the customer is to hear of us, and in which law that has been said to the relay.
+    sound: Option<(Sound, Option<Law>)>,
     /// The call has ended; its record waits for counters.
     record: Option<Box<CallRecord>>,
+}
+
+/// One side of a call: the leg that is heard, and the pair whose counters are the last such leg's.
+#[derive(Debug, Clone, Copy, Default)]
+struct Side {
+    leg: Option<LegId>,
+    pair: Option<PortPair>,
+    media: Option<MediaCounters>,
+}
+
+impl CallEntry {
+    fn side(&self, role: LegRole) -> &Side {
+        &self.sides[role as usize]
+    }
+
+    fn side_mut(&mut self, role: LegRole) -> &mut Side {
+        &mut self.sides[role as usize]
+    }
+
+    /// Whom the customer talks to, or waits for: the onward leg, once there is one.
+    fn far(&self) -> LegRole {
+        if self.side(LegRole::Onward).leg.is_some() { LegRole::Onward } else { LegRole::GenerativeAgent }
+    }
 }
 
 /// The core.
@@ -130,6 +155,7 @@ pub struct B2bua {
     timers: Timers<TimerKey>,
     transactions: Transactions,
     trunks: Trunks,
+    targets: Targets,
     errands: Errands,
     legs: HashMap<LegId, LegEntry>,
     next_leg: u64,
@@ -145,6 +171,8 @@ pub struct B2bua {
     draining: bool,
     closed: bool,
     counters: Counters,
+    /// When each class of trouble was last seen.
+    complained: HashMap<NotConnected, Instant>,
     /// What legs want done and nobody has done yet.
     work: VecDeque<(LegId, Out)>,
     outputs: VecDeque<Output>,
@@ -161,6 +189,7 @@ impl B2bua {
         let registrations = settings.trunks.iter().map(|trunk| trunk.register);
         let mut core = Self {
             trunks: Trunks::new(&settings.trunks),
+            targets: Targets::new(&settings.targets),
             errands: Errands::new(registrations, epoch.instant, &mut ids),
             call_settings: Arc::new(settings.call.clone()),
             endpoint: Endpoint {
@@ -187,12 +216,14 @@ impl B2bua {
             draining: false,
             closed: false,
             counters: Counters::default(),
+            complained: HashMap::new(),
             work: VecDeque::new(),
             outputs: VecDeque::new(),
         };
         let endpoint = &core.endpoint;
-        let found = core.trunks.search(epoch.instant, true, |hop| speaks(endpoint, &core.settings, hop));
-        core.found(found);
+        let speaks = |hop: &Hop| speaks(endpoint, &core.settings, hop);
+        let found = [core.trunks.search(epoch.instant, true, speaks), core.targets.search(epoch.instant, true, speaks)];
+        core.found(found.into_iter().flatten());
         core
     }
 
@@ -209,8 +240,9 @@ impl B2bua {
             }
             Input::Looked(look) => {
                 let endpoint = &self.endpoint;
-                let found = self.trunks.looked(now, &look, |hop| speaks(endpoint, &self.settings, hop));
-                self.found(found);
+                let speaks = |hop: &Hop| speaks(endpoint, &self.settings, hop);
+                let found = [self.trunks.looked(now, &look, speaks), self.targets.looked(now, &look, speaks)];
+                self.found(found.into_iter().flatten());
             }
             Input::Operator(command) => self.operator(now, command),
         }
@@ -225,7 +257,10 @@ impl B2bua {
 
     /// When to come back with [`Input::TimeReached`] at the latest.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let errands = [self.trunks.next(), self.errands.next()].into_iter().flatten().filter(|_| !self.draining);
+        let errands = [self.trunks.next(), self.targets.next(), self.errands.next()]
+            .into_iter()
+            .flatten()
+            .filter(|_| !self.draining);
         errands.chain(self.timers.next()).min()
     }
 
@@ -235,14 +270,15 @@ impl B2bua {
             self.fire(now, key);
         }
         let endpoint = &self.endpoint;
-        let found = self.trunks.search(now, false, |hop| speaks(endpoint, &self.settings, hop));
-        self.found(found);
+        let speaks = |hop: &Hop| speaks(endpoint, &self.settings, hop);
+        let found = [self.trunks.search(now, false, speaks), self.targets.search(now, false, speaks)];
+        self.found(found.into_iter().flatten());
         self.run_errands(now);
     }
 
-    /// What the search for trunks asks of the world.
-    fn found(&mut self, found: Vec<Found>) {
-        self.outputs.extend(found.into_iter().map(|found| match found {
+    /// What the search for trunks and targets asks of the world.
+    fn found(&mut self, found: impl Iterator<Item = Found>) {
+        self.outputs.extend(found.map(|found| match found {
             Found::Ask(question) => Output::Look(question),
             Found::Named(address, domain) => Output::Named(address, domain),
         }));
@@ -327,7 +363,7 @@ impl B2bua {
 
     fn media(&mut self, now: Instant, event: MediaEvent) {
         match event {
-            MediaEvent::Started(_) => {}
+            MediaEvent::Started(pair) => self.heard(now, pair),
             MediaEvent::Silent(pair) => self.silence(now, pair, true),
             MediaEvent::Resumed(pair) => self.silence(now, pair, false),
             MediaEvent::Closed(pair, counters) => self.media_closed(pair, counters),

@@ -46,7 +46,7 @@ impl<Owner: Copy + PartialEq> Ports<Owner> {
 
     /// Takes a pair back from its owner; it drains. False when it was not lent, or is somebody else's by now.
     pub fn take_back(&mut self, pair: PortPair, owner: Owner) -> bool {
-        let owned = self.is_lent(pair, owner);
+        let owned = self.has(owner, pair);
         if owned {
             self.lent.remove(&pair);
             self.draining.insert(pair, owner);
@@ -64,6 +64,11 @@ impl<Owner: Copy + PartialEq> Ports<Owner> {
         if self.draining.remove(&pair).is_some() {
             self.free.entry((pair.worker, pair.family)).or_default().push(pair);
         }
+    }
+
+    /// Whether this pair is lent to this owner now.
+    pub fn has(&self, owner: Owner, pair: PortPair) -> bool {
+        self.lent.get(&pair) == Some(&owner)
     }
 
     /// Who has, or last had, this pair.

@@ -78,7 +78,7 @@ impl B2bua {
 
     /// Whether this peer is heard at all.
     fn is_listed(&self, peer: SocketAddr) -> bool {
-        self.trunks.hears(peer.ip()) || self.may_call(peer)
+        self.trunks.hears(peer.ip()) || self.targets.hears(peer.ip()) || self.may_call(peer)
     }
 
     /// Whether this peer may begin something; a trunk is only there to be called.

@@ -1,5 +1,6 @@
 //! Every limit and choice of the core, named. `config.rs` fills it; the defaults are design section 9.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ pub struct Settings {
     pub unlisted: Unlisted,
     /// The trunks towards GenerativeAgent.
     pub trunks: Vec<Trunk>,
+    /// Where each URI of each target of `call.targets` is found; what comes from there is heard.
+    pub targets: BTreeMap<String, Vec<Reach>>,
     /// RFC 3261 T1, T2, T4.
     pub sip_timers: SipTimers,
     /// What we ask of sessions (RFC 4028).
@@ -100,6 +103,15 @@ pub struct Trunk {
     pub redirects: Vec<IpAddr>,
     /// The interval of our registration there; zero: none.
     pub register: Duration,
+}
+
+/// Where one URI of a target is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reach {
+    /// Where its servers are found.
+    pub place: Place,
+    /// The SIP domain that their certificates must be for.
+    pub domain: String,
 }
 
 /// Whose number a trunk is shown.
@@ -282,6 +294,7 @@ impl Default for Settings {
             access: Vec::new(),
             unlisted: Unlisted::Drop,
             trunks: vec![Trunk::default()],
+            targets: BTreeMap::new(),
             sip_timers: SipTimers::default(),
             session: SessionSettings::default(),
             max_calls: 10_000,

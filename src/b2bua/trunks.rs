@@ -417,7 +417,8 @@ pub struct TrunkState {
     pub up: bool,
 }
 
-fn speaks_at_all(speaks: &impl Fn(&Hop) -> bool, transport: Transport) -> bool {
+/// Whether we speak this transport in any family.
+pub(super) fn speaks_at_all(speaks: &impl Fn(&Hop) -> bool, transport: Transport) -> bool {
     let families = [IpAddr::from([0, 0, 0, 0]), IpAddr::from([0u16; 8])];
     families.into_iter().any(|ip| speaks(&Hop::new(transport, (ip, 0).into())))
 }

@@ -125,7 +125,9 @@ impl ApiFailure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureClass {
-    /// 400, 413, 422 and every 4xx without a class of its own: do not repeat.
+    /// 400, 413, 422: what the request holds. Do not repeat it as it is.
+    InvalidRequest,
+    /// Every 4xx without a class of its own: do not repeat.
     Refused,
     /// 401, 403: our credentials.
     Unauthorized,
@@ -155,6 +157,7 @@ impl FailureClass {
     /// The word used in metrics and records.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::InvalidRequest => "invalid_request",
             Self::Refused => "refused",
             Self::Unauthorized => "unauthorized",
             Self::NotFound => "not_found",

@@ -42,6 +42,13 @@ impl Carry {
         Self { lines, ..Self::default() }
     }
 
+    /// The reason of an end, as every BYE and every refusal of a customer names it (RFC 3326). An INVITE has none.
+    #[must_use]
+    pub fn with_reason(mut self, outcome: Outcome) -> Self {
+        self.lines.insert(0, ("Reason".to_owned(), format!("switchback;text=\"{outcome}\"")));
+        self
+    }
+
     /// Everything a hand-back carries: outcome, conversation, transferType, variables, reference.
     pub fn hand_back(
         outcome: Outcome,
@@ -52,7 +59,6 @@ impl Carry {
     ) -> Self {
         let mut carry = Self {
             lines: vec![
-                ("Reason".to_owned(), format!("switchback;text=\"{outcome}\"")),
                 (settings.outcome_header.clone(), outcome.to_string()),
                 (settings.reference_header.clone(), reference.to_owned()),
             ],

@@ -9,6 +9,7 @@ use super::asapp::{ApiFailure, Transfer};
 use super::context::{Carry, PublishedContext};
 use super::record::CallRecord;
 use super::ticket::DialTicket;
+use super::verdict::NotConnected;
 use crate::leg::{LegCommand, LegEvent, LegRole};
 
 /// Something happened to a call.
@@ -22,6 +23,8 @@ pub enum CallEvent {
     Created(TransferId, Result<Transfer, ApiFailure>),
     /// ASAPP answered a fetch.
     Fetched(TransferId, Result<Transfer, ApiFailure>),
+    /// The first RTP came from this leg.
+    Heard(LegRole),
     /// Nothing is heard from either side any more.
     MediaDead,
     /// A timer of this call fired.
@@ -41,8 +44,10 @@ pub enum CallTimer {
     RetryDue,
     /// The number's last safe moment: cancel the leg, never dial it again.
     NumberGuard,
-    /// It has rung long enough.
+    /// Whoever is being called has rung long enough.
     RingLimit,
+    /// A customer who was answered first, and from whom nothing has been heard yet, is gone.
+    DwellLimit,
     /// Ask the API whether the party that answered is ours.
     VerifyDue,
     /// The longest permitted conversation: take the customer back.
@@ -51,21 +56,25 @@ pub enum CallTimer {
     PollDue,
     /// The outputContext is too late: go on without it.
     CollectLimit,
+    /// No more attempts to hand the customer back.
+    LadderLimit,
     /// A leg owes its last word too long: write the record all the same.
     ReleaseLimit,
 }
 
 impl CallTimer {
     /// Every timer.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::NumberBudget,
         Self::RetryDue,
         Self::NumberGuard,
         Self::RingLimit,
+        Self::DwellLimit,
         Self::VerifyDue,
         Self::MaxDuration,
         Self::PollDue,
         Self::CollectLimit,
+        Self::LadderLimit,
         Self::ReleaseLimit,
     ];
 }
@@ -86,8 +95,17 @@ pub enum CallAction {
     Leg(LegRole, LegCommand, Carry),
     /// Dial GenerativeAgent: a new leg.
     Dial(DialTicket),
-    /// Hang up the GenerativeAgent leg and hear no more of it.
-    Abandon,
+    /// Call this URI of this target: a new onward leg; the lines go into its INVITE.
+    Onward {
+        /// The target.
+        target: String,
+        /// Which of its URIs, counted from 0.
+        member: usize,
+        /// The context.
+        carry: Carry,
+    },
+    /// Hang up a leg that we dialled, and hear no more of it.
+    Abandon(LegRole),
     /// Ask for a number under this id.
     Create(TransferId, Instant),
     /// Look this transfer up.
@@ -96,8 +114,10 @@ pub enum CallAction {
     Verify(TransferId, Instant),
     /// The number led to somebody else: somebody should look at this.
     Misdirected(TransferId),
-    /// Let the two legs hear each other; `watched`: and tell when both fall silent.
+    /// Let the customer and this leg hear each other; `watched`: and tell when both fall silent.
     Connect {
+        /// Whom the customer talks to.
+        with: LegRole,
         /// Whether silence on both sides is to be reported.
         watched: bool,
     },
@@ -109,6 +129,8 @@ pub enum CallAction {
     StopTimers,
     /// Show this behind the context reference.
     Publish(Box<PublishedContext>),
+    /// GenerativeAgent was never reached, and this kind of rung has taken the customer instead.
+    FellBack(NotConnected, &'static str),
     /// A number came that nobody wants any more: it is counted and never dialled.
     NumberUnused,
     /// The call is over: write this, drop the rest.

@@ -13,6 +13,8 @@ pub struct Intake {
     pub caller: String,
     /// User part of the Request-URI.
     pub dialled: String,
+    /// Whether somebody sent the call on to us.
+    pub redirected: bool,
     /// `externalConversationId`.
     pub conversation: ConversationId,
     /// `taskName`.
@@ -42,6 +44,7 @@ impl Intake {
             call_id: invitation.call_id.clone(),
             caller: invitation.caller.clone(),
             dialled: invitation.dialled.clone(),
+            redirected: invitation.redirected,
             conversation: ConversationId(shortened(&conversation)),
             task: task.map(|task| shortened(&task)),
             variables: Vec::new(),
@@ -120,6 +123,7 @@ mod tests {
             call_id: "cid".into(),
             caller: "+15550001".into(),
             dialled: "7000".into(),
+            redirected: false,
             headers: headers.iter().map(|(n, v)| ((*n).to_owned(), unescaped(v).into_owned())).collect(),
             user_to_user: headers.iter().find(|(n, _)| *n == "User-to-User").map(|(_, v)| UserToUser::read(v)),
         }

@@ -3,8 +3,10 @@
 pub mod asapp;
 pub mod context;
 pub mod event;
+mod handback;
 pub mod intake;
 pub mod record;
+pub mod rules;
 pub mod settings;
 pub mod state;
 mod step;

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::verdict::Verdict;
+use super::verdict::{EndedBy, Verdict};
 use super::{CallRef, ConversationId, TransferId};
 use crate::leg::MediaCounters;
 
@@ -67,6 +67,8 @@ pub struct CallRecord {
     pub customer_media: Option<MediaCounters>,
     /// Media counters of the last GenerativeAgent leg.
     pub genagent_media: Option<MediaCounters>,
+    /// Media counters of the last onward leg.
+    pub onward_media: Option<MediaCounters>,
 }
 
 /// One attempt: one call transfer, at most one number dialled.
@@ -89,14 +91,27 @@ pub struct AttemptRecord {
 }
 
 /// How the customer was handed back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct HandBackRecord {
-    /// The rung that served.
-    pub rung: &'static str,
+    /// What was tried, in order. The last one served, if any did.
+    pub rungs: Vec<RungRecord>,
+    /// The onward leg answered.
+    pub answered_at: Option<i64>,
+    /// Who ended the talk with the onward leg, or gave up waiting for it.
+    pub ended_by: Option<EndedBy>,
     /// Context values sent.
     pub values_sent: u32,
     /// Context values left out whole, kept behind the reference.
     pub values_left_out: u32,
+}
+
+/// One rung of a hand-back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RungRecord {
+    /// The rung, as the rules spell it; a target of several URIs is there once for each that was called.
+    pub rung: String,
+    /// What became of it, in a word or two.
+    pub result: String,
 }
 
 /// The last four characters of a number, the rest hidden.

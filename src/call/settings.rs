@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::rules::{Entry, Rule, Target};
+
 /// Settings of the supervised transfer.
 #[derive(Debug, Clone)]
 pub struct CallSettings {
@@ -37,8 +39,20 @@ pub struct CallSettings {
     pub release_limit: Duration,
     /// What the customer hears before the answer.
     pub ringing: Ringing,
-    /// What happens when GenerativeAgent cannot be reached.
-    pub fallback: Fallback,
+    /// When the customer is answered.
+    pub answer: Answer,
+    /// With [`Answer::First`]: a customer from whom no RTP has come for so long after the answer is gone. Zero: waits.
+    pub dwell_limit: Duration,
+    /// Whether a create that ASAPP refuses for what is in it is repeated once without the input context.
+    pub retry_without_context: bool,
+    /// How calls come to us.
+    pub entry: EntrySetting,
+    /// How customers are handed back: the first rule that fits.
+    pub rules: Vec<Rule>,
+    /// Where they may be sent.
+    pub targets: BTreeMap<String, Target>,
+    /// From the end of GenerativeAgent's part to the last attempt to hand the customer back.
+    pub ladder_limit: Duration,
     /// Which request headers are read.
     pub intake: IntakeSettings,
     /// Which context is sent back.
@@ -55,13 +69,36 @@ pub enum Ringing {
     EarlyMedia,
 }
 
-/// What a customer gets when GenerativeAgent cannot be reached before the answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fallback {
-    /// A final response with this status; the IVR's own failure branch goes on.
-    Refuse(u16),
-    /// 302 to this configured URI.
-    Redirect(String),
+/// When the customer is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// When GenerativeAgent answers: until then the IVR's own failure branch works.
+    OnBridge,
+    /// At once, with our own ringback tone: for an IVR that counts on an answer.
+    First,
+}
+
+/// How calls come to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EntrySetting {
+    /// As the INVITE tells.
+    Detect,
+    /// All of them from an IVR that waits.
+    Supervised,
+    /// All of them sent on by somebody who does not wait.
+    Redirected,
+}
+
+impl EntrySetting {
+    /// The entry kind of a call, redirected or not by its INVITE.
+    pub fn of(self, redirected: bool) -> Entry {
+        match (self, redirected) {
+            (Self::Supervised, _) | (Self::Detect, false) => Entry::Supervised,
+            (Self::Redirected, _) | (Self::Detect, true) => Entry::Redirected,
+        }
+    }
 }
 
 /// Names and limits of what is read from the first request.
@@ -141,7 +178,13 @@ impl Default for CallSettings {
             max_duration: Duration::from_secs(2 * 3600),
             release_limit: Duration::from_secs(35),
             ringing: Ringing::Local,
-            fallback: Fallback::Refuse(480),
+            answer: Answer::OnBridge,
+            dwell_limit: Duration::from_secs(20),
+            retry_without_context: false,
+            entry: EntrySetting::Detect,
+            rules: Vec::new(),
+            targets: BTreeMap::new(),
+            ladder_limit: Duration::from_secs(90),
             intake: IntakeSettings::default(),
             context: ContextSettings::default(),
         }

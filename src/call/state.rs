@@ -1,14 +1,16 @@
 //! The call: where it stands, and what is known of it whatever it stands at.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::asapp::OutputContext;
+use super::asapp::{CreateTransfer, OutputContext};
 use super::context::{Carry, PublishedContext};
 use super::event::{CallAction, CallEvent, Sound};
 use super::intake::Intake;
-use super::record::{AttemptRecord, CallRecord, Epoch, HandBackRecord, masked};
-use super::settings::{CallSettings, Ringing};
+use super::record::{AttemptRecord, CallRecord, Epoch, HandBackRecord, RungRecord, masked};
+use super::rules::{self, Rung, Situation};
+use super::settings::{Answer, CallSettings, Ringing};
 use super::ticket::DialTicket;
 use super::verdict::{Evidence, Outcome, Verdict};
 use super::{CallRef, TransferId, step};
@@ -31,8 +33,8 @@ pub enum CallState {
     Bridged(Bridged),
     /// GenerativeAgent has hung up; the customer waits while its outputContext is fetched.
     Collecting(Collecting),
-    /// The customer is on the way back to the IVR.
-    HandingBack(Verdict),
+    /// The customer is being handed back, or has been and talks with whoever took over.
+    HandingBack(HandingBack),
     /// Decided; legs still owe their last word.
     Releasing(Releasing),
     /// Over.
@@ -111,6 +113,35 @@ pub struct Collecting {
     pub failures: u8,
 }
 
+/// The customer is being handed back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HandingBack {
+    /// How GenerativeAgent's part ended. Whatever becomes of the customer now, this is the call's verdict.
+    pub verdict: Verdict,
+    /// The rung under way.
+    pub rung: UnderWay,
+    /// The rungs after it.
+    pub ladder: VecDeque<Rung>,
+    /// Why the last one failed.
+    pub cause: Cause,
+}
+
+/// How far a rung has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UnderWay {
+    /// An onward leg rings; the customer waits.
+    Dialing {
+        /// The target.
+        target: String,
+        /// Which of its URIs, counted from 0.
+        member: usize,
+    },
+    /// The customer talks with the onward leg.
+    Talking,
+    /// The customer has been sent away, by BYE or by a final response.
+    Parting,
+}
+
 /// Decided; legs still owe their last word.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Releasing {
@@ -175,6 +206,12 @@ pub struct Facts {
     pub customer: LegStage,
     /// The current GenerativeAgent leg.
     pub genagent: LegStage,
+    /// The current onward leg.
+    pub onward: LegStage,
+    /// Whether anything has been heard from the customer.
+    pub heard: bool,
+    /// Whether ASAPP has refused the input context, so that it is left out.
+    pub without_context: bool,
     /// Transfers asked for.
     pub attempts: Vec<AttemptRecord>,
     /// Numbers dialled since there was last a conversation.
@@ -223,6 +260,9 @@ impl Call {
             decided: None,
             customer: LegStage::Ringing,
             genagent: LegStage::None,
+            onward: LegStage::None,
+            heard: false,
+            without_context: false,
             attempts: Vec::new(),
             dialled: 0,
             resumed: 0,
@@ -231,12 +271,7 @@ impl Call {
             output: None,
             hand_back: None,
         };
-        let early_media = facts.settings.ringing == Ringing::EarlyMedia;
-        actions.push(facts.tell(LegRole::Customer, LegCommand::Ring { early_media }));
-        if early_media {
-            facts.early_media = true;
-            actions.push(CallAction::Play(Sound::Ringback));
-        }
+        facts.welcome(now, actions);
         actions.push(facts.publish("in_progress"));
         let state = step::request_number(&mut facts, now, actions);
         Self { facts, state }
@@ -267,6 +302,7 @@ impl Facts {
             let stage = match role {
                 LegRole::Customer => &mut self.customer,
                 LegRole::GenerativeAgent => &mut self.genagent,
+                LegRole::Onward => &mut self.onward,
             };
             match event {
                 LegEvent::Answered => *stage = LegStage::Up,
@@ -276,35 +312,75 @@ impl Facts {
             if *role == LegRole::GenerativeAgent && event.is_last_word() {
                 self.genagent_ended = Some(now);
             }
+            // What the onward leg says is no evidence of how GenerativeAgent's part ended.
             if let LegEvent::HungUp { reason: Some(reason), .. } | LegEvent::Refused { reason: Some(reason), .. } =
                 event
+                && *role != LegRole::Onward
             {
                 self.evidence.reason = Some(reason.clone());
             }
         }
+        self.heard |= matches!(event, CallEvent::Heard(LegRole::Customer));
+    }
+
+    /// How far a leg has come.
+    fn stage(&self, role: LegRole) -> LegStage {
+        match role {
+            LegRole::Customer => self.customer,
+            LegRole::GenerativeAgent => self.genagent,
+            LegRole::Onward => self.onward,
+        }
+    }
+
+    /// The customer hears that something is being done: ringing, or an answer and our own ringback tone.
+    fn welcome(&mut self, now: Instant, actions: &mut Vec<CallAction>) {
+        match self.settings.answer {
+            Answer::First => self.answer(now, actions),
+            Answer::OnBridge => {
+                let early_media = self.settings.ringing == Ringing::EarlyMedia;
+                self.early_media = early_media;
+                actions.push(self.tell(LegRole::Customer, LegCommand::Ring { early_media }));
+            }
+        }
+        if self.early_media || self.customer == LegStage::Up {
+            actions.push(CallAction::Play(Sound::Ringback));
+        }
+    }
+
+    /// Answers the customer, who waits for it.
+    pub fn answer(&mut self, now: Instant, actions: &mut Vec<CallAction>) {
+        self.customer = LegStage::Up;
+        self.answered = Some(now);
+        actions.push(self.tell(LegRole::Customer, LegCommand::Answer));
     }
 
     /// A command whose message carries the context reference.
     pub fn tell(&self, role: LegRole, command: LegCommand) -> CallAction {
         let carry = match role {
             LegRole::Customer => Carry::reference(&self.reference, &self.settings.context),
-            LegRole::GenerativeAgent => Carry::default(),
+            LegRole::GenerativeAgent | LegRole::Onward => Carry::default(),
         };
         CallAction::Leg(role, command, carry)
     }
 
     /// Hang up a leg that is still there.
     pub fn hang_up(&self, role: LegRole, cause: Cause, actions: &mut Vec<CallAction>) {
-        let stage = if role == LegRole::Customer { self.customer } else { self.genagent };
-        if matches!(stage, LegStage::Ringing | LegStage::Up) {
+        if matches!(self.stage(role), LegStage::Ringing | LegStage::Up) {
             actions.push(CallAction::Leg(role, LegCommand::HangUp(cause), Carry::default()));
+        }
+    }
+
+    /// What the customer is told when the program stops.
+    pub fn farewell(&self) -> LegCommand {
+        match self.customer {
+            LegStage::Up => LegCommand::HangUp(Cause::FAILURE),
+            _ => LegCommand::Refuse { status: 503, redirect: None, retry_after: Some(5) },
         }
     }
 
     /// Whether every leg has spoken its last word.
     pub fn is_quiet(&self) -> bool {
-        let over = |stage| matches!(stage, LegStage::None | LegStage::Over);
-        over(self.customer) && over(self.genagent)
+        LegRole::ALL.into_iter().all(|role| matches!(self.stage(role), LegStage::None | LegStage::Over))
     }
 
     /// What the reference shows now.
@@ -319,12 +395,53 @@ impl Facts {
         }))
     }
 
-    /// What a hand-back with this outcome carries; remembered for the record.
-    pub fn carry(&mut self, outcome: Outcome, rung: &'static str) -> Carry {
+    /// The rungs that this verdict calls for.
+    pub fn ladder(&self, verdict: &Verdict) -> VecDeque<Rung> {
+        let output = self.output.as_ref();
+        let situation = Situation {
+            outcome: verdict.outcome,
+            reason: verdict.evidence.not_connected,
+            answered: self.customer == LegStage::Up,
+            entry: self.settings.entry.of(self.intake.redirected),
+            task: output.and_then(|output| output.task.as_deref()).or(self.intake.task.as_deref()),
+            transfer_type: output.and_then(|output| output.transfer_type.as_deref()),
+            variables: output.map_or(&[], |output| &output.transfer_variables),
+        };
+        rules::ladder(&self.settings.rules, &situation)
+    }
+
+    /// What goes with a customer of whom this is known.
+    pub fn context(&self, outcome: Outcome) -> Carry {
         let (conversation, output) = (&self.intake.conversation.0, self.output.as_ref());
-        let carry = Carry::hand_back(outcome, conversation, output, &self.reference, &self.settings.context);
-        self.hand_back = Some(HandBackRecord { rung, values_sent: carry.sent, values_left_out: carry.left_out });
+        Carry::hand_back(outcome, conversation, output, &self.reference, &self.settings.context)
+    }
+
+    /// The same for a rung; that it is tried is remembered for the record.
+    pub fn carry(&mut self, outcome: Outcome, rung: &Rung) -> Carry {
+        let carry = self.context(outcome);
+        let record = self.hand_back.get_or_insert_default();
+        (record.values_sent, record.values_left_out) = (carry.sent, carry.left_out);
+        record.rungs.push(RungRecord { rung: rung.to_string(), result: "under way".to_owned() });
         carry
+    }
+
+    /// What became of the rung under way.
+    pub fn rung_result(&mut self, result: impl Into<String>) {
+        if let Some(rung) = self.hand_back.as_mut().and_then(|record| record.rungs.last_mut()) {
+            rung.result = result.into();
+        }
+    }
+
+    /// What a create asks for.
+    pub fn wanted(&self) -> CreateTransfer {
+        let intake = &self.intake;
+        let context = !self.without_context;
+        CreateTransfer {
+            conversation: intake.conversation.clone(),
+            country: self.settings.country.clone(),
+            task: intake.task.clone().filter(|_| context),
+            variables: if context { intake.variables.clone() } else { Vec::new() },
+        }
     }
 
     /// A new transfer is asked for.
@@ -365,7 +482,6 @@ impl Facts {
     /// GenerativeAgent answered.
     pub fn genagent_answered(&mut self, now: Instant) {
         let at = self.epoch.unix_ms(now);
-        self.answered.get_or_insert(now);
         self.attempt_result("answered");
         if let Some(attempt) = self.attempts.last_mut() {
             attempt.answered_at = Some(at);
@@ -402,6 +518,7 @@ impl Facts {
             context_ref: self.reference.clone(),
             customer_media: none,
             genagent_media: none,
+            onward_media: none,
         }
     }
 }

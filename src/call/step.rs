@@ -1,19 +1,20 @@
 //! A call's life, one function per state, in the order a call lives through them.
 //!
-//! What happens when GenerativeAgent hangs up is [`bridged`], then [`collecting`], then [`hand_back`].
+//! What happens when GenerativeAgent hangs up is [`bridged`], then [`collecting`]; then `handback.rs` gives the customer
+//! back.
 
 use std::time::{Duration, Instant};
 
 use super::TransferId;
 use super::asapp::{ApiFailure, FailureClass, Transfer, TransferStatus};
 use super::event::{CallAction, CallEvent, CallTimer, Sound};
-use super::settings::Fallback;
+use super::handback::{hand_back, handing_back};
 use super::state::{Asking, Bridged, CallState, Collecting, Dialing, Facts, LegStage, Party, Releasing, Requesting};
 use super::ticket::DialTicket;
 use super::verdict::{EndedBy, NotConnected, Outcome, Phase, Verdict};
 use crate::leg::{Cause, LegCommand, LegEvent, LegRole, LostCause, Side};
 
-type Actions = Vec<CallAction>;
+pub(super) type Actions = Vec<CallAction>;
 
 /// ASAPP's retry guidance for 5xx, and ours for connections that fail.
 const RETRY_TROUBLE: [Duration; 3] = [Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1)];
@@ -41,7 +42,7 @@ pub(super) fn step(
         CallState::Dialing(state) => dialing(facts, state, now, event, actions),
         CallState::Bridged(state) => bridged(facts, state, now, event, actions),
         CallState::Collecting(state) => collecting(facts, state, now, event, actions),
-        CallState::HandingBack(verdict) => handing_back(facts, verdict, now, event, actions),
+        CallState::HandingBack(state) => handing_back(facts, state, now, event, actions),
         CallState::Releasing(state) => releasing(facts, state, now, event, actions),
         CallState::Ended => ended(event, actions),
     }
@@ -54,8 +55,18 @@ pub(super) fn request_number(facts: &mut Facts, now: Instant, actions: &mut Acti
     let deadline = now + facts.settings.number_budget;
     actions.push(CallAction::StopTimers);
     actions.push(CallAction::Start(CallTimer::NumberBudget, deadline));
+    dwell(facts, actions);
     let transfer = create(facts, now, deadline, actions);
     CallState::Requesting(Requesting { transfer, asking: Asking::Creating, deadline, failures: 0 })
+}
+
+/// A customer who was answered before anybody was there to talk to must be heard of in time.
+fn dwell(facts: &Facts, actions: &mut Actions) {
+    let limit = facts.settings.dwell_limit;
+    let unheard = !facts.heard && facts.broken_off.is_none();
+    if let (Some(answered), true, false) = (facts.answered, unheard, limit.is_zero()) {
+        actions.push(CallAction::Start(CallTimer::DwellLimit, answered + limit));
+    }
 }
 
 fn create(facts: &mut Facts, now: Instant, deadline: Instant, actions: &mut Actions) -> TransferId {
@@ -116,9 +127,11 @@ fn requesting(
         }
         CallEvent::Pulled => pulled(facts, Outcome::Operator, facts.phase(), now, actions),
         CallEvent::Stopped => stopped(facts, facts.phase(), now, actions),
+        CallEvent::Timer(CallTimer::DwellLimit) if !facts.heard => vanished(facts, now, actions),
         CallEvent::Fetched(..)
         | CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
+        | CallEvent::Heard(_)
         | CallEvent::MediaDead
         | CallEvent::Timer(_) => CallState::Requesting(state),
     }
@@ -140,7 +153,12 @@ fn create_failed(
         FailureClass::Throttled => {
             pause(facts, state, failure, &RETRY_THROTTLED, Asking::PausingToCreate, now, actions)
         }
-        FailureClass::Refused | FailureClass::Unauthorized | FailureClass::NotFound => {
+        FailureClass::InvalidRequest if facts.settings.retry_without_context && !facts.without_context => {
+            facts.without_context = true;
+            let transfer = create(facts, now, state.deadline, actions);
+            CallState::Requesting(Requesting { transfer, ..state })
+        }
+        FailureClass::InvalidRequest | FailureClass::Refused | FailureClass::Unauthorized | FailureClass::NotFound => {
             not_connected(facts, NotConnected::ApiRefused, now, actions)
         }
         FailureClass::Malformed | FailureClass::Withheld => not_connected(facts, NotConnected::ApiDown, now, actions),
@@ -164,7 +182,7 @@ fn settling_failed(
         FailureClass::Throttled => {
             pause(facts, state, failure, &RETRY_THROTTLED, Asking::PausingToSettle, now, actions)
         }
-        FailureClass::Refused | FailureClass::Unauthorized | FailureClass::NotFound => {
+        FailureClass::InvalidRequest | FailureClass::Refused | FailureClass::Unauthorized | FailureClass::NotFound => {
             not_connected(facts, NotConnected::ApiRefused, now, actions)
         }
         FailureClass::Conflict | FailureClass::Malformed | FailureClass::Withheld | FailureClass::NoTrunk => {
@@ -202,7 +220,7 @@ fn note_failure(facts: &mut Facts, failure: &ApiFailure) {
     facts.evidence.api_failure = Some(failure.detail.clone());
 }
 
-fn unused(answer: &Result<Transfer, ApiFailure>, actions: &mut Actions) {
+pub(super) fn unused(answer: &Result<Transfer, ApiFailure>, actions: &mut Actions) {
     if answer.as_ref().is_ok_and(|transfer| transfer.number.is_some()) {
         actions.push(CallAction::NumberUnused);
     }
@@ -219,6 +237,7 @@ fn dial(facts: &mut Facts, state: Requesting, transfer: &Transfer, now: Instant,
             actions.push(CallAction::StopTimers);
             actions.push(CallAction::Start(CallTimer::NumberGuard, guard));
             actions.push(CallAction::Start(CallTimer::RingLimit, now + facts.settings.ring_limit));
+            dwell(facts, actions);
             actions.push(CallAction::Dial(ticket.again()));
             CallState::Dialing(Dialing { transfer: state.transfer, guard, ticket: Some(ticket) })
         }
@@ -237,14 +256,14 @@ fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, ac
         }
         // Whatever the timers' order: what answers from its last safe moment on may be somebody else's.
         CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::Answered) | CallEvent::Timer(CallTimer::NumberGuard) => {
-            actions.push(CallAction::Abandon);
+            actions.push(CallAction::Abandon(LegRole::GenerativeAgent));
             try_again(facts, "expired", NotConnected::NumberExpired, now, actions)
         }
         CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::Progressed { early_media, .. }) => {
             if early_media && facts.customer == LegStage::Ringing {
                 facts.early_media = true;
                 actions.push(facts.tell(LegRole::Customer, LegCommand::Ring { early_media }));
-                actions.push(CallAction::Connect { watched: false });
+                actions.push(CallAction::Connect { with: LegRole::GenerativeAgent, watched: false });
             }
             CallState::Dialing(Dialing { ticket: None, ..state })
         }
@@ -282,7 +301,7 @@ fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, ac
             try_again(facts, "hung up", NotConnected::TrunkFailed, now, actions)
         }
         CallEvent::Timer(CallTimer::RingLimit) => {
-            actions.push(CallAction::Abandon);
+            actions.push(CallAction::Abandon(LegRole::GenerativeAgent));
             try_again(facts, "rang too long", NotConnected::NoAnswer, now, actions)
         }
         CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
@@ -294,9 +313,12 @@ fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, ac
         }
         CallEvent::Pulled => pulled(facts, Outcome::Operator, facts.phase(), now, actions),
         CallEvent::Stopped => stopped(facts, facts.phase(), now, actions),
-        CallEvent::Leg(..) | CallEvent::Fetched(..) | CallEvent::MediaDead | CallEvent::Timer(_) => {
-            CallState::Dialing(state)
-        }
+        CallEvent::Timer(CallTimer::DwellLimit) if !facts.heard => vanished(facts, now, actions),
+        CallEvent::Leg(..)
+        | CallEvent::Fetched(..)
+        | CallEvent::Heard(_)
+        | CallEvent::MediaDead
+        | CallEvent::Timer(_) => CallState::Dialing(state),
     }
 }
 
@@ -316,8 +338,8 @@ fn try_again(facts: &mut Facts, result: &str, reason: NotConnected, now: Instant
 
 // --- Bridged -----------------------------------------------------------------------------------------------------
 
-/// GenerativeAgent has answered: now, and only now, the customer is answered. One that waits for its conversation to be
-/// resumed has been answered before.
+/// GenerativeAgent has answered: now the customer is answered, unless it was before: at once, or because it waits for its
+/// conversation to be resumed.
 fn bridge(facts: &mut Facts, state: Dialing, now: Instant, actions: &mut Actions) -> CallState {
     facts.genagent_answered(now);
     facts.broken_off = None;
@@ -328,10 +350,9 @@ fn bridge(facts: &mut Facts, state: Dialing, now: Instant, actions: &mut Actions
         actions.push(CallAction::Start(CallTimer::VerifyDue, now + facts.settings.verify_after));
     }
     // The relay first: what is said right after the answer is heard.
-    actions.push(CallAction::Connect { watched: true });
+    actions.push(CallAction::Connect { with: LegRole::GenerativeAgent, watched: true });
     if facts.customer == LegStage::Ringing {
-        facts.customer = LegStage::Up;
-        actions.push(facts.tell(LegRole::Customer, LegCommand::Answer));
+        facts.answer(now, actions);
     }
     CallState::Bridged(Bridged { transfer: state.transfer, party: Party::Unverified })
 }
@@ -355,11 +376,8 @@ fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, ac
         CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
             customer_gone(facts, &event, Phase::Talking, None, now, actions)
         }
-        CallEvent::Leg(role, LegEvent::Informed(info)) => {
-            let other = match role {
-                LegRole::Customer => LegRole::GenerativeAgent,
-                LegRole::GenerativeAgent => LegRole::Customer,
-            };
+        CallEvent::Leg(role, LegEvent::Informed(info)) if role != LegRole::Onward => {
+            let other = if role == LegRole::Customer { LegRole::GenerativeAgent } else { LegRole::Customer };
             actions.push(facts.tell(other, LegCommand::Inform(info)));
             CallState::Bridged(state)
         }
@@ -370,9 +388,11 @@ fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, ac
             unused(&answer, actions);
             CallState::Bridged(state)
         }
-        CallEvent::Leg(..) | CallEvent::WayFailed(_) | CallEvent::Fetched(..) | CallEvent::Timer(_) => {
-            CallState::Bridged(state)
-        }
+        CallEvent::Leg(..)
+        | CallEvent::WayFailed(_)
+        | CallEvent::Fetched(..)
+        | CallEvent::Heard(_)
+        | CallEvent::Timer(_) => CallState::Bridged(state),
     }
 }
 
@@ -416,7 +436,7 @@ fn broken_off(facts: &mut Facts, verdict: Verdict, now: Instant, actions: &mut A
         facts.resumed += 1;
         facts.dialled = 0;
     }
-    actions.push(CallAction::Abandon);
+    actions.push(CallAction::Abandon(LegRole::GenerativeAgent));
     facts.genagent = LegStage::None;
     facts.broken_off = Some(verdict);
     actions.push(CallAction::Play(Sound::ComfortNoise));
@@ -471,6 +491,7 @@ fn collecting(
         CallEvent::Fetched(..)
         | CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
+        | CallEvent::Heard(_)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
         | CallEvent::Pulled => CallState::Collecting(state),
@@ -506,7 +527,8 @@ fn collected(
                 | FailureClass::Ambiguous
                 | FailureClass::Unreachable
                 | FailureClass::Shed => &RETRY_TROUBLE,
-                FailureClass::Refused
+                FailureClass::InvalidRequest
+                | FailureClass::Refused
                 | FailureClass::Unauthorized
                 | FailureClass::NotFound
                 | FailureClass::Conflict
@@ -543,54 +565,9 @@ fn genagent_ended(facts: &mut Facts, outcome: Outcome, now: Instant, actions: &m
     hand_back(facts, verdict, now, actions)
 }
 
-// --- HandingBack -------------------------------------------------------------------------------------------------
-
-/// Gives the customer back with the context; enters [`CallState::HandingBack`].
-fn hand_back(facts: &mut Facts, verdict: Verdict, now: Instant, actions: &mut Actions) -> CallState {
-    facts.decided = Some(now);
-    actions.push(CallAction::StopTimers);
-    actions.push(CallAction::Start(CallTimer::ReleaseLimit, now + facts.settings.release_limit));
-    actions.push(facts.publish(verdict.outcome.as_str()));
-    let carry = facts.carry(verdict.outcome, "bye");
-    actions.push(CallAction::Leg(LegRole::Customer, LegCommand::HangUp(Cause::NORMAL), carry));
-    CallState::HandingBack(verdict)
-}
-
-fn handing_back(
-    facts: &mut Facts,
-    verdict: Verdict,
-    now: Instant,
-    event: CallEvent,
-    actions: &mut Actions,
-) -> CallState {
-    match event {
-        CallEvent::Leg(LegRole::Customer, LegEvent::HungUp { by: Side::Far, .. }) => {
-            facts.hand_back = None;
-            let verdict = facts.verdict(Outcome::CustomerHungUp, EndedBy::Customer, Phase::HandingBack);
-            actions.push(facts.publish(verdict.outcome.as_str()));
-            released(facts, Releasing { verdict, fetching: None }, now, actions)
-        }
-        CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
-            released(facts, Releasing { verdict, fetching: None }, now, actions)
-        }
-        CallEvent::Timer(CallTimer::ReleaseLimit) => end(facts, verdict, now, actions),
-        CallEvent::Created(_, answer) => {
-            unused(&answer, actions);
-            CallState::HandingBack(verdict)
-        }
-        CallEvent::Leg(..)
-        | CallEvent::WayFailed(_)
-        | CallEvent::Fetched(..)
-        | CallEvent::Timer(_)
-        | CallEvent::MediaDead
-        | CallEvent::Pulled
-        | CallEvent::Stopped => CallState::HandingBack(verdict),
-    }
-}
-
 // --- Releasing ---------------------------------------------------------------------------------------------------
 
-/// GenerativeAgent was never reached: the customer is refused, and the IVR's own failure branch goes on.
+/// GenerativeAgent was never reached: the customer falls back to what the rules say, answered or not.
 fn not_connected(facts: &mut Facts, reason: NotConnected, now: Instant, actions: &mut Actions) -> CallState {
     facts.evidence.not_connected = Some(reason);
     if let Some(verdict) = facts.broken_off.take() {
@@ -599,15 +576,7 @@ fn not_connected(facts: &mut Facts, reason: NotConnected, now: Instant, actions:
     }
     let ended_by = if reason == NotConnected::TrunkFailed { EndedBy::Network } else { EndedBy::Us };
     let verdict = facts.verdict(Outcome::NotConnected, ended_by, Phase::BeforeAnswer);
-    let (command, rung) = match facts.settings.fallback.clone() {
-        Fallback::Refuse(status) => (LegCommand::Refuse { status, redirect: None, retry_after: None }, "refuse"),
-        Fallback::Redirect(target) => {
-            (LegCommand::Refuse { status: 302, redirect: Some(target), retry_after: None }, "redirect")
-        }
-    };
-    let carry = facts.carry(verdict.outcome, rung);
-    actions.push(CallAction::Leg(LegRole::Customer, command, carry));
-    release(facts, verdict, None, now, actions)
+    hand_back(facts, verdict, now, actions)
 }
 
 /// The customer's leg has ended: GenerativeAgent's follows, nothing is handed back.
@@ -630,29 +599,27 @@ fn customer_gone(
     release(facts, verdict, fetching, now, actions)
 }
 
+/// A customer who was answered first, and from whom nothing has come: nobody is there (flow A13).
+fn vanished(facts: &mut Facts, now: Instant, actions: &mut Actions) -> CallState {
+    facts.hang_up(LegRole::Customer, Cause::TIMEOUT, actions);
+    facts.hang_up(LegRole::GenerativeAgent, Cause::TIMEOUT, actions);
+    let verdict = facts.verdict(Outcome::CustomerHungUp, EndedBy::Network, facts.phase());
+    release(facts, verdict, None, now, actions)
+}
+
 /// Somebody or a limit takes the customer back from GenerativeAgent.
 fn pulled(facts: &mut Facts, outcome: Outcome, phase: Phase, now: Instant, actions: &mut Actions) -> CallState {
     facts.hang_up(LegRole::GenerativeAgent, Cause::NORMAL, actions);
     let verdict = facts.verdict(outcome, EndedBy::Us, phase);
-    if facts.customer == LegStage::Up {
-        return hand_back(facts, verdict, now, actions);
-    }
-    let carry = facts.carry(outcome, "refuse");
-    let refuse = LegCommand::Refuse { status: 480, redirect: None, retry_after: None };
-    actions.push(CallAction::Leg(LegRole::Customer, refuse, carry));
-    release(facts, verdict, None, now, actions)
+    hand_back(facts, verdict, now, actions)
 }
 
 /// The program stops: both legs end, with a reason.
 fn stopped(facts: &mut Facts, phase: Phase, now: Instant, actions: &mut Actions) -> CallState {
     facts.hang_up(LegRole::GenerativeAgent, Cause::FAILURE, actions);
     let verdict = facts.verdict(Outcome::Drained, EndedBy::Us, phase);
-    let command = match facts.customer {
-        LegStage::Up => LegCommand::HangUp(Cause::FAILURE),
-        _ => LegCommand::Refuse { status: 503, redirect: None, retry_after: Some(5) },
-    };
-    let carry = facts.carry(verdict.outcome, "stop");
-    actions.push(CallAction::Leg(LegRole::Customer, command, carry));
+    let carry = facts.context(verdict.outcome).with_reason(verdict.outcome);
+    actions.push(CallAction::Leg(LegRole::Customer, facts.farewell(), carry));
     release(facts, verdict, None, now, actions)
 }
 
@@ -691,6 +658,7 @@ fn releasing(facts: &mut Facts, state: Releasing, now: Instant, event: CallEvent
         CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
+        | CallEvent::Heard(_)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
         | CallEvent::Pulled
@@ -699,7 +667,7 @@ fn releasing(facts: &mut Facts, state: Releasing, now: Instant, event: CallEvent
 }
 
 /// Ends the call once every leg has spoken its last word and no context is awaited.
-fn released(facts: &mut Facts, state: Releasing, now: Instant, actions: &mut Actions) -> CallState {
+pub(super) fn released(facts: &mut Facts, state: Releasing, now: Instant, actions: &mut Actions) -> CallState {
     if facts.is_quiet() && state.fetching.is_none() {
         return end(facts, state.verdict, now, actions);
     }
@@ -709,7 +677,7 @@ fn released(facts: &mut Facts, state: Releasing, now: Instant, actions: &mut Act
 // --- Ended -------------------------------------------------------------------------------------------------------
 
 /// The one record of the call.
-fn end(facts: &mut Facts, verdict: Verdict, now: Instant, actions: &mut Actions) -> CallState {
+pub(super) fn end(facts: &mut Facts, verdict: Verdict, now: Instant, actions: &mut Actions) -> CallState {
     actions.push(CallAction::StopTimers);
     actions.push(CallAction::End(Box::new(facts.record(verdict, now))));
     CallState::Ended
@@ -728,7 +696,7 @@ impl Facts {
         if self.broken_off.is_some() { Phase::Talking } else { Phase::BeforeAnswer }
     }
 
-    fn verdict(&self, outcome: Outcome, ended_by: EndedBy, phase: Phase) -> Verdict {
+    pub(super) fn verdict(&self, outcome: Outcome, ended_by: EndedBy, phase: Phase) -> Verdict {
         Verdict { outcome, ended_by, phase, evidence: self.evidence.clone() }
     }
 }

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How a call ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// GenerativeAgent ended it: a person is needed.
@@ -111,7 +111,7 @@ pub enum Phase {
 }
 
 /// Why GenerativeAgent was never reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NotConnected {
     /// ASAPP refused the request.
@@ -126,6 +126,20 @@ pub enum NotConnected {
     TrunkFailed,
     /// It rang and nobody answered.
     NoAnswer,
+}
+
+impl NotConnected {
+    /// The word used in rules, records and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ApiRefused => "api_refused",
+            Self::ApiThrottled => "api_throttled",
+            Self::ApiDown => "api_down",
+            Self::NumberExpired => "number_expired",
+            Self::TrunkFailed => "trunk_failed",
+            Self::NoAnswer => "no_answer",
+        }
+    }
 }
 
 /// What the verdict rests on.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use super::words::span;
-use super::{ClientAuth, Config, Destination, Sip, trunk};
+use super::{ClientAuth, Config, Destination, Sip, routes, trunk};
 use crate::b2bua::headers::may_cross;
 use crate::sdp::Family;
 
@@ -18,7 +18,7 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
     addresses(config, &mut problems);
     trunk::problems(config, &mut problems);
     asapp(config, &mut problems);
-    fallback(config, &mut problems);
+    routes::problems(config, &mut problems);
     headers(config, &mut problems);
     crossing(config, &mut problems);
     problems
@@ -69,6 +69,7 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
             "headers lets Identity pass: it is signed for a From that is not ours, and proves nothing".to_owned(),
         );
     }
+    warnings.extend(routes::warnings(config));
     if config.records.path == Destination::Nowhere {
         warnings.push("records.path is \"none\": no call leaves a record".to_owned());
     }
@@ -103,6 +104,8 @@ fn durations(config: &Config, problems: &mut Vec<String>) {
         ("call.collect_limit", call.collect_limit, Duration::ZERO, s(60)),
         ("call.max_duration", call.max_duration, s(1), h(24)),
         ("call.release_limit", call.release_limit, s(1), s(600)),
+        ("call.dwell_limit", call.dwell_limit, Duration::ZERO, s(600)),
+        ("call.ladder_limit", call.ladder_limit, s(1), s(600)),
     ];
     let expires = sip.session_expires;
     if !expires.is_zero() && expires < sip.session_least {
@@ -301,29 +304,6 @@ fn asapp(config: &Config, problems: &mut Vec<String>) {
     };
     for prefix in asapp.number_prefixes.iter().filter(|prefix| !is_prefix(prefix)) {
         problems.push(format!("asapp.number_prefixes holds \"{prefix}\": write a plus sign and digits, \"+1\""));
-    }
-}
-
-fn fallback(config: &Config, problems: &mut Vec<String>) {
-    let fallback = &config.fallback;
-    if fallback.status.is_some() && fallback.redirect.is_some() {
-        problems.push("fallback.status and fallback.redirect are both given: keep one of them".to_owned());
-    }
-    if let Some(status) = fallback.status
-        && !(400..700).contains(&status)
-    {
-        problems
-            .push(format!("fallback.status = {status} is not a refusal: write 400 to 699; 480 lets most IVRs go on"));
-    }
-    if let Some(uri) = &fallback.redirect {
-        let rest = uri.strip_prefix("sip:").or_else(|| uri.strip_prefix("sips:"));
-        let clean = |rest: &str| {
-            !rest.is_empty() && rest.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '<' | '>' | '"'))
-        };
-        if !rest.is_some_and(clean) {
-            problems
-                .push(format!("fallback.redirect = \"{uri}\" is not a SIP URI: write \"sip:queue@pbx.example.com\""));
-        }
     }
 }
 

@@ -3,9 +3,10 @@
 use std::fmt::Write;
 
 use super::words::{Prefix, span};
-use super::{Config, Destination, Listener};
+use super::{Config, Destination, Listener, routes};
 use crate::b2bua::settings::Caller;
-use crate::call::settings::Ringing;
+use crate::call::rules::Entry;
+use crate::call::settings::{Answer, Ringing};
 use crate::call::verdict::Outcome;
 
 /// What happens to a call, and the table of last words.
@@ -30,9 +31,10 @@ fn story(config: &Config, to: &mut String) -> std::fmt::Result {
     writeln!(
         to,
         "  The customer hears {} while we ask {} for a number in {} and dial it.",
-        match call.ringing {
-            Ringing::Local => "the caller's own ringing tone (180)",
-            Ringing::EarlyMedia => "our ringing tone (183)",
+        match (call.answer, call.ringing) {
+            (Answer::First, _) => "our ringing tone, being answered at once,",
+            (Answer::OnBridge, Ringing::Local) => "the caller's own ringing tone (180)",
+            (Answer::OnBridge, Ringing::EarlyMedia) => "our ringing tone (183)",
         },
         asapp.base_url,
         asapp.country
@@ -85,40 +87,49 @@ fn listed(headers: &[String]) -> String {
 }
 
 fn table(config: &Config, to: &mut String) -> std::fmt::Result {
-    writeln!(to, "\nWhen it ends\n  {:<17} {:<32} redirected entry", "outcome", "supervised entry")?;
+    for (name, row) in &config.target {
+        let uris = row.uri.join(", then ");
+        writeln!(to, "  Target {name}: {uris}; each may ring {}.", span::format(row.ring_limit))?;
+    }
+    writeln!(to, "\nWhen it ends\n  {:<17} {:<13} what is done", "outcome", "entry")?;
     for outcome in Outcome::ALL {
-        let [supervised, redirected] = [Entry::Supervised, Entry::Redirected].map(|entry| done(config, outcome, entry));
-        writeln!(to, "  {:<17} {supervised:<32} {redirected}", outcome.as_str())?;
+        for &entry in routes::entries(config) {
+            let kind = if entry == Entry::Supervised { "supervised" } else { "redirected" };
+            for (before, done) in done(config, outcome, entry) {
+                writeln!(to, "  {:<17} {kind:<13} {before}{done}", outcome.as_str())?;
+            }
+        }
     }
     to.write_str(
-        "\nSupervised: the IVR called us and goes on after our BYE. Redirected: the call was sent on to us.\n\
-         (!) Nobody is behind us: this BYE hangs up on the customer. This version hands back by BYE in both cases.\n",
+        "\nSupervised: the IVR called us and goes on after our BYE. Redirected: the call was sent on to us (Referred-By,\n\
+         Diversion, History-Info, or call.entry). (!) Nobody is behind us: this BYE hangs up on the customer. A BYE, a\n\
+         refusal, a 302 and an onward INVITE carry the verdict, the context reference and the context, if there is one.\n",
     )
 }
 
-/// How a call came to us.
-#[derive(Clone, Copy)]
-enum Entry {
-    Supervised,
-    Redirected,
-}
-
-/// What is done for this outcome; keep it in step with the call's hand-back.
-fn done(config: &Config, outcome: Outcome, entry: Entry) -> String {
-    let bye = |carrying: &str| match entry {
-        Entry::Supervised => format!("bye, with {carrying}"),
-        Entry::Redirected => format!("bye, with {carrying} (!)"),
-    };
+/// What is done for this outcome: a line of conditions and one of rungs for each case.
+fn done(config: &Config, outcome: Outcome, entry: Entry) -> Vec<(String, String)> {
+    let only = |text: &str| vec![(String::new(), text.to_owned())];
     match outcome {
-        Outcome::Agent | Outcome::System | Outcome::Unspecified => bye("verdict and context"),
-        Outcome::Unconfirmed | Outcome::ContextMissing | Outcome::GenagentLost => bye("verdict and reference"),
-        Outcome::Misdirected | Outcome::MaxDuration | Outcome::Operator => bye("verdict and reference"),
-        Outcome::NotConnected => match (&config.fallback.redirect, config.fallback.status) {
-            (Some(target), _) => format!("302 to {target}"),
-            (None, status) => format!("refused with {}", status.unwrap_or(480)),
-        },
-        Outcome::CustomerHungUp => "nothing to hand back".to_owned(),
-        Outcome::Drained => "both legs ended with a Reason".to_owned(),
-        Outcome::RecoveredLost => "a record only".to_owned(),
+        Outcome::CustomerHungUp => only("nothing to hand back"),
+        Outcome::Drained => only("both legs ended with a Reason"),
+        Outcome::RecoveredLost => only("a record only"),
+        _ => {
+            let stages: Vec<bool> = routes::stages(config, outcome).collect();
+            let told = |answered| {
+                if stages.len() == 1 {
+                    ""
+                } else if answered {
+                    "answered: "
+                } else {
+                    "not answered: "
+                }
+            };
+            let cases = stages.iter().flat_map(|&answered| {
+                let cases = routes::cases(config, outcome, answered, entry);
+                cases.into_iter().map(move |case| (format!("{}{}", told(answered), case.condition()), case.worded()))
+            });
+            cases.collect()
+        }
     }
 }

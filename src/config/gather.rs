@@ -54,7 +54,7 @@ pub(super) fn read(toml: Option<Toml<'_>>, environment: Option<Map<String, Strin
         builder = builder.add_source(Collected(values));
     }
     let values = variables.collect().map_err(|error| ConfigError::Unreadable(error.to_string()))?;
-    unknown.extend(values.keys().filter(|key| !known.contains_key(&general(key))).map(|key| {
+    unknown.extend(values.keys().filter(|key| !known.contains_key(&general(key)) && !in_row(key)).map(|key| {
         let variable = format!("SWITCHBACK__{}", key.to_uppercase().replace('.', "__"));
         complaint(key, &format!("the environment variable {variable}"), &known)
     }));
@@ -80,6 +80,14 @@ pub(super) fn general(key: &str) -> String {
     }
 }
 
+/// Sections whose rows have names or numbers of their own: what may stand in a row is said where it is read.
+const ROWS: [&str; 2] = ["rule", "target"];
+
+/// Whether a key lies in such a row.
+fn in_row(key: &str) -> bool {
+    key.split_once('.').is_some_and(|(section, _)| ROWS.contains(&section))
+}
+
 /// Keys of a nested table that are not known.
 fn strangers(values: &Map<String, Value>, known: &BTreeMap<String, bool>) -> Vec<String> {
     let is_section = |name: &str| known.keys().any(|key| key.split('.').next() == Some(name));
@@ -96,6 +104,7 @@ fn strangers(values: &Map<String, Value>, known: &BTreeMap<String, bool>) -> Vec
                     }
                 }
             }
+            ValueKind::Table(_) | ValueKind::Array(_) if ROWS.contains(&section.as_str()) => {}
             ValueKind::Table(keys) if is_section(section) => strangers
                 .extend(keys.keys().map(|key| format!("{section}.{key}")).filter(|key| !known.contains_key(key))),
             _ => strangers.push(section.clone()),

@@ -30,12 +30,14 @@ fn commented(example: &str) -> Vec<(String, String, bool)> {
     let mut section = String::new();
     let mut found = Vec::new();
     for line in example.lines() {
-        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+        let bare = line.strip_prefix('#').unwrap_or(line);
+        if let Some(name) = bare.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
             section = name.to_owned();
         }
-        let bare = line.strip_prefix('#').unwrap_or(line);
         if let Some((key, _)) = bare.split_once(" = ")
             && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+            && !section.contains('[')
+            && !section.starts_with("target.")
         {
             found.push((format!("{section}.{key}"), bare.to_owned(), line.ends_with("# example")));
         }
@@ -82,6 +84,85 @@ fn values_marked_as_examples_can_be_used() {
         };
         with(&format!("{}{companion}", key_line(&key, &line))).unwrap_or_else(|error| panic!("{key}: {error}"));
     }
+}
+
+/// The example's targets and rules, its comments undone.
+#[test]
+fn the_rows_in_the_example_can_be_used_and_show_every_key() {
+    let rows = EXAMPLE.split_once("\n#[target.queue]\n").unwrap().1;
+    let is_toml =
+        |line: &&str| line.starts_with("#[") || line.split_once(" = ").is_some_and(|(key, _)| !key.contains("# "));
+    let lines: Vec<&str> = rows.lines().filter(is_toml).map(|line| line.trim_start_matches('#')).collect();
+    let toml = format!("[target.queue]\n{}", lines.join("\n"));
+    let config = with(&toml).unwrap_or_else(|error| panic!("{error}\n{toml}"));
+    assert_eq!((config.target["queue"].uri.len(), config.rule.len()), (2, 2));
+    let keys = |value: serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let (target, rule) =
+        (serde_json::to_value(Target::default()).unwrap(), serde_json::to_value(Rule::default()).unwrap());
+    let conditions = keys(rule["when"].clone()).into_iter().map(|key| format!("when.{key}"));
+    for key in
+        keys(target).into_iter().chain(keys(rule.clone()).into_iter().filter(|key| key != "when")).chain(conditions)
+    {
+        assert!(lines.iter().any(|line| line.starts_with(&format!("{key} = "))), "{key} is not shown");
+    }
+}
+
+#[test]
+fn the_rules_in_the_readme_can_be_used() {
+    let readme = include_str!("../../README.md");
+    let block =
+        readme.split_once("\n    [target.queue]\n").unwrap().1.lines().take_while(|line| !line.starts_with('`'));
+    let config = with(&format!("[target.queue]\n{}", block.collect::<Vec<_>>().join("\n"))).unwrap();
+    assert_eq!(config.rule.len(), 2);
+}
+
+const QUEUE: &str = "[target.queue]\nuri = 'sip:q@pbx'\n";
+
+#[test]
+fn rules_that_would_lose_a_customer_are_refused_with_their_fix() {
+    for (rule, hint) in [
+        ("ladder = ['bye', 'refuse:480']", "when.entry = \"supervised\""),
+        ("when.entry = 'redirected'\nwhen.answered = true\nladder = ['dial:queue', 'bye']", "allow_drop = true"),
+        ("when.outcome = 'agent'\nladder = ['dial:nowhere']", "write [target.nowhere]"),
+        ("when.outcome = 'not_connected'\nladder = ['dial:queue']", "end it with \"refuse:480\""),
+        ("when.outcome = 'not_connected'\nwhen.entry = 'supervised'\nladder = 'bye'", "end it with \"refuse:480\""),
+        ("when.outcome = 'agent'\nladder = 'refuse:480'", "no rung for agent of an answered call"),
+        (
+            "when.outcome = 'system'\nwhen.entry = 'supervised'\nladder = ['bye', 'dial:queue']",
+            "never reached behind `bye`",
+        ),
+        (
+            "when.outcome = 'not_connected'\nladder = ['redirect:queue', 'refuse:480']",
+            "never reached behind `redirect:queue`",
+        ),
+        ("when.outcome = 'customer_hung_up'\nladder = 'dial:queue'", "nobody is handed back after customer_hung_up"),
+        ("when.outcome = 'agent'\nwhen.answered = false\nladder = 'refuse:480'", "can never fit"),
+        ("when.outcome = 'agent'\nladder = []", "has no ladder"),
+        ("when.outcome = 'agnt'\nladder = 'bye'", "unknown variant `agnt`"),
+        ("when.outcom = 'agent'\nladder = 'bye'", "unknown field `outcom`"),
+        ("when.outcome = 'agent'\nladder = 'refer:queue'", "is not a rung"),
+    ] {
+        let error = refusal(&format!("{QUEUE}[[rule]]\n{rule}\n"));
+        assert!(error.contains(hint), "{rule}: {error}");
+    }
+    for (lines, hint) in [
+        ("[target.q]\naddress = '192.0.2.1:5060'", "write uri"),
+        ("[target.q]\nuri = 'tel:+15550100'", "no SIP URI"),
+        ("[target.q]\nuri = 'sip:a@b?Subject=x'", "no SIP URI"),
+        ("[target.q]\nuri = 'sip:a@b'\naddress = 'b:0'", "not a host"),
+        ("[target.q]\nuri = 'sip:a@b'\nring_limit = '5m'", "call.ladder_limit"),
+        ("[target.q]\nuri = 'sip:a@b'\ntransport = 'tls'", "sip.tls_listen"),
+        ("[target.q]\nuri = 'sip:a@b'\nurl = 'x'", "unknown field `url`"),
+        ("call.entry = 'redirected'", "end with a [[rule]] without `when`"),
+    ] {
+        let error = refusal(lines);
+        assert!(error.contains(hint), "{lines}: {error}");
+    }
+    let good = "[[rule]]\nwhen.outcome = 'agent'\nwhen.entry = 'redirected'\nladder = ['dial:queue', 'bye']\nallow_drop = true\n\
+                [[rule]]\nwhen.outcome = 'not_connected'\nladder = ['dial:queue', 'refuse:503']\n";
+    with(&format!("{QUEUE}{good}")).unwrap();
+    let answered_first = with(&format!("call.answer = 'first'\n{QUEUE}[[rule]]\nladder = 'dial:queue'\n")).unwrap();
+    assert_eq!(answered_first.warnings().iter().filter(|line| line.contains("redirected")).count(), 0);
 }
 
 fn key_line(key: &str, line: &str) -> String {
@@ -187,9 +268,6 @@ fn what_cannot_work_is_refused_with_its_fix() {
         ("headers.info_to_genagent = ['v']", "belongs to SIP itself"),
         ("sip.max_transactions = 1", "write 100 to"),
         ("sip.product = \"a\\r\\nb\"", "plain letters"),
-        ("fallback.status = 200", "400 to 699"),
-        ("fallback.status = 480\nfallback.redirect = 'sip:a@b'", "keep one"),
-        ("fallback.redirect = 'sip:a@b>'", "not a SIP URI"),
         ("asapp.base_url = 'http://127.0.0.1:9'", "allow_http"),
         ("asapp.base_url = 'ftp://x'", "https://api.asapp.com"),
         ("asapp.number_prefixes = ['1']", "plus sign"),
@@ -301,19 +379,32 @@ fn durations_are_read_as_people_write_them() {
 fn the_closed_door_is_mentioned() {
     let warnings = Config::parse(LEAST).unwrap().warnings();
     assert!(warnings.contains(&"nobody can call us: name your IVR in sip.access".to_owned()));
-    let quiet = with("sip.access = ['10.0.0.0/8']\ntrunk.main.caller_id = '+15550100'").unwrap();
+    let quiet =
+        with("sip.access = ['10.0.0.0/8']\ntrunk.main.caller_id = '+15550100'\ncall.entry = 'supervised'").unwrap();
     assert_eq!(quiet.warnings(), Vec::<String>::new());
     let odd = with("sip.max_calls = 9999\nsip.access = ['0.0.0.0/0']\nrecords.path = 'none'").unwrap();
-    assert_eq!(odd.warnings().len(), 4, "{:?}", odd.warnings());
+    assert_eq!(odd.warnings().len(), 5, "{:?}", odd.warnings());
 }
 
 #[test]
 fn the_explanation_names_every_outcome() {
-    let config = with("fallback.redirect = 'sip:queue@pbx'").unwrap();
-    let text = config.explain();
+    let rules = format!(
+        "{QUEUE}[[rule]]\nwhen.reason = 'api_down'\nladder = 'redirect:queue'\n\
+         [[rule]]\nwhen.outcome = 'agent'\nwhen.variables.Tier = ['gold*', 'vip']\nladder = 'dial:queue'\n"
+    );
+    let text = with(&rules).unwrap().explain();
     for outcome in crate::call::verdict::Outcome::ALL {
         assert!(text.contains(&format!("\n  {outcome} ")), "{outcome}:\n{text}");
     }
-    assert!(text.contains("302 to sip:queue@pbx"), "{text}");
+    for line in [
+        "not_connected     supervised    if api_down: redirect:queue",
+        "not_connected     redirected    refuse:480",
+        "agent             redirected    if Tier gold* or vip: dial:queue, then BYE with the cause",
+        "agent             redirected    bye (!)",
+        "operator          supervised    not answered: refuse:480",
+        "Target queue: sip:q@pbx; each may ring 30s.",
+    ] {
+        assert!(text.contains(line), "{line}:\n{text}");
+    }
     assert!(text.contains("nobody: sip.access is empty"), "{text}");
 }

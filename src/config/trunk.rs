@@ -101,17 +101,7 @@ impl Default for Trunk {
 impl Trunk {
     /// Where its servers are found; `None` when the address is none.
     pub fn place(&self) -> Option<Place> {
-        let text = self.address.as_str();
-        let (host, port) = match text.parse::<SocketAddr>() {
-            Ok(address) => (address.ip().to_string(), Some(address.port())),
-            Err(_) if text.parse::<Ipv6Addr>().is_ok() => (text.to_owned(), None),
-            Err(_) => match text.rsplit_once(':') {
-                Some((host, port)) if !text.ends_with(']') => (host.to_owned(), Some(port.parse().ok()?)),
-                _ => (text.to_owned(), None),
-            },
-        };
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        (is_host(&host) && port != Some(0)).then_some(Place { host, port, transport: self.transport })
+        place(&self.address, self.transport)
     }
 
     pub(super) fn core(&self, name: &str) -> CoreTrunk {
@@ -141,6 +131,20 @@ impl Trunk {
             register: self.register,
         }
     }
+}
+
+/// `host`, `host:port`, an IP address, or one with a port; `None` when it is none of these.
+pub(super) fn place(text: &str, transport: Option<Transport>) -> Option<Place> {
+    let (host, port) = match text.parse::<SocketAddr>() {
+        Ok(address) => (address.ip().to_string(), Some(address.port())),
+        Err(_) if text.parse::<Ipv6Addr>().is_ok() => (text.to_owned(), None),
+        Err(_) => match text.rsplit_once(':') {
+            Some((host, port)) if !text.ends_with(']') => (host.to_owned(), Some(port.parse().ok()?)),
+            _ => (text.to_owned(), None),
+        },
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    (is_host(&host) && port != Some(0)).then_some(Place { host, port, transport })
 }
 
 fn bracketed(host: &str) -> String {

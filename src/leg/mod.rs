@@ -46,6 +46,13 @@ pub enum LegRole {
     Customer,
     /// GenerativeAgent, through the trunk.
     GenerativeAgent,
+    /// Where the customer goes next, when we dial it.
+    Onward,
+}
+
+impl LegRole {
+    /// Every role.
+    pub const ALL: [Self; 3] = [Self::Customer, Self::GenerativeAgent, Self::Onward];
 }
 
 /// What the call tells a leg.
@@ -80,12 +87,34 @@ pub struct Cause(pub u8);
 impl Cause {
     /// 16: the normal end of a call.
     pub const NORMAL: Self = Self(16);
+    /// 17: whoever was called is busy.
+    pub const BUSY: Self = Self(17);
+    /// 18: whoever was called is silent.
+    pub const NO_RESPONSE: Self = Self(18);
+    /// 19: whoever was called rang and did not answer.
+    pub const NO_ANSWER: Self = Self(19);
+    /// 27: whoever was called cannot be reached.
+    pub const OUT_OF_ORDER: Self = Self(27);
+    /// 38: the network on the way is out of order.
+    pub const NETWORK: Self = Self(38);
     /// 41: something broke.
     pub const FAILURE: Self = Self(41);
     /// 88: no session that both sides can speak.
     pub const INCOMPATIBLE: Self = Self(88);
     /// 102: a time limit.
     pub const TIMEOUT: Self = Self(102);
+
+    /// What a SIP status that refused our call stands for (RFC 3398 section 8.2.6.1, read backwards).
+    pub fn of_refusal(status: u16) -> Self {
+        match status {
+            486 | 600 => Self::BUSY,
+            408 => Self::NO_RESPONSE,
+            480 => Self::NO_ANSWER,
+            404 | 410 | 484 | 502 | 604 => Self::OUT_OF_ORDER,
+            503 | 504 => Self::NETWORK,
+            _ => Self::FAILURE,
+        }
+    }
 }
 
 /// The content of an INFO request.
@@ -173,6 +202,8 @@ pub struct Invitation {
     pub caller: String,
     /// User part of the Request-URI.
     pub dialled: String,
+    /// Whether somebody sent the call on to us: Referred-By (RFC 3892), Diversion (RFC 5806) or History-Info (RFC 7044).
+    pub redirected: bool,
     /// Every header line that is none of SIP's own, in order, `%HH` in its value undone.
     pub headers: Vec<(String, String)>,
     /// User-to-User (RFC 7433), where there is one.

@@ -16,7 +16,7 @@ use crate::sip::dialog::Dialog;
 use crate::sip::hop::Hop;
 use crate::sip::message::{HeaderName, Message, Method};
 use crate::sip::transaction::key::ServerKey;
-use crate::sip::value::{UserToUser, unescaped};
+use crate::sip::value::{UserToUser, escaped, unescaped};
 use crate::sip::write::Writer;
 
 /// Often enough that no proxy's timer C ends the INVITE.
@@ -166,7 +166,7 @@ impl Uas {
     ) {
         let mut writer = Writer::response(&self.invite, status, Some(self.local_tag()));
         if let Some(target) = redirect {
-            writer.header(HeaderName::Contact, &format!("<{target}>"));
+            writer.header(HeaderName::Contact, &format!("<{target}{}>", uri_headers(&material.headers)));
         }
         if let Some(seconds) = retry_after {
             writer.header(HeaderName::RetryAfter, &seconds.to_string());
@@ -298,6 +298,14 @@ fn finish(writer: &mut Writer, body: Option<&str>) -> Bytes {
     }
 }
 
+/// These lines as headers of a URI (RFC 3261 section 19.1.1), so that whoever follows a 302 takes them along. A Reason is
+/// this response's own.
+fn uri_headers(lines: &[(String, String)]) -> String {
+    let taken = lines.iter().filter(|(name, _)| HeaderName::read(name) != Some(HeaderName::Reason));
+    let pairs: Vec<String> = taken.map(|(name, value)| format!("{}={}", escaped(name), escaped(value))).collect();
+    if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }
+}
+
 fn invitation(invite: &Message) -> Invitation {
     let user = |uri: Option<crate::sip::value::Uri<'_>>| {
         uri.and_then(|uri| uri.user_name()).map(|user| user.into_owned()).unwrap_or_default()
@@ -306,6 +314,9 @@ fn invitation(invite: &Message) -> Invitation {
         call_id: invite.call_id().unwrap_or_default().to_owned(),
         caller: user(invite.from().map(|from| from.uri)),
         dialled: user(invite.target()),
+        redirected: invite.header(HeaderName::ReferredBy).is_some()
+            || invite.header(HeaderName::Diversion).is_some()
+            || invite.header_named("History-Info").is_some(),
         headers: invite.others().map(|(name, value)| (name.to_owned(), unescaped(value).into_owned())).collect(),
         user_to_user: invite.header_named("User-to-User").map(UserToUser::read),
     }

@@ -154,12 +154,12 @@ pub fn literal_host(host: &str) -> Option<std::net::IpAddr> {
     host.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
-/// A user part: what may not stand in one becomes `%HH` (RFC 3261 section 25.1).
-pub fn escaped_user(user: &str) -> String {
-    let mut out = String::with_capacity(user.len());
-    for octet in user.bytes() {
-        match octet {
-            b if b.is_ascii_alphanumeric() || b"-_.!~*'()&=+$,;?/".contains(&b) => out.push(char::from(b)),
+/// Every octet but the unreserved ones as `%HH` (RFC 3986 section 2.3): safe in every part of a URI.
+pub fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for b in text.bytes() {
+        match b {
+            b if b.is_ascii_alphanumeric() || b"-_.~".contains(&b) => out.push(char::from(b)),
             b => out.push_str(&format!("%{b:02X}")),
         }
     }

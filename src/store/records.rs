@@ -303,6 +303,7 @@ mod tests {
             context_ref: "0".repeat(32),
             customer_media: None,
             genagent_media: None,
+            onward_media: None,
         })
     }
 

@@ -5,7 +5,9 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 
 use switchback::asapp::SettingsError;
-use switchback::b2bua::io::FailureClass::{self, Ambiguous, Malformed, Refused, ServerError, Unreachable};
+use switchback::b2bua::io::FailureClass::{
+    self, Ambiguous, InvalidRequest, Malformed, Refused, ServerError, Unreachable,
+};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -158,7 +160,7 @@ async fn a_pooled_connection_closed_while_idle_is_replaced() {
 
 #[tokio::test]
 async fn an_answer_that_breaks_off_is_ambiguous_but_a_bad_status_stands() {
-    for (status, expected) in [(200, Ambiguous), (503, ServerError), (422, Refused)] {
+    for (status, expected) in [(200, Ambiguous), (503, ServerError), (422, InvalidRequest)] {
         for linger in [AT_ONCE, NEVER] {
             let head = format!("HTTP/1.1 {status} X\r\ncontent-length: 500\r\n\r\n{{\"id\":");
             let (address, _) = canned(head, linger).await;
@@ -202,14 +204,14 @@ async fn every_status_has_its_class() {
     use FailureClass::*;
     for (status, expected) in [
         (302, Refused),
-        (400, Refused),
+        (400, InvalidRequest),
         (401, Unauthorized),
         (403, Unauthorized),
         (404, NotFound),
         (408, Refused),
         (409, Conflict),
-        (413, Refused),
-        (422, Refused),
+        (413, InvalidRequest),
+        (422, InvalidRequest),
         (429, Throttled),
         (500, ServerError),
         (503, ServerError),

@@ -6,6 +6,7 @@ mod ending;
 mod floods;
 mod happy;
 mod heavy;
+mod onward;
 mod races;
 mod rtp;
 mod setup;

@@ -64,7 +64,10 @@ async fn a4_unknown_credentials_lead_to_the_fallback_within_a_second_and_are_not
     assert!(ivr.times("refused")[0] < Duration::from_secs(1));
     assert_eq!(stage.asked("POST"), 1, "no retry");
     carrier.hears_nothing(MOMENT).await;
-    assert_eq!(stage.metrics().await.of("api_exchanges_total{operation=\"create\",result=\"unauthorized\"}"), 1);
+    let metrics = stage.metrics().await;
+    assert_eq!(metrics.of("api_exchanges_total{operation=\"create\",result=\"unauthorized\"}"), 1);
+    assert_eq!(metrics.of("fallback_total{reason=\"api_refused\",rung=\"refuse\"}"), 1);
+    assert_eq!(metrics.of("credentials_refused"), 1, "alarm");
     let log = stage.program.log();
     assert!(!log.contains("mock-secret") && !log.contains("mock-id"), "credentials in the log");
     assert_eq!(stage.verdict().await.1["verdict"]["evidence"]["not_connected"], "api_refused");
@@ -91,7 +94,7 @@ async fn a9_a_number_that_cannot_be_right_is_not_dialled() {
         assert_eq!(stage.records(done + 1).await[done]["verdict"]["outcome"], "not_connected", "{fault:?}");
     }
     carrier.hears_nothing(MOMENT).await;
-    stage.close(&[]).await;
+    stage.close(&["fallback: "]).await;
 }
 
 #[tokio::test]
@@ -127,7 +130,7 @@ async fn a7_a_blackholed_api_costs_the_budget_then_nothing_and_one_probe_ends_it
     carrier.well(SOON).await;
     let metrics = stage.metrics().await;
     assert_eq!((metrics.of("breaker_open"), metrics.of("breaker_openings_total")), (0, 1));
-    stage.close(&["circuit breaker"]).await;
+    stage.close(&["circuit breaker", "fallback: api_down"]).await;
 }
 
 #[tokio::test]
@@ -200,7 +203,7 @@ async fn o1_a_refusing_carrier_gets_a_fresh_number_and_then_the_customer_the_fal
         assert_eq!(record["verdict"]["evidence"]["sip_status"].to_string(), status);
         assert_eq!(record["attempts"].as_array().unwrap().len(), numbers);
     }
-    stage.close(&[]).await;
+    stage.close(&["fallback: "]).await;
 }
 
 #[tokio::test]
@@ -212,7 +215,7 @@ async fn o5_a_carrier_that_says_100_and_nothing_more_is_cancelled_at_the_ring_li
     let waited = ivr.times("refused")[0].as_millis();
     assert!((1950..3000).contains(&waited), "two ring limits of 1 s, and {waited} ms");
     assert_eq!(stage.verdict().await.1["verdict"]["evidence"]["not_connected"], "no_answer");
-    stage.close(&[]).await;
+    stage.close(&["fallback: "]).await;
 }
 
 #[tokio::test]
@@ -265,7 +268,7 @@ async fn o6b_a_number_that_answers_after_its_last_safe_moment_is_hung_up_and_nev
     carrier.answer(&bye, "200 OK", "").await;
     let ivr = ivr.well(SOON).await;
     assert_eq!(ivr.logged("status"), ["480"]);
-    stage.close(&[]).await;
+    stage.close(&["fallback: "]).await;
 }
 
 #[tokio::test]

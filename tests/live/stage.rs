@@ -68,6 +68,11 @@ impl Street {
         self.at(4, 5060)
     }
 
+    /// Where customers go next.
+    pub fn queue(&self) -> SocketAddr {
+        self.at(6, 5060)
+    }
+
     /// The same on IPv6, where one host has all the houses: a port of this street.
     pub fn switchback_on_ipv6(&self) -> SocketAddr {
         (Ipv6Addr::LOCALHOST, 10_000 + u16::from(self.third)).into()
@@ -99,6 +104,8 @@ pub struct Setting {
     pub prepare: fn(&Street) -> Vec<(&'static str, String)>,
     /// Whether Switchback speaks IPv6 as well.
     pub both_families: bool,
+    /// Targets and rules, as TOML.
+    pub rules: &'static str,
 }
 
 impl Default for Setting {
@@ -109,6 +116,7 @@ impl Default for Setting {
             keys: Vec::new(),
             prepare: |_| Vec::new(),
             both_families: false,
+            rules: "",
         }
     }
 }
@@ -129,6 +137,12 @@ impl Setting {
     /// On IPv4 and IPv6.
     pub fn on_both_families(mut self) -> Self {
         self.both_families = true;
+        self
+    }
+
+    /// With these targets and rules; `QUEUE` stands for the address of the queue.
+    pub fn rules(mut self, rules: &'static str) -> Self {
+        self.rules = rules;
         self
     }
 
@@ -171,7 +185,8 @@ impl Stage {
         let street = Street::claim();
         let folder = tempfile::Builder::new().prefix("switchback-live-").tempdir().unwrap();
         let api = MockAsapp::start(MockAsappSettings { address: street.at(5, 8000), ..setting.api }).await.unwrap();
-        let configuration = configuration(&street, &api.base_url());
+        let rules = setting.rules.replace("QUEUE", &street.queue().to_string());
+        let configuration = format!("{}{rules}", configuration(&street, &api.base_url()));
         let mut keys = [setting.keys, (setting.prepare)(&street)].concat();
         if setting.both_families {
             keys.extend(both_families(&street));
@@ -196,6 +211,11 @@ impl Stage {
     /// A SIPp that plays this scenario as the carrier.
     pub fn carrier(&self, scenario: &str) -> Sipp {
         Sipp::new(scenario, self.street.carrier(), self.folder.path())
+    }
+
+    /// A SIPp that plays this scenario as the queue.
+    pub fn queue(&self, scenario: &str) -> Sipp {
+        Sipp::new(scenario, self.street.queue(), self.folder.path())
     }
 
     /// A file in this test's folder, which is gone after it.
@@ -324,6 +344,7 @@ fn configuration(street: &Street, api: &str) -> String {
          [media]\naddress = '{}'\nports = '20000-20199'\nquarantine = '100ms'\n\
          [trunk.main]\naddress = '{}'\ncaller_id = '+15550100000'\n\
          [asapp]\nbase_url = '{api}'\nallow_http = true\napi_id = 'mock-id'\napi_secret = 'mock-secret'\n\
+         [call]\nentry = 'supervised'\n\
          [context]\nreference_variables = ['sentiment']\n\
          [admin]\nlisten = '{}'\n",
         street.switchback(),

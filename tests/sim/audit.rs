@@ -106,7 +106,7 @@ impl Audit {
             None if sip.is("INVITE") && !sip.tag("To").is_empty() => {
                 self.renewed.entry((sip.call_id().to_owned(), sip.cseq())).or_insert(now + LONG);
             }
-            None if sip.is("INVITE") && carriers.contains(&to) => self.invited(now, to, &sip),
+            None if sip.is("INVITE") => self.invited(now, to, &sip, carriers.contains(&to)),
             None if sip.is("BYE") => self.ended(&sip),
             None if sip.is("CANCEL") => {
                 if let Some(dialled) = self.dialled.get_mut(sip.call_id()).filter(|it| !it.cancelled && !it.answered) {
@@ -121,9 +121,9 @@ impl Audit {
         }
     }
 
-    /// The number this INVITE goes to is dialled once, unless nobody there has shown a sign of life and it goes another
-    /// way; and not after its guard.
-    fn invited(&mut self, now: Instant, to: SocketAddr, sip: &Sip) {
+    /// An INVITE of ours. A number is dialled once, unless nobody there has shown a sign of life and it goes another way;
+    /// and not after its guard. A target may be called again.
+    fn invited(&mut self, now: Instant, to: SocketAddr, sip: &Sip, numbered: bool) {
         let dialled = sip.uri().trim_start_matches("sip:").split(['@', ';']).next().unwrap_or("");
         // A trunk may want it without its plus sign, or with digits before it.
         let meant = self.guards.keys().find(|number| dialled.ends_with(number.trim_start_matches('+')));
@@ -131,6 +131,7 @@ impl Audit {
         let mut others = self.dialled.iter().filter(|(id, it)| *id != sip.call_id() && it.number == number);
         let others = others.any(|(_, other)| other.heard || other.to == to);
         match self.guards.get(&number) {
+            _ if !numbered => {}
             _ if others => self.breach(format!("{number} is dialled twice")),
             None => self.breach(format!("{number} is dialled and is no number of ASAPP's")),
             Some(&guard) if now > guard => self.breach(format!("an INVITE leaves after the guard of {number}")),

@@ -6,9 +6,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use switchback::b2bua::io::{MediaEvent, OperatorCommand};
+use switchback::call::record::CallRecord;
+use switchback::call::rules::Matcher;
+use switchback::call::settings::Answer;
+use switchback::call::verdict::Outcome;
 use switchback::sip::digest::Credentials;
 
-use crate::engine::{CARRIER, Engine, Event, Flight, IVR, Lane, address, ms, secs, settings, sip};
+use crate::engine::{CARRIER, Engine, Event, Flight, IVR, Lane, QUEUE, address, ms, secs, settings, sip};
+use crate::ladders::rules;
 use crate::random::Random;
 use crate::robots::{Alarm, Asapp, Callee, Caller, read, set};
 
@@ -34,13 +39,24 @@ impl Chaos {
         settings.call.max_duration = secs(60);
         let (username, password) = ("switchback".to_owned(), "word".to_owned());
         settings.trunks[0].credentials = Some(Credentials { username, password, realm: None });
+        if random.percent(50) {
+            let ended = Matcher { outcome: vec![Outcome::Agent, Outcome::GenagentLost], ..Matcher::default() };
+            let never = Matcher { outcome: vec![Outcome::NotConnected], ..Matcher::default() };
+            let ladder = &["dial:queue", "bye", "refuse:480"];
+            rules(&mut settings, [(ended, ladder), (never, ladder)]);
+            settings.call.ladder_limit = random.between(secs(5), secs(60));
+        }
+        if random.percent(30) {
+            settings.call.answer = Answer::First;
+            settings.call.dwell_limit = random.duration(secs(30));
+        }
         settings.breaker.failures = if random.percent(20) { 5 } else { 0 };
         let pairs = if random.percent(20) { 20 } else { 80 };
         let mut engine = Engine::new(settings, pairs, seed);
         engine.ladder.drawing = drawing;
         engine.arrivals_first = random.percent(50);
         let jitter = if random.percent(20) { ms(700) } else { ms(40) };
-        for party in [IVR, CARRIER] {
+        for party in [IVR, CARRIER, QUEUE] {
             engine.lanes.insert(address(party), Lane { delay: ms(5), jitter, loss: 10, twice: 10 });
         }
         let callers: Vec<Caller> = (0..CALLS).map(|index| Caller::new(index, &mut random)).collect();
@@ -65,8 +81,8 @@ impl Chaos {
                         if let Some(caller) = caller.and_then(|index| self.callers.get_mut(index)) {
                             caller.hears(&mut self.engine, &sip);
                         }
-                    } else if party == address(CARRIER) {
-                        self.carrier_hears(&sip);
+                    } else if let Some(at) = [CARRIER, QUEUE].into_iter().find(|at| party == address(at)) {
+                        self.callee_hears(at, &sip);
                     }
                 }
                 Event::Asked(question, request) => {
@@ -78,13 +94,13 @@ impl Chaos {
         }
     }
 
-    fn carrier_hears(&mut self, sip: &crate::text::Sip) {
+    fn callee_hears(&mut self, at: &'static str, sip: &crate::text::Sip) {
         match self.dialled.get(sip.call_id()) {
             Some(&index) => self.callees[index].hears(&mut self.engine, sip),
             None if sip.is("INVITE") => {
                 let index = self.callees.len();
                 self.dialled.insert(sip.call_id().to_owned(), index);
-                self.callees.push(Callee::invited(index, sip.clone(), &mut self.engine, &mut self.random));
+                self.callees.push(Callee::invited(index, at, sip.clone(), &mut self.engine, &mut self.random));
             }
             None => {} // It overtook its INVITE.
         }
@@ -109,7 +125,7 @@ impl Chaos {
 
     fn mischief(&mut self) {
         let Self { engine, random, .. } = self;
-        match random.below(8) {
+        match random.below(9) {
             0 => {
                 let noise: Vec<u8> = (0..random.below(200)).map(|_| random.next() as u8).collect();
                 engine.send(address(CARRIER), noise);
@@ -124,6 +140,10 @@ impl Chaos {
                 if let Some(call) = chosen {
                     engine.operator(OperatorCommand::HangUp(call));
                 }
+            }
+            6 => {
+                let pairs: Vec<_> = engine.relay.pairs().map(|(pair, _)| *pair).collect();
+                pairs.into_iter().for_each(|pair| engine.launch(ms(1), Flight::Media(MediaEvent::Started(pair))));
             }
             _ => {
                 for (a, b) in engine.relay.bridged().into_iter().take(1) {
@@ -166,6 +186,7 @@ fn run(seed: u64, drawing: bool) -> (Chaos, Result<(), String>) {
 /// Many worlds; what happened in them, so that a test knows that enough did.
 fn worlds(seeds: std::ops::Range<u64>) {
     let (mut calls, mut talked, mut outcomes) = (0, 0, BTreeMap::<String, usize>::new());
+    let (mut tried, mut onward) = (0, 0);
     let mut requests = BTreeMap::<&str, u64>::new();
     for seed in seeds.clone() {
         let (chaos, judged) = run(seed, false);
@@ -175,6 +196,9 @@ fn worlds(seeds: std::ops::Range<u64>) {
         }
         calls += chaos.engine.records.len();
         talked += chaos.engine.records.iter().filter(|record| record.answered_at.is_some()).count();
+        let back = |record: &CallRecord| record.hand_back.clone();
+        tried += chaos.engine.records.iter().filter_map(back).map(|back| back.rungs.len()).sum::<usize>();
+        onward += chaos.engine.records.iter().filter_map(back).filter(|back| back.answered_at.is_some()).count();
         for (method, count) in &chaos.engine.core.counters(chaos.engine.now).requests_received {
             *requests.entry(method).or_default() += count;
         }
@@ -182,9 +206,12 @@ fn worlds(seeds: std::ops::Range<u64>) {
             *outcomes.entry(record.verdict.outcome.to_string()).or_default() += 1;
         }
     }
-    println!("seeds {seeds:?}: {calls} calls, {talked} talked, {outcomes:?}, heard {requests:?}");
+    println!(
+        "seeds {seeds:?}: {calls} calls, {talked} talked, {tried} rungs, {onward} went on, {outcomes:?}, heard {requests:?}"
+    );
     let worlds = (seeds.end - seeds.start) as usize;
     assert!(calls > worlds * CALLS / 2 && talked > calls / 4, "too little happened: {calls} calls, {talked} talked");
+    assert!(onward > worlds && tried > calls / 4, "too little happened: {tried} rungs, {onward} went on");
     let plenty = ["PRACK", "UPDATE"].iter().all(|method| requests.get(method) > Some(&(worlds as u64)));
     assert!(plenty, "too little happened: {requests:?}");
 }

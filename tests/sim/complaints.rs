@@ -30,6 +30,10 @@ impl Complaints {
         self.expected.borrow_mut().push(part.to_owned());
     }
 
+    pub fn count(&self, part: &str) -> usize {
+        self.heard.lock().expect("no test thread dies with it").iter().filter(|line| line.contains(part)).count()
+    }
+
     /// Complaints that nobody expected, and expected ones that never came.
     pub fn heard(&self) -> Vec<String> {
         let heard = self.heard.lock().expect("no test thread dies with it");

@@ -11,9 +11,10 @@ use switchback::b2bua::io::{
     ApiFailure, ApiOperation, ApiReply, ApiRequest, Datagram, Epoch, FailureClass, Family, Input, Look, MediaCommand,
     MediaEvent, OperatorCommand, Output, PortPair, PublishedContext, Question, Records, Transfer, Transport,
 };
-use switchback::b2bua::settings::{Network, Settings, Trunk};
+use switchback::b2bua::settings::{Network, Reach, Settings, Trunk};
 use switchback::call::CallRef;
 use switchback::call::record::CallRecord;
+use switchback::call::rules::Target;
 use switchback::call::settings::CallSettings;
 use switchback::clock;
 use switchback::leg::MediaCounters;
@@ -28,6 +29,8 @@ use crate::text::Sip;
 pub const CORE: &str = "192.0.2.1:5060";
 pub const IVR: &str = "198.51.100.10:5060";
 pub const CARRIER: &str = "203.0.113.20:5060";
+/// Where customers go next.
+pub const QUEUE: &str = "198.51.100.40:5060";
 /// The wall clock when a world begins.
 pub const UNIX_MS: i64 = 1_795_000_000_000;
 /// How long a closed port pair drains.
@@ -132,6 +135,7 @@ impl fmt::Debug for Engine {
 /// The settings of a world unless a test wants others.
 pub fn settings() -> Settings {
     let carrier = address(CARRIER);
+    let queue = Reach { place: Place::at(Transport::Udp, address(QUEUE)), domain: "pbx.example".to_owned() };
     Settings {
         sip_address: address(CORE),
         media_addresses: vec![address(CORE).ip()],
@@ -143,8 +147,20 @@ pub fn settings() -> Settings {
             caller_id: "+15550100".to_owned(),
             ..Trunk::default()
         }],
+        targets: [("queue".to_owned(), vec![queue.clone(), queue])].into(),
         // Whether the right party answered is asked in guard.rs and in the chaos; other flows are easier to read without.
-        call: CallSettings { verify_after: Duration::ZERO, ..CallSettings::default() },
+        call: CallSettings {
+            verify_after: Duration::ZERO,
+            targets: [(
+                "queue".to_owned(),
+                Target {
+                    uris: ["sip:queue@pbx.example", "sip:next@pbx.example"].map(str::to_owned).into(),
+                    ring_limit: secs(20),
+                },
+            )]
+            .into(),
+            ..CallSettings::default()
+        },
         ..Settings::default()
     }
 }
@@ -163,7 +179,11 @@ impl Engine {
             start,
             now: start,
             random: Random::new(seed ^ 0x5bd1_e995),
-            lanes: BTreeMap::from([(address(IVR), Lane::clean(ms(1))), (carrier, Lane::clean(ms(10)))]),
+            lanes: BTreeMap::from([
+                (address(IVR), Lane::clean(ms(1))),
+                (carrier, Lane::clean(ms(10))),
+                (address(QUEUE), Lane::clean(ms(2))),
+            ]),
             transports: BTreeMap::new(),
             queue: BTreeMap::new(),
             events: VecDeque::new(),
@@ -407,7 +427,8 @@ fn carrier_of(settings: &Settings) -> SocketAddr {
 /// A failure of this class, as the adapter words it.
 pub fn failure(class: FailureClass) -> ApiFailure {
     let status = match class {
-        FailureClass::Refused => Some(400),
+        FailureClass::InvalidRequest => Some(400),
+        FailureClass::Refused => Some(405),
         FailureClass::Unauthorized => Some(401),
         FailureClass::NotFound => Some(404),
         FailureClass::Conflict => Some(409),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use switchback::b2bua::io::{ApiOperation, ApiReply, ApiRequest, MediaCommand};
 use switchback::demo::ladder::{self, Column, Step};
 
+use crate::engine::{QUEUE, address};
 use crate::text::Sip;
 
 pub struct Ladder {
@@ -30,12 +31,16 @@ impl Ladder {
     }
 
     fn column(&self, party: SocketAddr) -> Column {
-        if party == self.carrier { Column::GenAgent } else { Column::Customer }
+        if party == self.carrier || party == address(QUEUE) { Column::GenAgent } else { Column::Customer }
     }
 
     fn label(&self, party: SocketAddr, octets: &[u8]) -> String {
         let label = ladder::label(octets).unwrap_or_else(|| "noise".to_owned());
-        if party == self.carrier || party == self.ivr { label } else { format!("{label} (stranger)") }
+        match party {
+            _ if party == self.carrier || party == self.ivr => label,
+            _ if party == address(QUEUE) => format!("{label} (queue)"),
+            _ => format!("{label} (stranger)"),
+        }
     }
 
     pub fn received(&mut self, at: Duration, peer: SocketAddr, octets: &[u8]) {

@@ -1,4 +1,4 @@
-//! Parties that live on their own, with their own retransmissions: customers, GenerativeAgents and an API, all of them
+//! Parties that live on their own, with their own retransmissions: customers, GenerativeAgents, queues and an API, all of them
 //! driven by alarms and by chance.
 
 use std::collections::HashMap;
@@ -368,7 +368,7 @@ impl Caller {
     }
 }
 
-// --- GenerativeAgent ---------------------------------------------------------------------------------------------
+// --- whoever is called: GenerativeAgent, the queue ---------------------------------------------------------------------------------------------
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
@@ -381,6 +381,8 @@ enum Fate {
 #[derive(Debug)]
 pub struct Callee {
     index: usize,
+    /// Where it is.
+    at: &'static str,
     invite: Sip,
     fate: Fate,
     manners: Manners,
@@ -415,9 +417,10 @@ struct Manners {
 }
 
 impl Callee {
-    fn new(index: usize, invite: Sip, fate: Fate, manners: Manners) -> Self {
+    fn new(index: usize, at: &'static str, invite: Sip, fate: Fate, manners: Manners) -> Self {
         Self {
             index,
+            at,
             invite,
             fate,
             manners,
@@ -433,7 +436,7 @@ impl Callee {
         }
     }
 
-    pub fn invited(index: usize, invite: Sip, engine: &mut Engine, random: &mut Random) -> Self {
+    pub fn invited(index: usize, at: &'static str, invite: Sip, engine: &mut Engine, random: &mut Random) -> Self {
         let codes = [404, 480, 486, 500, 503, 603];
         let (fate, after) = match random.below(100) {
             0..60 => (Fate::Answer, random.duration(secs(3))),
@@ -443,14 +446,14 @@ impl Callee {
             _ => (Fate::Nothing, Duration::ZERO),
         };
         let manners = Manners {
-            challenges: if random.percent(20) { 1 + random.below(3) } else { 0 },
+            challenges: if at == CARRIER && random.percent(20) { 1 + random.below(3) } else { 0 },
             reliable: random.percent(30),
             forks: random.percent(10),
             timer: random.percent(40),
             updates: random.percent(50),
             first: [0, 100, 100, 183, 183, 180, 180, 180, 180, 180][random.below(10) as usize],
         };
-        let mut callee = Self::new(index, invite, fate, manners);
+        let mut callee = Self::new(index, at, invite, fate, manners);
         callee.begin(engine);
         if fate != Fate::Nothing {
             set(engine, after, Alarm::Decide, index);
@@ -473,7 +476,7 @@ impl Callee {
 
     /// Rings and answers at once.
     pub fn eager(index: usize, invite: Sip, engine: &mut Engine) -> Self {
-        let mut callee = Self::new(index, invite, Fate::Answer, Manners::default());
+        let mut callee = Self::new(index, CARRIER, invite, Fate::Answer, Manners::default());
         callee.say(engine, 180, "");
         callee.say(engine, 200, &callee.sdp());
         callee.answered = true;
@@ -481,11 +484,11 @@ impl Callee {
     }
 
     fn sdp(&self) -> String {
-        text::sdp("203.0.113.20", 10_000 + 2 * self.index as u16)
+        text::sdp(&address(self.at).ip().to_string(), 10_000 + 2 * self.index as u16)
     }
 
-    fn send(engine: &mut Engine, sip: &Sip) {
-        engine.send(address(CARRIER), sip.octets());
+    fn send(&self, engine: &mut Engine, sip: &Sip) {
+        engine.send(address(self.at), sip.octets());
     }
 
     fn say(&mut self, engine: &mut Engine, status: u16, sdp: &str) {
@@ -499,7 +502,7 @@ impl Callee {
             );
         }
         if status < 300 {
-            response = response.with("Contact", format!("<sip:gw@{CARRIER}>")).with_sdp(sdp);
+            response = response.with("Contact", format!("<sip:gw@{}>", self.at)).with_sdp(sdp);
         }
         if self.manners.updates {
             response = response.with("Allow", "INVITE, ACK, BYE, CANCEL, PRACK, UPDATE");
@@ -511,7 +514,7 @@ impl Callee {
         if reliable {
             response = response.with("Require", "100rel").with("RSeq", "1");
         }
-        Self::send(engine, &response);
+        self.send(engine, &response);
         self.last = Some(response.clone());
         if status >= 200 || reliable {
             let waiting = self.repeated(engine, response);
@@ -541,7 +544,9 @@ impl Callee {
         }
         match self.fate {
             Fate::Answer => self.say(engine, 200, &self.sdp()),
-            Fate::BadAnswer => self.say(engine, 200, &text::audio("203.0.113.20", 9, "111", "sendrecv")),
+            Fate::BadAnswer => {
+                self.say(engine, 200, &text::audio(&address(self.at).ip().to_string(), 9, "111", "sendrecv"))
+            }
             Fate::Refuse(status) => self.say(engine, status, ""),
             Fate::Nothing => {}
         }
@@ -555,8 +560,8 @@ impl Callee {
             }
             if self.manners.forks {
                 let other = Sip::response(&self.invite, 200, &format!("g{}-fork", self.index));
-                let other = other.with("Contact", format!("<sip:gw@{CARRIER}>")).with_sdp(self.sdp());
-                Self::send(engine, &other);
+                let other = other.with("Contact", format!("<sip:gw@{}>", self.at)).with_sdp(self.sdp());
+                self.send(engine, &other);
                 self.forked = self.repeated(engine, other);
             }
         }
@@ -564,7 +569,7 @@ impl Callee {
 
     fn in_dialog(&self, method: &str, cseq: u32) -> Sip {
         Sip::request(method, self.invite.contact())
-            .with("Via", format!("SIP/2.0/UDP {CARRIER};branch=z9hG4bK-g-{}-{cseq}-{method};rport", self.index))
+            .with("Via", format!("SIP/2.0/UDP {};branch=z9hG4bK-g-{}-{cseq}-{method};rport", self.at, self.index))
             .with("Max-Forwards", "70")
             .with("From", format!("{};tag=g{}", self.invite.header("To"), self.index))
             .with("To", self.invite.header("From"))
@@ -573,7 +578,7 @@ impl Callee {
     }
 
     fn ask(&mut self, engine: &mut Engine, request: Sip) {
-        Self::send(engine, &request);
+        self.send(engine, &request);
         let waiting = self.repeated(engine, request);
         self.asked.extend(waiting);
     }
@@ -594,8 +599,8 @@ impl Callee {
         }
         let method = if random.percent(50) { "UPDATE" } else { "INVITE" };
         self.cseq += 1;
-        let sdp = any_offer("203.0.113.20", 10_000 + 2 * self.index as u16, random);
-        let contact = format!("<sip:gw@{CARRIER}>");
+        let sdp = any_offer(&address(self.at).ip().to_string(), 10_000 + 2 * self.index as u16, random);
+        let contact = format!("<sip:gw@{}>", self.at);
         let offer = self.in_dialog(method, self.cseq).with("Contact", contact).with_sdp(sdp);
         if method == "INVITE" {
             self.reinvites.push(offer.clone());
@@ -604,21 +609,21 @@ impl Callee {
     }
 
     pub fn repeats(&mut self, engine: &mut Engine) {
+        let (index, at) = (self.index, address(self.at));
         for waiting in [&mut self.unpracked, &mut self.unacked, &mut self.forked] {
             let Some(pending) = waiting else { continue };
             match pending.again() {
                 Some(wait) => {
-                    Self::send(engine, &pending.sip);
-                    set(engine, wait, Alarm::CalleeRepeats, self.index);
+                    engine.send(at, pending.sip.octets());
+                    set(engine, wait, Alarm::CalleeRepeats, index);
                 }
                 None => *waiting = None,
             }
         }
-        let index = self.index;
         self.asked.retain_mut(|pending| {
             let again = pending.again();
             if let Some(wait) = again {
-                Self::send(engine, &pending.sip);
+                engine.send(at, pending.sip.octets());
                 set(engine, wait, Alarm::CalleeRepeats, index);
             }
             again.is_some()
@@ -634,12 +639,12 @@ impl Callee {
                         200..300 => self.in_dialog("ACK", reinvite.cseq()),
                         _ => ack_of(reinvite, sip),
                     };
-                    Self::send(engine, &ack);
+                    self.send(engine, &ack);
                 }
             }
             Some(_) => {}
             None if sip.is("INVITE") && !sip.tag("To").is_empty() => {
-                Self::send(engine, &in_dialog_answer(sip, self.sdp(), CARRIER));
+                self.send(engine, &in_dialog_answer(sip, self.sdp(), self.at));
             }
             None if sip.is("INVITE") && sip.cseq() > self.invite.cseq() => {
                 // It says who it is, or what else was asked for.
@@ -649,7 +654,7 @@ impl Callee {
             }
             None if sip.is("INVITE") => {
                 if let (Some(last), false, true) = (&self.last, self.answered, sip.branch() == self.invite.branch()) {
-                    Self::send(engine, last);
+                    self.send(engine, last);
                 }
             }
             None if sip.is("ACK") => {
@@ -658,7 +663,7 @@ impl Callee {
                 waiting.take_if(|pending| pending.sip.cseq() == sip.cseq());
             }
             None => {
-                Self::send(engine, &Sip::response(sip, 200, ""));
+                self.send(engine, &Sip::response(sip, 200, ""));
                 if sip.is("PRACK") {
                     self.unpracked = None;
                 }

@@ -5,17 +5,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use switchback::b2bua::io::{FailureClass, Transfer, TransferStatus};
+use switchback::call::context::Carry;
 use switchback::call::event::{CallAction, CallEvent, CallTimer};
 use switchback::call::intake::Intake;
 use switchback::call::record::Epoch;
+use switchback::call::rules::{Rung, Target};
 use switchback::call::settings::CallSettings;
 use switchback::call::state::{
-    Asking, Bridged, Call, CallState, Collecting, Dialing, Facts, LegStage, Party, Releasing, Requesting,
+    Asking, Bridged, Call, CallState, Collecting, Dialing, Facts, HandingBack, LegStage, Party, Releasing, Requesting,
+    UnderWay,
 };
 use switchback::call::ticket::DialTicket;
 use switchback::call::verdict::{EndedBy, Evidence, Outcome, Phase, Verdict};
 use switchback::call::{CallRef, TransferId};
-use switchback::leg::{Info, Invitation, LegCommand, LegEvent, LegRole, LostCause, Side};
+use switchback::leg::{Cause, Info, Invitation, LegCommand, LegEvent, LegRole, LostCause, Side};
 
 use crate::asapp::{NUMBER, active, completed};
 use crate::engine::{UNIX_MS, failure, secs};
@@ -104,6 +107,25 @@ fn states() -> Vec<(&'static str, At)> {
             Call::at(facts(now, Up, Over, 1), CallState::Collecting(state))
         })
     };
+    let handing_back = |rung: UnderWay, customer, onward| -> At {
+        Box::new(move |now| {
+            let ladder = [Rung::Dial("queue".to_owned())].into();
+            let cause = Cause::FAILURE;
+            let state = HandingBack { verdict: verdict(), rung: rung.clone(), ladder, cause };
+            let mut facts = facts(now, customer, Over, 1);
+            facts.onward = onward;
+            Call::at(facts, CallState::HandingBack(state))
+        })
+    };
+    let dialing_onward = |member| UnderWay::Dialing { target: "queue".to_owned(), member };
+    let answered_first = || -> At {
+        Box::new(|now| {
+            let state = Dialing { transfer: transfer(), guard: now + secs(55), ticket: Option::None };
+            let mut facts = facts(now, Up, Ringing, 2);
+            facts.answered = Some(now);
+            Call::at(facts, CallState::Dialing(state))
+        })
+    };
     let releasing = |fetching: Option<TransferId>, genagent| -> At {
         Box::new(move |now| {
             let state = Releasing { verdict: verdict(), fetching: fetching.clone() };
@@ -119,12 +141,16 @@ fn states() -> Vec<(&'static str, At)> {
         ("dialing", dialing(1, false)),
         ("dialing: last attempt", dialing(2, false)),
         ("dialing: to resume, last attempt", resuming()),
+        ("dialing: answered first, last attempt", answered_first()),
         ("bridged: unverified", bridged(Party::Unverified)),
         ("bridged: doubtful", bridged(Party::Doubtful)),
         ("bridged: accepted", bridged(Party::Accepted)),
         ("collecting: fetching", collecting(true)),
         ("collecting: poll due", collecting(false)),
-        ("handing back", Box::new(|now| Call::at(facts(now, Up, Over, 1), CallState::HandingBack(verdict())))),
+        ("handing back: dialing", handing_back(dialing_onward(0), Up, Ringing)),
+        ("handing back: dialing, unanswered", handing_back(dialing_onward(1), Ringing, Ringing)),
+        ("handing back: talking", handing_back(UnderWay::Talking, Up, Up)),
+        ("handing back: parting", handing_back(UnderWay::Parting, Up, None)),
         ("releasing: a leg owes", releasing(Option::None, Up)),
         ("releasing: fetching", releasing(Some(transfer()), Over)),
         ("ended", Box::new(|now| Call::at(facts(now, Over, Over, 1), CallState::Ended))),
@@ -132,7 +158,9 @@ fn states() -> Vec<(&'static str, At)> {
 }
 
 fn facts(now: Instant, customer: LegStage, genagent: LegStage, dialled: u8) -> Facts {
-    let settings = Arc::new(CallSettings::default());
+    let uris = ["sip:queue@pbx.example", "sip:next@pbx.example"].map(str::to_owned).into();
+    let targets = [("queue".to_owned(), Target { uris, ring_limit: secs(20) })].into();
+    let settings = Arc::new(CallSettings { targets, retry_without_context: true, ..CallSettings::default() });
     let invitation = Invitation { call_id: "1@ivr".into(), ..Invitation::default() };
     let mut facts = Facts {
         call: CallRef(1),
@@ -147,6 +175,9 @@ fn facts(now: Instant, customer: LegStage, genagent: LegStage, dialled: u8) -> F
         decided: None,
         customer,
         genagent,
+        onward: LegStage::None,
+        heard: false,
+        without_context: false,
         attempts: Vec::new(),
         dialled,
         resumed: 0,
@@ -161,8 +192,8 @@ fn facts(now: Instant, customer: LegStage, genagent: LegStage, dialled: u8) -> F
 
 fn events() -> Vec<(String, CallEvent)> {
     let mut events = Vec::new();
-    for role in [LegRole::Customer, LegRole::GenerativeAgent] {
-        let who = if role == LegRole::Customer { "customer" } else { "GenerativeAgent" };
+    for role in LegRole::ALL {
+        let who = name_of(role);
         let info = Info { content_type: "application/dtmf-relay".into(), body: "1".into() };
         let hung_up = |by| LegEvent::HungUp { by, reason: None };
         let refused = |status| LegEvent::Refused { status, reason: None, retry_after: None };
@@ -193,6 +224,7 @@ fn events() -> Vec<(String, CallEvent)> {
         ("EXPIRED", status(TransferStatus::Expired)),
     ];
     let classes = [
+        FailureClass::InvalidRequest,
         FailureClass::Refused,
         FailureClass::Unauthorized,
         FailureClass::NotFound,
@@ -216,6 +248,7 @@ fn events() -> Vec<(String, CallEvent)> {
     let other = CallRef(1).transfer(9);
     events.push(("created under another id: a number".into(), CallEvent::Created(other, Ok(active(NUMBER, secs(60))))));
     events.push(("the way failed".into(), CallEvent::WayFailed("silent".into())));
+    events.push(("customer heard".into(), CallEvent::Heard(LegRole::Customer)));
     events.push(("media dead".into(), CallEvent::MediaDead));
     events.extend(CallTimer::ALL.map(|timer| (format!("timer {timer:?}"), CallEvent::Timer(timer))));
     events.push(("pulled".into(), CallEvent::Pulled));
@@ -237,7 +270,13 @@ fn named(state: &CallState) -> String {
         ),
         CallState::Collecting(state) if state.fetching => "collecting: fetching".into(),
         CallState::Collecting(_) => "collecting: poll due".into(),
-        CallState::HandingBack(verdict) => format!("handing back: {}", verdict.outcome),
+        CallState::HandingBack(HandingBack { verdict, rung, .. }) => match rung {
+            UnderWay::Dialing { target, member } => {
+                format!("handing back: {}, dialing {target} {member}", verdict.outcome)
+            }
+            UnderWay::Talking => format!("handing back: {}, talking", verdict.outcome),
+            UnderWay::Parting => format!("handing back: {}, parting", verdict.outcome),
+        },
         CallState::Releasing(Releasing { verdict, fetching: None }) => format!("releasing: {}", verdict.outcome),
         CallState::Releasing(state) => format!("releasing: {}, fetching", state.verdict.outcome),
         CallState::Dialing(Dialing { ticket: Some(_), .. }) => "dialing: nobody heard".into(),
@@ -245,11 +284,23 @@ fn named(state: &CallState) -> String {
     }
 }
 
+fn name_of(role: LegRole) -> &'static str {
+    match role {
+        LegRole::Customer => "customer",
+        LegRole::GenerativeAgent => "GenerativeAgent",
+        LegRole::Onward => "onward",
+    }
+}
+
+fn lines(carry: &Carry) -> String {
+    if carry.lines.is_empty() { String::new() } else { format!(" +{}", carry.lines.len()) }
+}
+
 fn worded(action: &CallAction, now: Instant) -> String {
     let after = |at: Instant| format!("{:?}", Duration::from_millis((at - now).as_millis() as u64));
     match action {
         CallAction::Leg(role, command, carry) => {
-            let who = if *role == LegRole::Customer { "customer" } else { "GenerativeAgent" };
+            let who = name_of(*role);
             let what = match command {
                 LegCommand::Ring { early_media: false } => "ring".to_owned(),
                 LegCommand::Ring { early_media: true } => "ring with audio".to_owned(),
@@ -260,19 +311,20 @@ fn worded(action: &CallAction, now: Instant) -> String {
                 LegCommand::HangUp(cause) => format!("hang up {}", cause.0),
                 LegCommand::Inform(_) => "INFO".to_owned(),
             };
-            let lines = if carry.lines.is_empty() { String::new() } else { format!(" +{}", carry.lines.len()) };
-            format!("{who}: {what}{lines}")
+            format!("{who}: {what}{}", lines(carry))
         }
         CallAction::Dial(_) => "dial".to_owned(),
-        CallAction::Abandon => "abandon".to_owned(),
+        CallAction::Onward { target, member, carry } => format!("dial {target} {member}{}", lines(carry)),
+        CallAction::Abandon(role) => format!("abandon {}", name_of(*role)),
+        CallAction::FellBack(reason, rung) => format!("fell back by {rung}: {}", reason.as_str()),
         CallAction::Create(transfer, at) => {
             format!("create #{} {}", transfer.0.rsplit('-').next().unwrap_or(""), after(*at))
         }
         CallAction::Fetch(_, at) => format!("fetch {}", after(*at)),
         CallAction::Verify(_, at) => format!("verify {}", after(*at)),
         CallAction::Misdirected(_) => "alarm: misdirected".to_owned(),
-        CallAction::Connect { watched: true } => "connect".to_owned(),
-        CallAction::Connect { watched: false } => "connect unwatched".to_owned(),
+        CallAction::Connect { with, watched: true } => format!("connect {}", name_of(*with)),
+        CallAction::Connect { with, watched: false } => format!("connect {} unwatched", name_of(*with)),
         CallAction::Play(sound) => format!("play {sound:?}"),
         CallAction::Start(timer, at) => format!("{timer:?} {}", after(*at)),
         CallAction::StopTimers => "stop timers".to_owned(),

@@ -23,7 +23,7 @@ use switchback::call::verdict::{EndedBy, Outcome, Phase};
 
 use crate::asapp::Api;
 use crate::complaints::Complaints;
-use crate::engine::{self, CARRIER, Engine, Event, Flight, IVR, QUARANTINE, address, settings};
+use crate::engine::{self, CARRIER, Engine, Event, Flight, IVR, QUARANTINE, QUEUE, address, settings};
 use crate::ladder;
 use crate::peer::{Line, Party};
 use crate::relay::Hears;
@@ -41,6 +41,7 @@ pub type Shared = Rc<RefCell<Stage>>;
 pub struct World {
     pub ivr: Party,
     pub carrier: Party,
+    pub queue: Party,
     pub api: Api,
     stage: Shared,
     complaints: Complaints,
@@ -89,6 +90,7 @@ impl World {
         Self {
             ivr: Party::new(stage.clone(), address(IVR), "ivr"),
             carrier: Party::new(stage.clone(), address(CARRIER), "carrier"),
+            queue: Party::new(stage.clone(), address(QUEUE), "queue"),
             api: Api::new(stage.clone()),
             stage,
             complaints: Complaints::listen(),
@@ -229,6 +231,11 @@ impl World {
         self.complaints.expect(part);
     }
 
+    /// How often this has been complained about so far.
+    pub fn complained_of(&self, part: &str) -> usize {
+        self.complaints.count(part)
+    }
+
     pub fn ladder(&self) -> String {
         self.stage.borrow().engine.ladder.drawn()
     }
@@ -241,9 +248,24 @@ impl World {
         ladder::compare(&format!("sip-fixtures/ladders/{name}.txt"), &drawn);
     }
 
+    /// Every reason why customers did not reach GenerativeAgent has been complained about, and no other.
+    fn expect_fallbacks(&self) {
+        let served = |record: &&CallRecord| {
+            let last = record.hand_back.as_ref().and_then(|back| back.rungs.last());
+            last.is_some_and(|rung| rung.result == "done" || rung.result == "answered")
+        };
+        for record in self.stage.borrow().engine.records.iter().filter(served) {
+            if let (Outcome::NotConnected, Some(why)) = (record.verdict.outcome, record.verdict.evidence.not_connected)
+            {
+                self.expect_warning(&format!("fallback: {}", why.as_str()));
+            }
+        }
+    }
+
     /// Lives on until nothing may be left, and checks that nothing is.
     pub fn finish(&self) {
         self.run_for(SETTLED);
+        self.expect_fallbacks();
         let stage = self.stage.borrow();
         let mut faults = stage.engine.faults();
         let unread = stage.mail.values().flatten().filter(|sip| sip.status().is_none());

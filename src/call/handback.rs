@@ -1,0 +1,297 @@
+//! The customer's way back, rung by rung: the hand-back states of a call's life.
+//!
+//! The verdict is reached before the first rung, and no rung changes it: it says how GenerativeAgent's part ended. What
+//! became of the customer is in the record's `hand_back`. One exception: a customer who hangs up before our BYE has
+//! left was never handed back at all, and has ended the call.
+
+use std::time::Instant;
+
+use super::event::{CallAction, CallEvent, CallTimer, Sound};
+use super::rules::Rung;
+use super::state::{CallState, Facts, HandingBack, LegStage, Releasing, UnderWay};
+use super::step::{Actions, end, released, unused};
+use super::verdict::{EndedBy, Outcome, Phase, Verdict};
+use crate::leg::{Cause, LegCommand, LegEvent, LegRole, LostCause, Side};
+
+/// Looks for the rule that fits and begins its ladder; enters [`CallState::HandingBack`].
+pub(super) fn hand_back(facts: &mut Facts, verdict: Verdict, now: Instant, actions: &mut Actions) -> CallState {
+    facts.decided = Some(now);
+    actions.push(facts.publish(verdict.outcome.as_str()));
+    let ladder = facts.ladder(&verdict);
+    if ladder.iter().any(|rung| !rung.is_last()) {
+        actions.push(CallAction::StopTimers);
+        actions.push(CallAction::Start(CallTimer::LadderLimit, now + facts.settings.ladder_limit));
+    }
+    climb(facts, HandingBack { verdict, rung: UnderWay::Parting, ladder, cause: Cause::FAILURE }, now, actions)
+}
+
+/// The next rung. Where none is left, the customer is sent away with the reason why the last one failed.
+fn climb(facts: &mut Facts, mut state: HandingBack, now: Instant, actions: &mut Actions) -> CallState {
+    let refuse = |status, redirect| LegCommand::Refuse { status, redirect, retry_after: None };
+    let (rung, command) = match state.ladder.pop_front() {
+        Some(Rung::Bye) => (Rung::Bye, LegCommand::HangUp(Cause::NORMAL)),
+        Some(Rung::Dial(target)) => return dial(facts, state, target, 0, now, actions),
+        Some(Rung::Refuse(status)) => (Rung::Refuse(status), refuse(status, None)),
+        Some(Rung::Redirect(target)) => {
+            let row = facts.settings.targets.get(&target);
+            let Some(uri) = row.and_then(|row| row.uris.first().cloned()) else {
+                return climb(facts, state, now, actions);
+            };
+            (Rung::Redirect(target), refuse(302, Some(uri)))
+        }
+        None if facts.customer == LegStage::Up => (Rung::Bye, LegCommand::HangUp(state.cause)),
+        None => (Rung::Refuse(480), refuse(480, None)),
+    };
+    part(facts, state, &rung, command, now, actions)
+}
+
+/// A rung that cannot fail: the customer is sent away with everything we know.
+fn part(
+    facts: &mut Facts,
+    state: HandingBack,
+    rung: &Rung,
+    command: LegCommand,
+    now: Instant,
+    actions: &mut Actions,
+) -> CallState {
+    let carry = facts.carry(state.verdict.outcome, rung).with_reason(state.verdict.outcome);
+    facts.rung_result("done");
+    fell_back(&state.verdict, rung.kind(), actions);
+    actions.push(CallAction::StopTimers);
+    actions.push(CallAction::Start(CallTimer::ReleaseLimit, now + facts.settings.release_limit));
+    actions.push(CallAction::Leg(LegRole::Customer, command, carry));
+    CallState::HandingBack(HandingBack { rung: UnderWay::Parting, ..state })
+}
+
+/// Calls one URI of a target. A row or a URI that is not there fails like one that does not answer.
+fn dial(
+    facts: &mut Facts,
+    state: HandingBack,
+    target: String,
+    member: usize,
+    now: Instant,
+    actions: &mut Actions,
+) -> CallState {
+    let Some(row) = facts.settings.targets.get(&target).filter(|row| member < row.uris.len()) else {
+        return climb(facts, state, now, actions);
+    };
+    actions.push(CallAction::Start(CallTimer::RingLimit, now + row.ring_limit));
+    facts.onward = LegStage::Ringing;
+    let carry = facts.carry(state.verdict.outcome, &Rung::Dial(target.clone()));
+    if facts.customer == LegStage::Up || facts.early_media {
+        actions.push(CallAction::Play(Sound::Ringback));
+    }
+    actions.push(CallAction::Onward { target: target.clone(), member, carry });
+    CallState::HandingBack(HandingBack { rung: UnderWay::Dialing { target, member }, ..state })
+}
+
+pub(super) fn handing_back(
+    facts: &mut Facts,
+    state: HandingBack,
+    now: Instant,
+    event: CallEvent,
+    actions: &mut Actions,
+) -> CallState {
+    match state.rung.clone() {
+        UnderWay::Dialing { target, member } => dialing(facts, state, target, member, now, event, actions),
+        UnderWay::Talking => talking(facts, state, now, event, actions),
+        UnderWay::Parting => parting(facts, state, now, event, actions),
+    }
+}
+
+// --- an onward leg rings ---------------------------------------------------------------------------------------------
+
+fn dialing(
+    facts: &mut Facts,
+    state: HandingBack,
+    target: String,
+    member: usize,
+    now: Instant,
+    event: CallEvent,
+    actions: &mut Actions,
+) -> CallState {
+    let (result, cause) = match event {
+        CallEvent::Leg(LegRole::Onward, LegEvent::Answered) => return taken_over(facts, state, now, actions),
+        CallEvent::Leg(LegRole::Onward, LegEvent::Progressed { early_media: true, .. }) => {
+            if facts.customer == LegStage::Ringing {
+                facts.early_media = true;
+                actions.push(facts.tell(LegRole::Customer, LegCommand::Ring { early_media: true }));
+            }
+            actions.push(CallAction::Connect { with: LegRole::Onward, watched: false });
+            return CallState::HandingBack(state);
+        }
+        CallEvent::Leg(LegRole::Onward, LegEvent::Refused { status, .. }) => {
+            (format!("refused {status}"), Cause::of_refusal(status))
+        }
+        CallEvent::Leg(LegRole::Onward, LegEvent::HungUp { .. }) => ("hung up".to_owned(), Cause::FAILURE),
+        CallEvent::Leg(LegRole::Onward, LegEvent::Lost(LostCause::NoAnswer)) => {
+            ("silent".to_owned(), Cause::OUT_OF_ORDER)
+        }
+        CallEvent::Leg(LegRole::Onward, LegEvent::Lost(_)) => ("unusable answer".to_owned(), Cause::INCOMPATIBLE),
+        CallEvent::Timer(CallTimer::RingLimit) => {
+            actions.push(CallAction::Abandon(LegRole::Onward));
+            ("not answered in time".to_owned(), Cause::NO_ANSWER)
+        }
+        CallEvent::Timer(CallTimer::LadderLimit) => {
+            actions.push(CallAction::Abandon(LegRole::Onward));
+            return out_of_time(facts, state, now, actions);
+        }
+        CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
+            facts.rung_result("customer hung up");
+            return customer_gone(facts, state, &event, now, actions);
+        }
+        CallEvent::Stopped => {
+            facts.rung_result("stopped");
+            return stopped(facts, state, now, actions);
+        }
+        CallEvent::Created(_, answer) => {
+            unused(&answer, actions);
+            return CallState::HandingBack(state);
+        }
+        CallEvent::Leg(..)
+        | CallEvent::WayFailed(_)
+        | CallEvent::Fetched(..)
+        | CallEvent::Heard(_)
+        | CallEvent::Timer(_)
+        | CallEvent::MediaDead
+        | CallEvent::Pulled => return CallState::HandingBack(state),
+    };
+    facts.rung_result(result);
+    facts.onward = LegStage::None;
+    dial(facts, HandingBack { cause, ..state }, target, member + 1, now, actions)
+}
+
+/// The ladder has taken too long: what cannot fail is still done, nobody else is called.
+fn out_of_time(facts: &mut Facts, mut state: HandingBack, now: Instant, actions: &mut Actions) -> CallState {
+    facts.rung_result("no time left");
+    facts.onward = LegStage::None;
+    state.ladder.retain(Rung::is_last);
+    climb(facts, HandingBack { cause: Cause::NO_ANSWER, ..state }, now, actions)
+}
+
+/// The onward leg has answered: the customer, who may only now be answered, is bridged to it.
+fn taken_over(facts: &mut Facts, state: HandingBack, now: Instant, actions: &mut Actions) -> CallState {
+    facts.rung_result("answered");
+    let at = facts.epoch.unix_ms(now);
+    facts.hand_back.get_or_insert_default().answered_at = Some(at);
+    fell_back(&state.verdict, "dial", actions);
+    actions.push(CallAction::StopTimers);
+    actions.push(CallAction::Start(CallTimer::MaxDuration, now + facts.settings.max_duration));
+    actions.push(CallAction::Connect { with: LegRole::Onward, watched: true });
+    if facts.customer == LegStage::Ringing {
+        facts.answer(now, actions);
+    }
+    CallState::HandingBack(HandingBack { rung: UnderWay::Talking, ..state })
+}
+
+fn fell_back(verdict: &Verdict, rung: &'static str, actions: &mut Actions) {
+    if let (Outcome::NotConnected, Some(reason)) = (verdict.outcome, verdict.evidence.not_connected) {
+        actions.push(CallAction::FellBack(reason, rung));
+    }
+}
+
+// --- the customer talks with whoever took over -----------------------------------------------------------------------
+
+fn talking(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent, actions: &mut Actions) -> CallState {
+    match event {
+        CallEvent::Leg(LegRole::Onward, LegEvent::HungUp { .. } | LegEvent::Refused { .. }) => {
+            over(facts, state, EndedBy::Onward, Cause::NORMAL, now, actions)
+        }
+        CallEvent::Leg(LegRole::Onward, LegEvent::Lost(_)) | CallEvent::MediaDead => {
+            over(facts, state, EndedBy::Network, Cause::FAILURE, now, actions)
+        }
+        CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
+            customer_gone(facts, state, &event, now, actions)
+        }
+        CallEvent::Leg(role, LegEvent::Informed(info)) if role != LegRole::GenerativeAgent => {
+            let other = if role == LegRole::Customer { LegRole::Onward } else { LegRole::Customer };
+            actions.push(facts.tell(other, LegCommand::Inform(info)));
+            CallState::HandingBack(state)
+        }
+        CallEvent::Timer(CallTimer::MaxDuration) => over(facts, state, EndedBy::Us, Cause::TIMEOUT, now, actions),
+        CallEvent::Pulled => over(facts, state, EndedBy::Us, Cause::NORMAL, now, actions),
+        CallEvent::Stopped => stopped(facts, state, now, actions),
+        CallEvent::Created(_, answer) => {
+            unused(&answer, actions);
+            CallState::HandingBack(state)
+        }
+        CallEvent::Leg(..)
+        | CallEvent::WayFailed(_)
+        | CallEvent::Fetched(..)
+        | CallEvent::Heard(_)
+        | CallEvent::Timer(_) => CallState::HandingBack(state),
+    }
+}
+
+/// The customer has hung up, or was lost: whoever was called for him follows.
+fn customer_gone(
+    facts: &mut Facts,
+    state: HandingBack,
+    event: &LegEvent,
+    now: Instant,
+    actions: &mut Actions,
+) -> CallState {
+    match event {
+        LegEvent::HungUp { by: Side::Far, .. } => over(facts, state, EndedBy::Customer, Cause::NORMAL, now, actions),
+        // We could not answer what it offered.
+        LegEvent::HungUp { by: Side::Us, .. } => over(facts, state, EndedBy::Us, Cause::INCOMPATIBLE, now, actions),
+        _ => over(facts, state, EndedBy::Network, Cause::TIMEOUT, now, actions),
+    }
+}
+
+/// The program stops: whoever is there is told so.
+fn stopped(facts: &mut Facts, state: HandingBack, now: Instant, actions: &mut Actions) -> CallState {
+    facts.hang_up(LegRole::Onward, Cause::FAILURE, actions);
+    actions.push(facts.tell(LegRole::Customer, facts.farewell()));
+    let_go(facts, state, EndedBy::Us, now, actions)
+}
+
+/// Both legs end, the one that has ended already excepted.
+fn over(
+    facts: &mut Facts,
+    state: HandingBack,
+    ended_by: EndedBy,
+    cause: Cause,
+    now: Instant,
+    actions: &mut Actions,
+) -> CallState {
+    facts.hang_up(LegRole::Customer, cause, actions);
+    facts.hang_up(LegRole::Onward, cause, actions);
+    let_go(facts, state, ended_by, now, actions)
+}
+
+fn let_go(facts: &mut Facts, state: HandingBack, ended_by: EndedBy, now: Instant, actions: &mut Actions) -> CallState {
+    facts.hand_back.get_or_insert_default().ended_by = Some(ended_by);
+    actions.push(CallAction::StopTimers);
+    actions.push(CallAction::Start(CallTimer::ReleaseLimit, now + facts.settings.release_limit));
+    released(facts, Releasing { verdict: state.verdict, fetching: None }, now, actions)
+}
+
+// --- the customer has been sent away ---------------------------------------------------------------------------------
+
+fn parting(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent, actions: &mut Actions) -> CallState {
+    match event {
+        CallEvent::Leg(LegRole::Customer, LegEvent::HungUp { by: Side::Far, .. }) => {
+            facts.hand_back = None;
+            let verdict = facts.verdict(Outcome::CustomerHungUp, EndedBy::Customer, Phase::HandingBack);
+            actions.push(facts.publish(verdict.outcome.as_str()));
+            released(facts, Releasing { verdict, fetching: None }, now, actions)
+        }
+        CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
+            released(facts, Releasing { verdict: state.verdict, fetching: None }, now, actions)
+        }
+        CallEvent::Timer(CallTimer::ReleaseLimit) => end(facts, state.verdict, now, actions),
+        CallEvent::Created(_, answer) => {
+            unused(&answer, actions);
+            CallState::HandingBack(state)
+        }
+        CallEvent::Leg(..)
+        | CallEvent::WayFailed(_)
+        | CallEvent::Fetched(..)
+        | CallEvent::Heard(_)
+        | CallEvent::Timer(_)
+        | CallEvent::MediaDead
+        | CallEvent::Pulled
+        | CallEvent::Stopped => CallState::HandingBack(state),
+    }
+}
