@@ -33,7 +33,7 @@ pub fn read(capture: &Path, arguments: &[&str]) -> Vec<String> {
     String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
 }
 
-/// A running capture. Killed by its id and awaited when dropped.
+/// A running capture. Ended by its id and awaited when dropped.
 #[derive(Debug)]
 pub struct Capture(Child);
 
@@ -60,7 +60,8 @@ impl Capture {
 
 impl Drop for Capture {
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        // Killed, it would leave the process behind that captures for it.
+        let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
         let _ = self.0.wait();
     }
 }

@@ -1,5 +1,6 @@
-//! H1, H5, M6: the built program between SIP stacks that others wrote: baresip and pjsua2 as the customer and as GenerativeAgent,
-//! Kamailio in front and behind, SIPp as either. Each test has network namespaces of its own, for which one must be root.
+//! H1, H5, M6: the built program between SIP stacks that others wrote: baresip and pjsua2 as the customer and as
+//! GenerativeAgent, Kamailio in front and behind, SIPp as either. Each test has network namespaces of its own, for which
+//! one must be root.
 //!
 //! - the stage: `world` (namespaces, the program), `phone` (the two telephones), `kamailio`, `tone` (who is heard),
 //!   `door` (what arrives), `capture` (what was on the wire), `table` (what was played with whom);

@@ -173,7 +173,7 @@ fn python() -> PathBuf {
     let own = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pjsua2/bin/python");
     assert!(
         own.exists(),
-        "pjsua2 is missing; tests/run installs it, or: python3 -m venv {0} && {0}/bin/pip install pjsua2-python",
+        "pjsua2 is missing; tests/run installs it, or: python3 -m venv {0} && {0}/bin/pip install pjsua2-python==2.15.1.post1",
         own.ancestors().nth(2).unwrap().display()
     );
     own
