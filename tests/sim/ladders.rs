@@ -417,6 +417,26 @@ fn t16_a_ladder_has_an_end_in_time() {
 }
 
 #[test]
+fn t16_an_operator_ends_the_ringing() {
+    let w = with_ladder(&["dial:queue", "dial:queue", "bye", "refuse:480"]);
+    let (mut customer, mut genagent) = talk(&w);
+    asks_for_a_person(&w, &mut genagent);
+    let mut queue = w.queue.expect_invite();
+    queue.respond(180);
+    w.run_for(secs(1));
+    let call = {
+        let stage = w.stage();
+        stage.engine.core.live_calls(stage.engine.now)[0].call
+    };
+    w.operator(OperatorCommand::HangUp(call));
+    queue.expect_and_ok("CANCEL");
+    queue.respond(487);
+    queue.expect("ACK");
+    customer.expect_and_ok("BYE");
+    assert_eq!(tried(&w), ["dial:queue pulled", "bye done"]);
+}
+
+#[test]
 fn t6_a_failed_rung_is_followed_by_the_next_at_once() {
     let w = with_ladder(&["dial:queue", "bye", "refuse:480"]);
     let (mut customer, mut genagent) = talk(&w);
