@@ -95,11 +95,12 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 }
 
 async fn serve(config: &Config) -> Result<()> {
-    let mut app = App::start(config, None).await?;
-    tracing::info!(sip = %app.sip, admin = %app.admin, "ready");
+    // Before anybody can see that we are there: a signal that nobody awaits ends the process.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
+    let mut app = App::start(config, None).await?;
+    tracing::info!(sip = %app.sip, admin = %app.admin, "ready");
     let mut wish = OperatorCommand::Drain;
     loop {
         tokio::select! {
