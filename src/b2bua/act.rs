@@ -731,8 +731,9 @@ impl B2bua {
         record.genagent_media = entry.side(LegRole::GenerativeAgent).media;
         record.onward_media = entry.side(LegRole::Onward).media;
         *self.counters.outcomes.entry(record.verdict.outcome).or_default() += 1;
-        if let Some(answered) = record.answered_at {
-            let talked = u64::try_from(record.decided_at - answered).unwrap_or(0);
+        // Who was answered after the verdict has talked to an onward leg and not to GenerativeAgent.
+        let talked = record.answered_at.and_then(|answered| u64::try_from(record.decided_at - answered).ok());
+        if let Some(talked) = talked {
             self.counters.conversation.observe(std::time::Duration::from_millis(talked));
         }
         info!(call = %call, outcome = %record.verdict.outcome, "call ended");

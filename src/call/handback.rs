@@ -132,10 +132,8 @@ fn dialing(
             actions.push(CallAction::Abandon(LegRole::Onward));
             ("not answered in time".to_owned(), Cause::NO_ANSWER)
         }
-        CallEvent::Timer(CallTimer::LadderLimit) => {
-            actions.push(CallAction::Abandon(LegRole::Onward));
-            return out_of_time(facts, state, now, actions);
-        }
+        CallEvent::Timer(CallTimer::LadderLimit) => return enough(facts, state, "no time left", now, actions),
+        CallEvent::Pulled => return enough(facts, state, "pulled", now, actions),
         CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
             facts.rung_result("customer hung up");
             return customer_gone(facts, state, &event, now, actions);
@@ -153,17 +151,17 @@ fn dialing(
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
         | CallEvent::Timer(_)
-        | CallEvent::MediaDead
-        | CallEvent::Pulled => return CallState::HandingBack(state),
+        | CallEvent::MediaDead => return CallState::HandingBack(state),
     };
     facts.rung_result(result);
     facts.onward = LegStage::None;
     dial(facts, HandingBack { cause, ..state }, target, member + 1, now, actions)
 }
 
-/// The ladder has taken too long: what cannot fail is still done, nobody else is called.
-fn out_of_time(facts: &mut Facts, mut state: HandingBack, now: Instant, actions: &mut Actions) -> CallState {
-    facts.rung_result("no time left");
+/// Nobody else is called: what cannot fail is still done.
+fn enough(facts: &mut Facts, mut state: HandingBack, result: &str, now: Instant, actions: &mut Actions) -> CallState {
+    facts.rung_result(result);
+    actions.push(CallAction::Abandon(LegRole::Onward));
     facts.onward = LegStage::None;
     state.ladder.retain(Rung::is_last);
     climb(facts, HandingBack { cause: Cause::NO_ANSWER, ..state }, now, actions)

@@ -159,6 +159,8 @@ pub struct ContextSettings {
     pub max_total: usize,
     /// Octets of all context header lines together, names included: a request on UDP has 1,300 in all.
     pub max_lines: usize,
+    /// The same on an INVITE, which describes a session as well.
+    pub max_invite_lines: usize,
 }
 
 impl Default for CallSettings {
@@ -220,6 +222,7 @@ impl Default for ContextSettings {
             max_value: 256,
             max_total: 1024,
             max_lines: 800,
+            max_invite_lines: 400,
         }
     }
 }

@@ -10,7 +10,7 @@ use super::event::{CallAction, CallEvent, Sound};
 use super::intake::Intake;
 use super::record::{AttemptRecord, CallRecord, Epoch, HandBackRecord, RungRecord, masked};
 use super::rules::{self, Rung, Situation};
-use super::settings::{Answer, CallSettings, Ringing};
+use super::settings::{Answer, CallSettings, ContextSettings, Ringing};
 use super::ticket::DialTicket;
 use super::verdict::{Evidence, Outcome, Verdict};
 use super::{CallRef, TransferId, step};
@@ -411,14 +411,21 @@ impl Facts {
     }
 
     /// What goes with a customer of whom this is known.
-    pub fn context(&self, outcome: Outcome) -> Carry {
+    pub fn context(&self, outcome: Outcome, settings: &ContextSettings) -> Carry {
         let (conversation, output) = (&self.intake.conversation.0, self.output.as_ref());
-        Carry::hand_back(outcome, conversation, output, &self.reference, &self.settings.context)
+        Carry::hand_back(outcome, conversation, output, &self.reference, settings)
     }
 
     /// The same for a rung; that it is tried is remembered for the record.
     pub fn carry(&mut self, outcome: Outcome, rung: &Rung) -> Carry {
-        let carry = self.context(outcome);
+        let settings = &self.settings.context;
+        let carry = match rung {
+            Rung::Dial(_) => {
+                let shorter = ContextSettings { max_lines: settings.max_invite_lines, ..settings.clone() };
+                self.context(outcome, &shorter)
+            }
+            Rung::Bye | Rung::Refuse(_) | Rung::Redirect(_) => self.context(outcome, settings),
+        };
         let record = self.hand_back.get_or_insert_default();
         (record.values_sent, record.values_left_out) = (carry.sent, carry.left_out);
         record.rungs.push(RungRecord { rung: rung.to_string(), result: "under way".to_owned() });

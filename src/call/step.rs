@@ -618,7 +618,7 @@ fn pulled(facts: &mut Facts, outcome: Outcome, phase: Phase, now: Instant, actio
 fn stopped(facts: &mut Facts, phase: Phase, now: Instant, actions: &mut Actions) -> CallState {
     facts.hang_up(LegRole::GenerativeAgent, Cause::FAILURE, actions);
     let verdict = facts.verdict(Outcome::Drained, EndedBy::Us, phase);
-    let carry = facts.context(verdict.outcome).with_reason(verdict.outcome);
+    let carry = facts.context(verdict.outcome, &facts.settings.context).with_reason(verdict.outcome);
     actions.push(CallAction::Leg(LegRole::Customer, facts.farewell(), carry));
     release(facts, verdict, None, now, actions)
 }

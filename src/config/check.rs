@@ -147,6 +147,7 @@ fn numbers(config: &Config, problems: &mut Vec<String>) {
         ("context.max_value", context.max_value, 1, 4096),
         ("context.max_total", context.max_total, 1, 8192),
         ("context.max_lines", context.max_lines, 300, 16_384),
+        ("context.max_invite_lines", context.max_invite_lines, 300, 16_384),
     ];
     for (key, value, least, most) in limits {
         if !(least..=most).contains(&value) {

@@ -107,7 +107,7 @@ pub(super) fn problems(config: &Config, problems: &mut Vec<String>) {
     {
         problems.push(format!(
             "call.entry = \"redirected\", and a call that ends as {outcome} fits no rule: its BYE would hang up on the \
-             customer; end with a [[rule]] without `when`, such as ladder = [\"dial:TARGET\"]"
+             customer; end with a [[rule]] without `when`, such as ladder = [\"dial:TARGET\", \"refuse:480\"]"
         ));
     }
 }

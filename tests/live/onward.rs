@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use switchback::demo::asapp::Behaviour;
 
-use crate::stage::{SOON, Setting, Stage};
+use crate::stage::{SOON, Setting, Stage, handed_over, slow};
+use crate::wire::Wire;
 
 const TALK: Duration = Duration::from_millis(500);
 const RULES: &str = "[target.queue]\nuri = 'sip:queue@QUEUE'\n\
@@ -70,4 +72,19 @@ async fn h6_answered_at_once_and_back_to_the_ivr_when_nobody_can_be_reached() {
     assert!(record["answered_at"].as_i64().unwrap() - record["received_at"].as_i64().unwrap() < 100);
     assert_eq!(stage.metrics().await.of("fallback_total{reason=\"api_refused\",rung=\"bye\"}"), 1);
     stage.close(&["fallback: api_refused"]).await;
+}
+
+#[tokio::test]
+async fn a13_a_customer_of_whom_nothing_is_heard_is_gone_and_nobody_is_dialled() {
+    let behaviour = Behaviour { create: slow(2_000), ..handed_over("AGENT") };
+    let setting = Setting::default().behaviour(behaviour).key("call.answer", "first").key("call.dwell_limit", "1s");
+    let stage = Stage::set(setting).await;
+    let carrier = Wire::open(stage.street.carrier()).await;
+    let ivr = stage.ivr("ivr_is_answered_first").play(SOON).await;
+    assert_eq!(ivr.logged("reason"), ["Q.850;cause=102"]);
+    carrier.hears_nothing(Duration::from_secs(2)).await;
+    let (verdict, record) = stage.verdict().await;
+    assert_eq!((verdict.as_str(), &record["verdict"]["ended_by"]), ("customer_hung_up", &"network".into()));
+    assert_eq!(stage.metrics().await.of("numbers_unused_total"), 1);
+    stage.close(&[]).await;
 }

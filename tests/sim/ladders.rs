@@ -243,6 +243,90 @@ fn h4_the_queue_answers_as_the_customer_gives_up() {
 }
 
 #[test]
+fn b6_the_context_on_an_invite_fits_into_one_datagram() {
+    let w = with_ladder(&["dial:queue"]);
+    let (mut customer, mut genagent) = talk(&w);
+    genagent.bye();
+    genagent.expect("200 BYE");
+    let (names, value): (Vec<String>, _) = ((0..8).map(|n| format!("variable-number-{n}")).collect(), "v".repeat(100));
+    let variables: Vec<_> = names.iter().map(|name| (name.as_str(), value.as_str())).collect();
+    w.api.expect_fetch().answer_completed("AGENT", &variables);
+    let mut queue = w.queue.expect_invite();
+    assert!(queue.invite.octets().len() <= 1300, "{}", queue.invite.octets().len());
+    assert!(queue.invite.has("X-GA-tv-variable-number-0"), "{:?}", queue.invite);
+    queue.answer();
+    queue.expect("ACK");
+    customer.expect_nothing_for(secs(1));
+    queue.bye();
+    queue.expect("200 BYE");
+    customer.expect_and_ok("BYE");
+    let back = w.record().hand_back.expect("handed back");
+    assert_eq!(back.values_sent + back.values_left_out, 8);
+}
+
+#[test]
+fn r10_a_new_offer_while_the_queue_rings() {
+    let w = with_ladder(&["dial:queue", "bye", "refuse:480"]);
+    let (mut customer, mut genagent) = talk(&w);
+    asks_for_a_person(&w, &mut genagent);
+    let mut queue = w.queue.expect_invite();
+    queue.respond(180);
+    customer.rtp.set_port(47_000);
+    customer.reinvite(customer.sdp());
+    queue.answer(); // It crosses the customer's ACK.
+    customer.expect("200");
+    customer.ack();
+    queue.expect("ACK");
+    w.run_for(ms(5));
+    assert!(w.talking(&customer, &queue), "{}", w.ladder());
+    customer.bye();
+    customer.expect("200 BYE");
+    queue.expect_and_ok("BYE");
+}
+
+#[test]
+fn h4_a_customer_who_has_not_acknowledged_yet_is_put_through_all_the_same() {
+    let w = with_ladder(&["dial:queue", "bye", "refuse:480"]);
+    let mut customer = w.ivr.invite();
+    customer.expect("180");
+    w.api.expect_create().answer_number(NUMBER, secs(60));
+    let mut genagent = w.carrier.expect_invite();
+    genagent.answer();
+    genagent.expect("ACK");
+    customer.expect("200");
+    asks_for_a_person(&w, &mut genagent);
+    let mut queue = w.queue.expect_invite();
+    queue.answer();
+    queue.expect("ACK");
+    w.run_for(secs(1));
+    customer.ack();
+    w.run_for(ms(5));
+    assert!(w.talking(&customer, &queue));
+    queue.bye();
+    queue.expect("200 BYE");
+    customer.expect_and_ok("BYE");
+}
+
+#[test]
+fn h4_a_customer_who_never_acknowledges_is_no_burden_to_the_queue() {
+    let w = with_ladder(&["dial:queue", "bye", "refuse:480"]);
+    let mut customer = w.ivr.invite();
+    customer.expect("180");
+    w.api.expect_create().answer_number(NUMBER, secs(60));
+    let mut genagent = w.carrier.expect_invite();
+    genagent.answer();
+    genagent.expect("ACK");
+    customer.expect("200");
+    asks_for_a_person(&w, &mut genagent);
+    let mut queue = w.queue.expect_invite();
+    queue.answer();
+    queue.expect("ACK");
+    queue.expect_and_ok("BYE");
+    customer.expect_and_ok("BYE");
+    assert_eq!(w.record().hand_back.and_then(|back| back.ended_by), Some(EndedBy::Network));
+}
+
+#[test]
 fn h4_nothing_that_anybody_wrote_names_a_target_or_a_header() {
     let w = with_ladder(&["dial:queue", "bye", "refuse:480"]);
     let mut customer = w.ivr.call().header("X-GA-extConversationId", "c%0D%0AVia:%20x").invite();
@@ -309,6 +393,7 @@ fn t16_nobody_answers() {
         queue.expect("ACK");
     }
     assert_eq!(customer.expect_and_ok("BYE").header("Reason"), "Q.850;cause=19");
+    w.golden("t16");
 }
 
 #[test]
@@ -329,6 +414,26 @@ fn t16_a_ladder_has_an_end_in_time() {
     }
     assert_eq!(customer.expect_and_ok("BYE").header("Reason"), "Q.850;cause=16", "what cannot fail is still done");
     assert!((secs(24)..secs(26)).contains(&(w.now() - began)));
+}
+
+#[test]
+fn t16_an_operator_ends_the_ringing() {
+    let w = with_ladder(&["dial:queue", "dial:queue", "bye", "refuse:480"]);
+    let (mut customer, mut genagent) = talk(&w);
+    asks_for_a_person(&w, &mut genagent);
+    let mut queue = w.queue.expect_invite();
+    queue.respond(180);
+    w.run_for(secs(1));
+    let call = {
+        let stage = w.stage();
+        stage.engine.core.live_calls(stage.engine.now)[0].call
+    };
+    w.operator(OperatorCommand::HangUp(call));
+    queue.expect_and_ok("CANCEL");
+    queue.respond(487);
+    queue.expect("ACK");
+    customer.expect_and_ok("BYE");
+    assert_eq!(tried(&w), ["dial:queue pulled", "bye done"]);
 }
 
 #[test]
@@ -364,6 +469,7 @@ fn t15_a_customer_who_was_never_answered_is_sent_on_with_the_context_in_the_cont
     assert!(contact.contains("X-Switchback-Context=") && !contact.contains("Reason"), "{contact}");
     assert_eq!(tried(&w), ["redirect:queue done"]);
     assert_eq!(w.counters().fallbacks[&(NotConnected::ApiRefused, "redirect")], 1);
+    w.golden("t15");
 }
 
 #[test]
