@@ -162,7 +162,6 @@ impl B2bua {
     fn do_for_leg(&mut self, now: Instant, id: LegId, wanted: Out) {
         match wanted {
             Out::Request { key, message, to } => self.send(now, key, message, Some(Holder::Leg(id)), to),
-            Out::Stray { key, message, to } => self.send(now, key, message, None, to),
             Out::Cancel(key) => {
                 let effects = self.transactions.cancel(&key);
                 self.perform(now, effects, None);

@@ -242,14 +242,16 @@ impl B2bua {
                     self.timers.start(super::TimerKey::Transaction(id, timer), now + wait)
                 }
                 Effect::Stop(id, timer) => self.timers.stop(super::TimerKey::Transaction(id, timer)),
-                Effect::TimedOut(Holder::Leg(leg), method) => self.with_leg(leg, |leg, s| leg.timed_out(&method, s)),
+                Effect::TimedOut(Holder::Leg(leg), key) => self.with_leg(leg, |leg, s| leg.timed_out(&key, s)),
                 Effect::TimedOut(Holder::Errand(errand), _) => self.errand_failed(now, errand),
                 Effect::Deliver(holder) => match (message, holder) {
                     (Some((message, _)), _) if message.is(&Method::Ack) => self.in_dialog(message, None),
                     (Some((message, source)), Holder::Leg(leg)) => {
                         self.with_leg(leg, |leg, s| leg.response(message, source, s));
                     }
-                    (Some((message, _)), Holder::Errand(errand)) => self.errand_answered(now, errand, message),
+                    (Some((message, source)), Holder::Errand(errand)) => {
+                        self.errand_answered(now, errand, message, source);
+                    }
                     (None, _) => {}
                 },
             }

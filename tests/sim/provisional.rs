@@ -281,6 +281,9 @@ fn o10_each_fork_keeps_what_it_has_said() {
     genagent.send(&genagent.forked(200, "-a"));
     connect(&w, &mut customer, &mut genagent);
     assert!(w.talking(&customer, &genagent), "the answer of the fork that answered:\n{}", w.ladder());
+    genagent.send(&genagent.forked(200, "-b").with_sdp(genagent.sdp()));
+    genagent.expect("ACK");
+    assert_eq!(genagent.expect_and_ok("BYE").cseq(), 3, "the PRACK to this fork was 2");
     hang_up(&mut customer, &mut genagent);
 }
 
