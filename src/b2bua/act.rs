@@ -69,6 +69,7 @@ impl B2bua {
         match Leg::invited(invite, key.clone(), origin, negotiation, &mut s) {
             Ok((leg, tag)) => {
                 self.add_leg(id, leg, tag, LegRole::Customer, call, customer_pair);
+                self.legs.entry(id).and_modify(|entry| entry.caller = Some(origin.ip()));
                 self.remote_changed(id);
                 self.begin_call(now, call, id, customer_pair, spare, out);
             }
@@ -94,7 +95,8 @@ impl B2bua {
 
     fn add_leg(&mut self, id: LegId, leg: Leg, tag: String, role: LegRole, call: CallRef, pair: PortPair) {
         self.tags.insert(tag.clone(), id);
-        self.legs.insert(id, LegEntry { leg, role, call, tag, pair, way: None, silent: false, over: false });
+        self.legs
+            .insert(id, LegEntry { leg, role, call, tag, pair, way: None, caller: None, silent: false, over: false });
     }
 
     /// The call begins with the leg's first event; what came before it (the 100) goes out first.

@@ -46,6 +46,8 @@ pub struct Counters {
     pub unreadable: u64,
     /// Messages from sources not on the access list.
     pub unlisted: u64,
+    /// Requests that were asked for credentials.
+    pub challenged: u64,
     /// SIP messages we sent again.
     pub retransmissions: u64,
     /// Calls taken.
@@ -104,6 +106,7 @@ impl Default for Counters {
             requests_received: BTreeMap::new(),
             unreadable: 0,
             unlisted: 0,
+            challenged: 0,
             retransmissions: 0,
             calls: 0,
             rejected: BTreeMap::new(),

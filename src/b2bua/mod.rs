@@ -23,6 +23,7 @@ mod act;
 mod route;
 
 use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,7 @@ use crate::call::state::Call;
 use crate::call::{CallRef, TransferId};
 use crate::leg::{Leg, LegRole, LegTimer, MediaCounters, Out, Surroundings};
 use crate::sip::dialog::Endpoint;
+use crate::sip::gate::Gate;
 use crate::sip::ids::Ids;
 use crate::sip::transaction::Base;
 use crate::sip::transaction::timer::Timer;
@@ -76,6 +78,8 @@ struct LegEntry {
     pair: PortPair,
     /// The trunk's address it was dialled at.
     way: Option<Way>,
+    /// Where its INVITE came from, if it came to us.
+    caller: Option<IpAddr>,
     /// Whether the relay has reported silence on it.
     silent: bool,
     /// Whether it has spoken its last word.
@@ -122,6 +126,7 @@ pub struct B2bua {
     breaker: Breaker,
     limiter: Limiter,
     admitted: route::Admission,
+    gate: Gate,
     draining: bool,
     closed: bool,
     counters: Counters,
@@ -136,6 +141,7 @@ impl B2bua {
         let timers = settings.sip_timers;
         let base = Base { t1: timers.t1, t2: timers.t2, t4: timers.t4 };
         let mut ids = Ids::from_seed(seed);
+        let gate = Gate::new(&settings.realm, &settings.users, epoch.instant, &mut ids);
         let registrations = settings.trunks.iter().map(|trunk| trunk.register);
         let mut core = Self {
             trunks: Trunks::new(&settings.trunks),
@@ -160,6 +166,7 @@ impl B2bua {
             calls: HashMap::new(),
             ports: Ports::new(pairs),
             admitted: route::Admission::default(),
+            gate,
             draining: false,
             closed: false,
             counters: Counters::default(),

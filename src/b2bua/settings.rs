@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::call::settings::CallSettings;
 use crate::leg::session_timer::SessionSettings;
 use crate::sip::digest::Credentials;
+use crate::sip::gate::User;
 use crate::sip::hop::Transport;
 use crate::sip::locate::Place;
 
@@ -28,6 +29,12 @@ pub struct Settings {
     pub access: Vec<Network>,
     /// What an unlisted source hears.
     pub unlisted: Unlisted,
+    /// Who of those on the access list must say who it is before it may begin anything. Empty: nobody.
+    pub challenge: Vec<Network>,
+    /// The realm they are asked for.
+    pub realm: String,
+    /// Who they may be.
+    pub users: Vec<User>,
     /// The trunks towards GenerativeAgent.
     pub trunks: Vec<Trunk>,
     /// RFC 3261 T1, T2, T4.
@@ -216,6 +223,9 @@ impl Default for Settings {
             product: concat!("switchback/", env!("CARGO_PKG_VERSION")).to_owned(),
             access: Vec::new(),
             unlisted: Unlisted::Drop,
+            challenge: Vec::new(),
+            realm: "switchback".to_owned(),
+            users: Vec::new(),
             trunks: vec![Trunk::default()],
             sip_timers: SipTimers::default(),
             session: SessionSettings::default(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use super::words::span;
-use super::{ClientAuth, Config, Destination, trunk};
+use super::{ClientAuth, Config, Destination, trunk, user};
 
 /// Reasons to refuse this configuration; empty when it can be used.
 pub(super) fn problems(config: &Config) -> Vec<String> {
@@ -15,6 +15,7 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
     numbers(config, &mut problems);
     addresses(config, &mut problems);
     trunk::problems(config, &mut problems);
+    user::problems(config, &mut problems);
     asapp(config, &mut problems);
     fallback(config, &mut problems);
     headers(config, &mut problems);

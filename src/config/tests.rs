@@ -30,7 +30,7 @@ fn commented(example: &str) -> Vec<(String, String, bool)> {
     let mut section = String::new();
     let mut found = Vec::new();
     for line in example.lines() {
-        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+        if let Some(name) = line.trim_start_matches('#').strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
             section = name.to_owned();
         }
         let bare = line.strip_prefix('#').unwrap_or(line);

@@ -274,10 +274,7 @@ mod tests {
         // Computed with Python's hmac.
         let mut secret = [0; 32];
         secret[..20].fill(0x0b); // Zeroes behind a key change nothing: this is RFC 4231 section 4.2.
-        assert_eq!(
-            hmac(&secret, b"Hi There"),
-            "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"
-        );
+        assert_eq!(hmac(&secret, b"Hi There"), "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7");
     }
 
     #[test]
@@ -305,7 +302,8 @@ mod tests {
         let line = format!("Authorization: {}\r\n", right.header(HeaderName::Authorization).unwrap());
         assert_eq!(door.judge(&request("REFER", &line)), Shown::Nothing);
         let changed = |from: &str, to: &str| request("INVITE", &line.replace(from, to));
-        for (from, to) in [("ivr", "ivr2"), ("nc=00000001", "nc=00000002"), ("switchback", "elsewhere"), ("qop=auth, ", "")]
+        for (from, to) in
+            [("ivr", "ivr2"), ("nc=00000001", "nc=00000002"), ("switchback", "elsewhere"), ("qop=auth, ", "")]
         {
             assert_eq!(door.judge(&changed(from, to)), Shown::Nothing, "{from} {to}");
         }
