@@ -95,8 +95,22 @@ impl B2bua {
 
     fn add_leg(&mut self, id: LegId, leg: Leg, tag: String, role: LegRole, call: CallRef, pair: PortPair) {
         self.tags.insert(tag.clone(), id);
-        self.legs
-            .insert(id, LegEntry { leg, role, call, tag, pair, way: None, caller: None, silent: false, over: false });
+        self.legs.insert(
+            id,
+            LegEntry {
+                leg,
+                role,
+                call,
+                tag,
+                pair,
+                way: None,
+                number: None,
+                heard: false,
+                caller: None,
+                silent: false,
+                over: false,
+            },
+        );
     }
 
     /// The call begins with the leg's first event; what came before it (the 100) goes out first.
@@ -187,6 +201,7 @@ impl B2bua {
             Out::Stop(timer) => self.timers.stop(TimerKey::Leg(id, timer)),
             Out::RemoteChanged => self.remote_changed(id),
             Out::Silent => self.leg_silent(now, id),
+            Out::Connected => self.number_spent(now, id),
             Out::Event(event) => self.leg_spoke(now, id, event),
             Out::Gone => self.drop_leg(id),
         }
@@ -218,6 +233,7 @@ impl B2bua {
     fn leg_spoke(&mut self, now: Instant, id: LegId, event: LegEvent) {
         let Some(entry) = self.legs.get_mut(&id) else { return };
         let (role, call, pair) = (entry.role, entry.call, entry.pair);
+        entry.heard |= matches!(event, LegEvent::Progressed { .. } | LegEvent::Answered);
         if event.is_last_word() {
             debug_assert!(!entry.over, "a leg spoke its last word twice: {event:?}");
             entry.over = true;
@@ -283,6 +299,19 @@ impl B2bua {
         if current && self.another_way(now, call) {
             self.abandon(now, call);
             self.tell_call(now, call, CallEvent::WayFailed("silent".to_owned()));
+        }
+    }
+
+    /// A way that was given up shows a sign of connection. Its number may be somebody else's any moment: where nothing
+    /// has been heard of it on the way taken instead, no further INVITE leaves there either, and a fresh one is due.
+    fn number_spent(&mut self, now: Instant, id: LegId) {
+        let Some((call, number)) = self.legs.get(&id).map(|leg| (leg.call, leg.number.clone())) else { return };
+        let current = self.calls.get(&call).and_then(|entry| entry.genagent).filter(|current| *current != id);
+        let waits = |leg: &LegEntry| leg.number == number && !leg.heard && !leg.over;
+        if current.and_then(|current| self.legs.get(&current)).is_some_and(waits) {
+            self.abandon(now, call);
+            let lost = LegEvent::Lost(LostCause::NoAnswer);
+            self.tell_call(now, call, CallEvent::Leg(LegRole::GenerativeAgent, lost));
         }
     }
 
@@ -424,7 +453,10 @@ impl B2bua {
         };
         let (leg, tag) = Leg::dial(&dial, negotiation, &material, &mut s);
         self.add_leg(id, leg, tag, LegRole::GenerativeAgent, call, pair);
-        self.legs.entry(id).and_modify(|entry| entry.way = Some(way));
+        self.legs.entry(id).and_modify(|entry| {
+            entry.way = Some(way);
+            entry.number = Some(number);
+        });
         if let Some(entry) = self.calls.get_mut(&call) {
             entry.genagent = Some(id);
             entry.genagent_pair = Some(pair);

@@ -78,6 +78,10 @@ struct LegEntry {
     pair: PortPair,
     /// The trunk's address it was dialled at.
     way: Option<Way>,
+    /// The number it was dialled at.
+    number: Option<String>,
+    /// Whether anything beyond 100 Trying has come back.
+    heard: bool,
     /// Where its INVITE came from, if it came to us.
     caller: Option<IpAddr>,
     /// Whether the relay has reported silence on it.

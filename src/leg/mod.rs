@@ -265,6 +265,8 @@ pub enum Out {
     RemoteChanged,
     /// Nothing at all has come back for the time that the dial allowed.
     Silent,
+    /// An INVITE that was given up shows a sign of connection all the same.
+    Connected,
     /// Tell the call.
     Event(LegEvent),
     /// The leg owes nothing any more: drop it.

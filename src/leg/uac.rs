@@ -227,8 +227,10 @@ impl Uac {
             status @ ..200 => {
                 self.proceeding = true;
                 self.cancel_if_permitted(s);
-                if status > 100 && self.ending == Ending::No {
-                    self.progressed(status, response, source, negotiation, s);
+                match self.ending {
+                    _ if status == 100 => {}
+                    Ending::No => self.progressed(status, response, source, negotiation, s),
+                    Ending::Wanted | Ending::Cancelled => s.out.push(Out::Connected),
                 }
                 Phase::Calling(self)
             }
@@ -315,7 +317,8 @@ impl Uac {
         established.remember(self.early.into_values().map(|early| early.dialog));
         established.acknowledge(response, s);
         if self.ending != Ending::No {
-            // Our CANCEL crossed this 200: it is hung up at once and nobody above hears of it (flow R2).
+            // Our CANCEL crossed this 200: it is hung up at once and the call never hears of it (flow R2).
+            s.out.push(Out::Connected);
             established.hang_up(super::Cause::NORMAL, &Material::default(), s);
         } else if let Some((_, reason)) = self.early_bye.filter(|(tag, _)| response.to_tag() == Some(tag)) {
             s.out.push(Out::Event(LegEvent::Answered));
