@@ -427,3 +427,50 @@ fn s3_a_bye_that_goes_elsewhere_carries_no_credentials() {
         assert_eq!(byes, 1, "the trunk's credentials are for the trunk");
     }
 }
+
+#[test]
+fn s3_a_server_that_we_were_sent_to_gets_no_credentials() {
+    let elsewhere = "203.0.113.99:5060";
+    let w = World::set(|settings| {
+        let (username, password) = ("switchback".to_owned(), "secret word".to_owned());
+        settings.trunks[0].credentials = Some(Credentials { username, password, realm: None });
+        settings.trunks[0].redirects = vec![address(elsewhere).ip()];
+    });
+    let there = w.stranger(elsewhere);
+    w.stage().engine.carriers.push(address(elsewhere));
+    let (mut customer, mut genagent) = dialled(&w);
+    ask(&mut genagent, 407, &[challenge(REALM, "n1", "")]);
+    assert!(!shows_nothing(&genagent.expect_invite_again()));
+    let moved = genagent.response(&genagent.invite, 302);
+    genagent.send(&moved.with("Contact", format!("<sip:{NUMBER}@{elsewhere}>")));
+    genagent.expect("ACK");
+    let mut redirected = there.expect_invite();
+    assert!(shows_nothing(&redirected.invite), "{:?}", redirected.invite);
+    ask(&mut redirected, 407, &[challenge(REALM, "n2", "")]);
+    customer.expect_refusal(480);
+    assert_eq!(w.count(&there, "INVITE"), 1);
+}
+
+#[test]
+fn s3_a_customer_who_asks_is_told_nothing() {
+    let w = world();
+    let (mut customer, mut genagent) = dialled(&w);
+    ask(&mut genagent, 407, &[challenge(REALM, "n1", "")]);
+    genagent.expect_invite_again();
+    genagent.answer();
+    genagent.expect("ACK");
+    customer.expect("200");
+    customer.ack();
+    let info = genagent.request("INFO").with("Content-Type", "application/dtmf-relay");
+    genagent.send(&Sip { body: "Signal=1\r\n".to_owned(), ..info });
+    genagent.expect("200 INFO");
+    genagent.bye();
+    genagent.expect("200 BYE");
+    w.api.expect_fetch().answer_completed("AGENT", &[]);
+    for word in ["INFO", "BYE"] {
+        let request = customer.expect(word);
+        assert!(shows_nothing(&request));
+        customer.send(&customer.response(&request, 407).with("Proxy-Authenticate", challenge(REALM, "c", "")));
+    }
+    customer.expect_nothing_for(secs(20));
+}
