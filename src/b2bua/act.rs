@@ -540,6 +540,9 @@ impl B2bua {
         let Some(entry) = self.legs.get_mut(&id) else { return };
         let Some(audio) = entry.leg.remote() else { return };
         let pair = entry.pair;
+        if !self.ports.has(entry.call, pair) {
+            return; // The leg has outlived its call; the pair may be somebody else's by now.
+        }
         if let (Some(rtp), Some(rtcp)) = (audio.rtp, audio.rtcp) {
             self.outputs.push_back(Output::Media(MediaCommand::Expect { pair, rtp, rtcp }));
         }

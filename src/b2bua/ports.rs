@@ -62,6 +62,11 @@ impl<Owner: Copy + PartialEq> Ports<Owner> {
         self.lent.get(&pair).or_else(|| self.draining.get(&pair)).copied()
     }
 
+    /// Whether the owner still has this pair.
+    pub fn has(&self, owner: Owner, pair: PortPair) -> bool {
+        self.lent.get(&pair) == Some(&owner)
+    }
+
     /// Pairs lent, draining and free.
     pub fn counts(&self) -> (usize, usize, usize) {
         (self.lent.len(), self.draining.len(), self.free.values().map(Vec::len).sum())
