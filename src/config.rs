@@ -10,6 +10,7 @@ mod routes;
 #[cfg(test)]
 mod tests;
 mod trunk;
+mod user;
 mod words;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ use crate::sip::locate::Place;
 use crate::sip::value::Uri;
 
 pub use trunk::Trunk;
+pub use user::User;
 pub use words::{Advertised, ClientAuth, Destination, LogFormat, PortRange};
 
 /// Everything the program can be told, read and checked.
@@ -42,6 +44,8 @@ pub struct Config {
     pub media: Media,
     /// `[dns]`
     pub dns: Dns,
+    /// `[user.NAME]`
+    pub user: BTreeMap<String, User>,
     /// `[trunk.NAME]`
     pub trunk: BTreeMap<String, Trunk>,
     /// `[asapp]`
@@ -115,6 +119,11 @@ pub struct Sip {
     /// What everyone else hears.
     #[serde(deserialize_with = "words::choice")]
     pub unlisted: Unlisted,
+    /// Who of them must say who it is, as one of `[user.NAME]`.
+    #[serde(with = "words::networks")]
+    pub challenge: Vec<Network>,
+    /// The realm of the question.
+    pub realm: String,
     /// RFC 3261 T1.
     #[serde(with = "words::span")]
     pub t1: Duration,
@@ -342,6 +351,8 @@ impl Config {
         let trunks = self.trunk.iter_mut();
         let passwords =
             trunks.map(|(name, it)| (format!("trunk.{name}.password"), &mut it.password, &it.password_file));
+        let users = self.user.iter_mut();
+        let words = users.map(|(name, it)| (format!("user.{name}.password"), &mut it.password, &it.password_file));
         [
             ("asapp.api_id".to_owned(), &mut asapp.api_id, &asapp.api_id_file),
             ("asapp.api_secret".to_owned(), &mut asapp.api_secret, &asapp.api_secret_file),
@@ -349,6 +360,7 @@ impl Config {
         ]
         .into_iter()
         .chain(passwords)
+        .chain(words)
         .filter_map(|(key, secret, file)| words::fetch_secret(&key, secret, file.as_deref()).err())
         .collect()
     }
@@ -377,7 +389,7 @@ impl Config {
 
     /// The settings of the core.
     pub fn core_settings(&self) -> Settings {
-        let Self { sip, media, trunk, asapp, .. } = self;
+        let Self { sip, media, user, trunk, asapp, .. } = self;
         let mut told = self.listeners().into_iter().map(|listener| (listener.transport, listener.told));
         Settings {
             sip_address: told.next().map_or(Settings::default().sip_address, |(_, address)| address),
@@ -387,6 +399,9 @@ impl Config {
             product: sip.product.clone(),
             access: sip.access.clone(),
             unlisted: sip.unlisted,
+            challenge: sip.challenge.clone(),
+            realm: sip.realm.clone(),
+            users: user.iter().map(|(name, user)| user.core(name)).collect(),
             trunks: trunk.iter().map(|(name, trunk)| trunk.core(name)).collect(),
             targets: self.target.iter().map(|(name, row)| (name.clone(), row.reaches())).collect(),
             sip_timers: SipTimers { t1: sip.t1, t2: sip.t2, t4: sip.t4 },
@@ -546,6 +561,8 @@ impl Default for Sip {
             connect_timeout: Duration::from_secs(4),
             access: core.access,
             unlisted: core.unlisted,
+            challenge: core.challenge,
+            realm: core.realm,
             t1: core.sip_timers.t1,
             t2: core.sip_timers.t2,
             t4: core.sip_timers.t4,

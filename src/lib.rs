@@ -38,6 +38,7 @@
 //!   `src/call/handback.rs` climbs it.
 //! - What may become a dial string, and until when? [`call::ticket`].
 //! - A CANCEL crosses a 200, a BYE overtakes an ACK? [`leg::uac`] and [`leg::established`].
+//! - Who are we when a trunk asks, and who is it that calls? [`sip::digest`], [`sip::gate`].
 //! - Which trunk takes a call, and where are its servers? [`b2bua::trunks`], [`sip::locate`].
 //! - Which message belongs to whom? `src/b2bua/route.rs`. What becomes of an intent? `src/b2bua/act.rs`.
 //! - What of one leg's headers may the other leg's peer see? [`b2bua::headers`].

@@ -58,6 +58,7 @@ impl Collector for Scrape {
         page.counter("sip_unreadable", "SIP messages that could not be read", c.unreadable)?;
         page.counter("sip_unlisted", "Messages from sources not on the access list", c.unlisted)?;
         page.counter("sip_over_rate", "Messages dropped because their source sent too many", c.over_rate)?;
+        page.counter("sip_challenged", "Requests that were asked for credentials", c.challenged)?;
         page.counter("sip_retransmissions", "SIP messages sent again", c.retransmissions)?;
         let api =
             c.api.iter().map(|((operation, result), count)| ([("operation", *operation), ("result", *result)], *count));

@@ -94,6 +94,7 @@ impl B2bua {
         match Leg::invited(invite, key.clone(), origin, negotiation, &mut s) {
             Ok((leg, tag)) => {
                 self.add_leg(id, leg, tag, LegRole::Customer, call, customer_pair);
+                self.legs.entry(id).and_modify(|entry| entry.caller = Some(origin.ip()));
                 self.remote_changed(id);
                 let (headers, private) = self.invited_with(invite);
                 self.begin_call(
@@ -140,8 +141,21 @@ impl B2bua {
 
     fn add_leg(&mut self, id: LegId, leg: Leg, tag: String, role: LegRole, call: CallRef, pair: PortPair) {
         self.tags.insert(tag.clone(), id);
-        self.legs
-            .insert(id, LegEntry { leg, role, call, tag, pair, way: None, silent: false, said: None, over: false });
+        let entry = LegEntry {
+            leg,
+            role,
+            call,
+            tag,
+            pair,
+            way: None,
+            number: None,
+            heard: false,
+            caller: None,
+            silent: false,
+            said: None,
+            over: false,
+        };
+        self.legs.insert(id, entry);
     }
 
     /// The call begins with the leg's first event; what came before it (the 100) goes out first.
@@ -196,7 +210,6 @@ impl B2bua {
     fn do_for_leg(&mut self, now: Instant, id: LegId, wanted: Out) {
         match wanted {
             Out::Request { key, message, to } => self.send(now, key, message, Some(Holder::Leg(id)), to),
-            Out::Stray { key, message, to } => self.send(now, key, message, None, to),
             Out::Cancel(key) => {
                 let effects = self.transactions.cancel(&key);
                 self.perform(now, effects, None);
@@ -220,6 +233,7 @@ impl B2bua {
             Out::Stop(timer) => self.timers.stop(TimerKey::Leg(id, timer)),
             Out::RemoteChanged => self.remote_changed(id),
             Out::Silent => self.leg_silent(now, id),
+            Out::Connected => self.number_spent(now, id),
             Out::Event(event) => self.leg_spoke(now, id, event),
             Out::Gone => self.drop_leg(id),
         }
@@ -251,6 +265,7 @@ impl B2bua {
     fn leg_spoke(&mut self, now: Instant, id: LegId, event: LegEvent) {
         let Some(entry) = self.legs.get_mut(&id) else { return };
         let (role, call, pair) = (entry.role, entry.call, entry.pair);
+        entry.heard |= matches!(event, LegEvent::Progressed { .. } | LegEvent::Answered);
         if event.is_last_word() {
             debug_assert!(!entry.over, "a leg spoke its last word twice: {event:?}");
             entry.over = true;
@@ -313,6 +328,19 @@ impl B2bua {
         if current && self.another_way(now, call) {
             self.abandon(now, call, LegRole::GenerativeAgent);
             self.tell_call(now, call, CallEvent::WayFailed("silent".to_owned()));
+        }
+    }
+
+    /// A way that was given up shows a sign of connection. Its number may be somebody else's any moment: where nothing
+    /// has been heard of it on the way taken instead, no further INVITE leaves there either, and a fresh one is due.
+    fn number_spent(&mut self, now: Instant, id: LegId) {
+        let Some((call, number)) = self.legs.get(&id).map(|leg| (leg.call, leg.number.clone())) else { return };
+        let current = self.leg_of(call, LegRole::GenerativeAgent).filter(|current| *current != id);
+        let waits = |leg: &LegEntry| leg.number == number && !leg.heard && !leg.over;
+        if current.and_then(|current| self.legs.get(&current)).is_some_and(waits) {
+            self.abandon(now, call, LegRole::GenerativeAgent);
+            let lost = LegEvent::Lost(LostCause::NoAnswer);
+            self.tell_call(now, call, CallEvent::Leg(LegRole::GenerativeAgent, lost));
         }
     }
 
@@ -445,7 +473,7 @@ impl B2bua {
             silence: trunk.silence,
             redirects: &trunk.redirects,
         };
-        self.place(now, call, LegRole::GenerativeAgent, pair, Some(way), &dial, headers);
+        self.place(now, call, LegRole::GenerativeAgent, pair, Some((way, number.clone())), &dial, headers);
     }
 
     /// Calls one URI of a configured target. Only the table names it; of the caller nothing but a plain number shows.
@@ -490,7 +518,7 @@ impl B2bua {
         call: CallRef,
         role: LegRole,
         (pair, here): (PortPair, IpAddr),
-        way: Option<Way>,
+        way: Option<(Way, String)>,
         dial: &Dial<'_>,
         headers: Lines,
     ) {
@@ -506,7 +534,7 @@ impl B2bua {
             Surroundings { ids: &mut self.ids, endpoint: &self.endpoint, base: self.base, session, out: &mut out };
         let (leg, tag) = Leg::dial(dial, negotiation, &material, &mut s);
         self.add_leg(id, leg, tag, role, call, pair);
-        self.legs.entry(id).and_modify(|entry| entry.way = way);
+        self.legs.entry(id).and_modify(|entry| (entry.way, entry.number) = way.unzip());
         if let Some(entry) = self.calls.get_mut(&call) {
             *entry.side_mut(role) = Side { leg: Some(id), pair: Some(pair), media: None };
         }

@@ -48,6 +48,8 @@ pub struct Counters {
     pub unlisted: u64,
     /// Messages dropped because their source sent too many.
     pub over_rate: u64,
+    /// Requests that were asked for credentials.
+    pub challenged: u64,
     /// SIP messages we sent again.
     pub retransmissions: u64,
     /// Calls taken.
@@ -111,6 +113,7 @@ impl Default for Counters {
             unreadable: 0,
             unlisted: 0,
             over_rate: 0,
+            challenged: 0,
             retransmissions: 0,
             calls: 0,
             rejected: BTreeMap::new(),

@@ -9,7 +9,7 @@ use super::B2bua;
 use super::transactions::{ErrandId, Holder};
 use super::trunks::Way;
 use crate::sip::dialog::Endpoint;
-use crate::sip::digest;
+use crate::sip::digest::{Answered, Keyring};
 use crate::sip::hop::Hop;
 use crate::sip::ids::Ids;
 use crate::sip::message::{HeaderName, Message, Method};
@@ -24,11 +24,18 @@ const LONGEST: u32 = 24 * 3600;
 #[derive(Debug)]
 enum Errand {
     Ping(Way),
-    Register {
-        way: Way,
-        /// Challenges answered, and longer intervals asked for, in this attempt.
-        answered: u8,
-    },
+    Register { way: Way, attempt: Attempt },
+}
+
+/// What one attempt to register has gone through.
+#[derive(Debug, Default)]
+struct Attempt {
+    /// What the registrar is shown.
+    keyring: Option<Keyring>,
+    /// Challenges answered.
+    answered: Answered,
+    /// Longer intervals asked for.
+    lengthened: u8,
 }
 
 /// Our registration at one trunk (RFC 3261 section 10.2): one Call-ID for all of them.
@@ -99,7 +106,7 @@ impl Registration {
         uri: &str,
         address: &str,
         hop: &Hop,
-        more: Option<(HeaderName, String)>,
+        shown: &[(HeaderName, String)],
         endpoint: &Endpoint,
         ids: &mut Ids,
     ) -> (ClientKey, Bytes) {
@@ -117,8 +124,8 @@ impl Registration {
             .header(HeaderName::Contact, &endpoint.contact(hop))
             .header(HeaderName::Expires, &self.expires.to_string())
             .header(HeaderName::UserAgent, &endpoint.product);
-        if let Some((name, value)) = more {
-            writer.header(name, &value);
+        for (name, value) in shown {
+            writer.header(*name, value);
         }
         (ClientKey::new(&branch, Method::Register), writer.finish())
     }
@@ -144,7 +151,7 @@ impl B2bua {
         }
         let due = |registration: &Registration| registration.due.is_some_and(|due| due <= now);
         while let Some(trunk) = self.errands.registrations.iter().find(|it| due(it)).map(|it| it.trunk) {
-            self.register(now, trunk, 0, None);
+            self.register(now, trunk, Attempt::default());
         }
     }
 
@@ -169,7 +176,7 @@ impl B2bua {
         self.send(now, key, octets, Some(Holder::Errand(errand)), way.hop);
     }
 
-    fn register(&mut self, now: Instant, trunk: usize, answered: u8, more: Option<(HeaderName, String)>) {
+    fn register(&mut self, now: Instant, trunk: usize, mut attempt: Attempt) {
         let way = self.trunks.first_up(now, trunk);
         let Some(registration) = self.errands.of(trunk) else { return };
         let Some(way) = way else {
@@ -181,13 +188,15 @@ impl B2bua {
         let user = settings.credentials.as_ref().map_or(&settings.caller_id, |credentials| &credentials.username);
         let uri = format!("sip:{}", settings.domain);
         let address = format!("sip:{}@{}", crate::sip::value::escaped(user), settings.domain);
-        let (key, octets) = registration.request(&uri, &address, &way.hop, more, &self.endpoint, &mut self.ids);
-        let errand = self.errands.add(Errand::Register { way, answered });
+        let shown = attempt.keyring.as_mut().map(|keyring| keyring.shown("REGISTER", &uri, b"", way.hop.ip()));
+        let (shown, endpoint) = (shown.unwrap_or_default(), &self.endpoint);
+        let (key, octets) = registration.request(&uri, &address, &way.hop, &shown, endpoint, &mut self.ids);
+        let errand = self.errands.add(Errand::Register { way, attempt });
         self.send(now, key, octets, Some(Holder::Errand(errand)), way.hop);
     }
 
     /// A response to an errand.
-    pub(super) fn errand_answered(&mut self, now: Instant, id: ErrandId, response: &Message) {
+    pub(super) fn errand_answered(&mut self, now: Instant, id: ErrandId, response: &Message, source: Hop) {
         let status = response.status().unwrap_or(0);
         if status < 200 {
             return;
@@ -195,7 +204,7 @@ impl B2bua {
         match self.errands.open.remove(&id) {
             // Whatever it thinks of OPTIONS, it is alive; 503 is the word for not being there.
             Some(Errand::Ping(way)) => self.trunks.pinged(now, way, !matches!(status, 408 | 503)),
-            Some(Errand::Register { way, answered }) => self.registrar_answered(now, way, answered, status, response),
+            Some(Errand::Register { way, attempt }) => self.registrar_answered(now, way, attempt, response, source),
             None => {}
         }
     }
@@ -212,13 +221,12 @@ impl B2bua {
         }
     }
 
-    fn registrar_answered(&mut self, now: Instant, way: Way, answered: u8, status: u16, response: &Message) {
+    fn registrar_answered(&mut self, now: Instant, way: Way, mut attempt: Attempt, response: &Message, source: Hop) {
         self.trunks.answered(now, way);
         let settings = self.trunks.settings(way);
         let own = self.endpoint.towards(&way.hop).to_string();
-        let cnonce = self.ids.tag();
         let Some(registration) = self.errands.of(way.trunk) else { return };
-        match status {
+        match response.status().unwrap_or(0) {
             200..300 => {
                 let granted = registration.granted(response, &own);
                 let was = std::mem::replace(&mut registration.registered, true);
@@ -230,27 +238,29 @@ impl B2bua {
                 }
             }
             401 | 407 if settings.credentials.is_some() => {
-                let uri = format!("sip:{}", settings.domain);
-                let answer = settings
-                    .credentials
-                    .as_ref()
-                    .and_then(|it| digest::answer(response, "REGISTER", &uri, it, &cnonce, answered));
-                match answer {
-                    Some(header) => self.register(now, way.trunk, answered + 1, Some(header)),
-                    None => self.not_registered(now, way, "the credentials were refused"),
+                let Attempt { keyring, answered, .. } = &mut attempt;
+                if keyring.as_ref().is_none_or(|keyring| !keyring.is_for(way.hop.ip())) {
+                    *keyring = settings.credentials.clone().map(|it| Keyring::new(it, way.hop.ip()));
+                }
+                let challenged =
+                    |keyring: &mut Keyring| keyring.challenged(response, source.ip(), answered, &mut self.ids);
+                match keyring.as_mut().is_some_and(challenged) {
+                    true => self.register(now, way.trunk, attempt),
+                    false => self.not_registered(now, way, "the credentials were refused"),
                 }
             }
-            423 if answered < 3 => {
+            423 if attempt.lengthened < 3 => {
                 let least = response.header(HeaderName::MinExpires).and_then(|value| value.trim().parse().ok());
                 match least.filter(|least| *least > registration.expires && *least <= LONGEST) {
                     Some(least) => {
                         registration.expires = least;
-                        self.register(now, way.trunk, answered + 1, None);
+                        attempt.lengthened += 1;
+                        self.register(now, way.trunk, attempt);
                     }
                     None => self.not_registered(now, way, "the interval was refused"),
                 }
             }
-            _ => self.not_registered(now, way, &format!("refused {status}")),
+            status => self.not_registered(now, way, &format!("refused {status}")),
         }
     }
 

@@ -26,6 +26,7 @@ mod act;
 mod route;
 
 use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,7 @@ use crate::call::{CallRef, TransferId};
 use crate::leg::{Leg, LegRole, LegTimer, MediaCounters, Out, Surroundings};
 use crate::sdp::Family;
 use crate::sip::dialog::Endpoint;
+use crate::sip::gate::Gate;
 use crate::sip::hop::Hop;
 use crate::sip::ids::{Ids, Keyed};
 use crate::sip::transaction::Base;
@@ -89,6 +91,12 @@ struct LegEntry {
     pair: PortPair,
     /// The trunk's address it was dialled at.
     way: Option<Way>,
+    /// The number it was dialled at.
+    number: Option<String>,
+    /// Whether anything beyond 100 Trying has come back.
+    heard: bool,
+    /// Where its INVITE came from, if it came to us.
+    caller: Option<IpAddr>,
     /// Whether the relay has reported silence on it.
     silent: bool,
     /// What its peer's last word lets cross to the other leg.
@@ -168,6 +176,7 @@ pub struct B2bua {
     keyed: Keyed,
     sources: Sources,
     admitted: route::Admission,
+    gate: Gate,
     draining: bool,
     closed: bool,
     counters: Counters,
@@ -186,6 +195,7 @@ impl B2bua {
         let sources = Sources::new(keyed, settings.max_messages_per_source, settings.max_calls_per_second_per_source);
         let base = Base { t1: timers.t1, t2: timers.t2, t4: timers.t4 };
         let mut ids = Ids::from_seed(seed);
+        let gate = Gate::new(&settings.realm, &settings.users, epoch.instant, &mut ids);
         let registrations = settings.trunks.iter().map(|trunk| trunk.register);
         let mut core = Self {
             trunks: Trunks::new(&settings.trunks),
@@ -213,6 +223,7 @@ impl B2bua {
             keyed,
             sources,
             admitted: route::Admission::default(),
+            gate,
             draining: false,
             closed: false,
             counters: Counters::default(),

@@ -10,6 +10,7 @@ use super::io::{Datagram, Output};
 use super::settings::Unlisted;
 use super::transactions::{Arrival, Effect, Holder, LegId};
 use crate::leg;
+use crate::sip::gate::Shown;
 use crate::sip::hop::Hop;
 use crate::sip::message::{HeaderName, Message, Method, Unreadable};
 use crate::sip::transaction::key::ServerKey;
@@ -145,6 +146,7 @@ impl B2bua {
             Arrival::Repeated => {}
             Arrival::Merged => self.answer_once(now, origin, &message, 482),
             Arrival::New if message.is(&Method::Cancel) => self.cancel(now, origin, &message, key),
+            Arrival::New if !self.passes(now, origin, &message) => {}
             Arrival::New if message.to_tag().is_some() => self.open_in_dialog(now, origin, &message, key),
             Arrival::New if message.method().is_some_and(Method::creates_dialog) => match self.may_call(origin.peer) {
                 true => self.invited(now, origin, &message, key),
@@ -152,6 +154,41 @@ impl B2bua {
             },
             Arrival::New => self.outside_dialog(now, origin, &message),
         }
+    }
+
+    /// Whether whoever sends this has said who it is, or need not; if not, it is asked, and nothing is remembered of it
+    /// (RFC 3261 section 22.1).
+    fn passes(&mut self, now: Instant, origin: Hop, message: &Message) -> bool {
+        if !self.must_say(origin, message) {
+            return true;
+        }
+        let shown = self.gate.judge(now, message, origin.ip());
+        if shown == Shown::Valid {
+            return true;
+        }
+        self.counters.challenged += 1;
+        let tag = self.gate.tag(message);
+        let mut writer = Writer::response(message, 401, Some(&tag));
+        for challenge in self.gate.challenges(now, origin.ip(), shown == Shown::Stale, &mut self.ids) {
+            writer.header(HeaderName::WwwAuthenticate, &challenge);
+        }
+        let response = writer.header(HeaderName::Server, &self.endpoint.product).finish();
+        self.outputs.push_back(Output::Transmit(Datagram::to(answer_hop(message, origin), response)));
+        false
+    }
+
+    /// Everything that begins something, and in a dialog what comes from elsewhere than its INVITE did. OPTIONS tells
+    /// nobody anything, and a dialog that is not there is answered 481 to everybody.
+    fn must_say(&self, origin: Hop, message: &Message) -> bool {
+        let asked = self.settings.challenge.iter().any(|network| network.contains(origin.ip()));
+        asked
+            && match message.to_tag() {
+                Some(tag) => {
+                    let leg = self.tags.get(tag).and_then(|id| self.legs.get(id));
+                    leg.and_then(|leg| leg.caller).is_some_and(|caller| caller != origin.ip())
+                }
+                None => !message.is(&Method::Options),
+            }
     }
 
     fn reject(&mut self, now: Instant, origin: Hop, message: &Message, rejection: &Rejection) {
@@ -260,7 +297,7 @@ impl B2bua {
                     self.timers.start(super::TimerKey::Transaction(id, timer), now + wait)
                 }
                 Effect::Stop(id, timer) => self.timers.stop(super::TimerKey::Transaction(id, timer)),
-                Effect::TimedOut(Holder::Leg(leg), method) => self.with_leg(leg, |leg, s| leg.timed_out(&method, s)),
+                Effect::TimedOut(Holder::Leg(leg), key) => self.with_leg(leg, |leg, s| leg.timed_out(&key, s)),
                 Effect::TimedOut(Holder::Errand(errand), _) => self.errand_failed(now, errand),
                 Effect::Deliver(holder) => match (message, holder) {
                     (Some((message, _)), _) if message.is(&Method::Ack) => self.in_dialog(message, None),
@@ -268,7 +305,9 @@ impl B2bua {
                         self.with_leg(leg, |leg, s| leg.response(message, source, s));
                         self.overhear(leg, message);
                     }
-                    (Some((message, _)), Holder::Errand(errand)) => self.errand_answered(now, errand, message),
+                    (Some((message, source)), Holder::Errand(errand)) => {
+                        self.errand_answered(now, errand, message, source);
+                    }
                     (None, _) => {}
                 },
             }

@@ -10,6 +10,7 @@ use crate::call::settings::CallSettings;
 use crate::leg::session_timer::SessionSettings;
 use crate::sdp::Family;
 use crate::sip::digest::Credentials;
+use crate::sip::gate::User;
 use crate::sip::hop::Transport;
 use crate::sip::locate::Place;
 
@@ -30,6 +31,12 @@ pub struct Settings {
     pub access: Vec<Network>,
     /// What an unlisted source hears.
     pub unlisted: Unlisted,
+    /// Who of those on the access list must say who it is before it may begin anything. Empty: nobody.
+    pub challenge: Vec<Network>,
+    /// The realm they are asked for.
+    pub realm: String,
+    /// Who they may be.
+    pub users: Vec<User>,
     /// The trunks towards GenerativeAgent.
     pub trunks: Vec<Trunk>,
     /// Where each URI of each target of `call.targets` is found; what comes from there is heard.
@@ -293,6 +300,9 @@ impl Default for Settings {
             product: concat!("switchback/", env!("CARGO_PKG_VERSION")).to_owned(),
             access: Vec::new(),
             unlisted: Unlisted::Drop,
+            challenge: Vec::new(),
+            realm: "switchback".to_owned(),
+            users: Vec::new(),
             trunks: vec![Trunk::default()],
             targets: BTreeMap::new(),
             sip_timers: SipTimers::default(),

@@ -41,7 +41,7 @@ pub struct ErrandId(pub u64);
 #[derive(Debug)]
 enum Machine {
     InviteClient(InviteClient, ClientKey),
-    Client(Client, ClientKey, Method),
+    Client(Client, ClientKey),
     InviteServer(InviteServer, ServerKey, Option<AttemptKey>),
     Server(Server, ServerKey),
 }
@@ -67,8 +67,8 @@ pub enum Effect {
     Stop(TransactionId, Timer),
     /// The message just handled is news for this holder.
     Deliver(Holder),
-    /// No answer came to a request of this method.
-    TimedOut(Holder, Method),
+    /// No answer came to the request of this key.
+    TimedOut(Holder, ClientKey),
 }
 
 /// The table.
@@ -141,7 +141,7 @@ impl Transactions {
             (Machine::InviteClient(machine, key.clone()), actions)
         } else {
             let (machine, actions) = Client::start(request, self.base, reliable);
-            (Machine::Client(machine, key.clone(), method), actions)
+            (Machine::Client(machine, key.clone()), actions)
         };
         let id = self.insert(Entry { machine, holder, hop, spare });
         self.clients.insert(key, id);
@@ -160,14 +160,14 @@ impl Transactions {
         let Some(entry) = self.entries.get_mut(&id) else { return Vec::new() };
         let unheard = match &entry.machine {
             Machine::InviteClient(machine, _) => machine.may_leave_again(),
-            Machine::Client(machine, ..) => machine.may_leave_again(),
+            Machine::Client(machine, _) => machine.may_leave_again(),
             Machine::InviteServer(..) | Machine::Server(..) => false,
         };
         if let Some((hop, request)) = entry.spare.take().filter(|_| unheard) {
             let (holder, key) = (
                 entry.holder,
                 match &entry.machine {
-                    Machine::InviteClient(_, key) | Machine::Client(_, key, _) => key.clone(),
+                    Machine::InviteClient(_, key) | Machine::Client(_, key) => key.clone(),
                     Machine::InviteServer(..) | Machine::Server(..) => return Vec::new(),
                 },
             );
@@ -178,7 +178,7 @@ impl Transactions {
         }
         let actions = match &mut entry.machine {
             Machine::InviteClient(machine, _) => machine.failed(),
-            Machine::Client(machine, ..) => machine.failed(),
+            Machine::Client(machine, _) => machine.failed(),
             Machine::InviteServer(..) | Machine::Server(..) => Actions::new(),
         };
         self.effects(id, actions)
@@ -213,7 +213,7 @@ impl Transactions {
         let Some((id, entry)) = found.and_then(|id| Some((id, self.entries.get_mut(&id)?))) else { return Vec::new() };
         let actions = match &mut entry.machine {
             Machine::InviteClient(machine, _) => machine.response(response),
-            Machine::Client(machine, ..) => machine.response(response),
+            Machine::Client(machine, _) => machine.response(response),
             Machine::InviteServer(..) | Machine::Server(..) => Actions::new(),
         };
         self.effects(id, actions)
@@ -295,7 +295,7 @@ impl Transactions {
         let Some(entry) = self.entries.get_mut(&id) else { return Vec::new() };
         let actions = match &mut entry.machine {
             Machine::InviteClient(machine, _) => machine.timer(timer),
-            Machine::Client(machine, ..) => machine.timer(timer),
+            Machine::Client(machine, _) => machine.timer(timer),
             Machine::InviteServer(machine, ..) => machine.timer(timer),
             Machine::Server(machine, _) => machine.timer(timer),
         };
@@ -314,11 +314,11 @@ impl Transactions {
                 Action::Stop(timer) => effects.push(Effect::Stop(id, timer)),
                 Action::Deliver => effects.extend(entry.holder.map(Effect::Deliver)),
                 Action::TimedOut => {
-                    let method = match &entry.machine {
-                        Machine::Client(_, _, method) => method.clone(),
-                        _ => Method::Invite,
+                    let asked = match &entry.machine {
+                        Machine::InviteClient(_, key) | Machine::Client(_, key) => entry.holder.zip(Some(key)),
+                        Machine::InviteServer(..) | Machine::Server(..) => None,
                     };
-                    effects.extend(entry.holder.map(|holder| Effect::TimedOut(holder, method)));
+                    effects.extend(asked.map(|(holder, key)| Effect::TimedOut(holder, key.clone())));
                 }
                 Action::Terminated => effects.extend(self.remove(id)),
             }
@@ -329,7 +329,7 @@ impl Transactions {
     fn remove(&mut self, id: TransactionId) -> Vec<Effect> {
         let Some(entry) = self.entries.remove(&id) else { return Vec::new() };
         match &entry.machine {
-            Machine::InviteClient(_, key) | Machine::Client(_, key, _) => {
+            Machine::InviteClient(_, key) | Machine::Client(_, key) => {
                 self.clients.remove(key);
             }
             Machine::InviteServer(_, key, attempt) => {

@@ -18,7 +18,7 @@ pub(super) fn explain(config: &Config) -> String {
 }
 
 fn story(config: &Config, to: &mut String) -> std::fmt::Result {
-    let Config { sip, media, trunk, asapp, call, .. } = config;
+    let Config { sip, media, user, trunk, asapp, call, .. } = config;
     let peers: Vec<String> = sip.access.iter().map(|network| Prefix(*network).to_string()).collect();
     let peers = if peers.is_empty() { "nobody: sip.access is empty".to_owned() } else { peers.join(", ") };
     let [budget, margin, ring, collect, longest, dead] =
@@ -27,6 +27,11 @@ fn story(config: &Config, to: &mut String) -> std::fmt::Result {
     writeln!(to, "A call")?;
     let ways: Vec<String> = config.listeners().into_iter().map(way).collect();
     writeln!(to, "  comes in over {}, from {peers}.", ways.join(", "))?;
+    if !sip.challenge.is_empty() {
+        let asked: Vec<String> = sip.challenge.iter().map(|network| Prefix(*network).to_string()).collect();
+        let users: Vec<&str> = user.keys().map(String::as_str).collect();
+        writeln!(to, "  Who calls from {} must say who it is: {}.", asked.join(", "), users.join(", "))?;
+    }
     writeln!(to, "  At most {} calls, {} new ones a second; above that 503.", sip.max_calls, sip.max_calls_per_second)?;
     writeln!(
         to,

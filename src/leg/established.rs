@@ -1,19 +1,19 @@
 //! A confirmed dialog, until its last debt is paid: ACKs, BYEs, and a tombstone that answers.
 
-use std::net::IpAddr;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::negotiation::Negotiation;
 use super::prack::names_option;
+use super::requests::Requests;
 use super::session_timer::SessionTimer;
 use super::{
     Cause, Info, LegCommand, LegEvent, LegTimer, LostCause, Material, Out, Side, Surroundings, reason_of, respond,
     sensible_answer, write_headers,
 };
 use crate::sip::dialog::Dialog;
-use crate::sip::digest::{self, Credentials};
 use crate::sip::hop::Hop;
 use crate::sip::message::{HeaderName, Message, Method};
 use crate::sip::transaction::key::{ClientKey, ServerKey};
@@ -28,35 +28,34 @@ pub struct Established {
     /// Our ACK, kept for every repeat of the 2xx it belongs to, and its number.
     ack: Option<(u32, Bytes)>,
     closing: Closing,
-    /// Our BYE, to be said again to who wants to know who we are.
-    goodbye: Option<Goodbye>,
-    /// What this address, and no other, may be shown when it asks.
-    credentials: Option<(IpAddr, Credentials)>,
+    /// Our BYE on its way.
+    goodbye: Option<ClientKey>,
+    requests: Requests,
+    /// Early dialogs of other branches of the fork: what we ask there goes on counting.
+    early: Vec<Dialog>,
+    /// Other branches that have answered as well.
+    forks: VecDeque<Fork>,
     /// The session timer, where one runs.
     timer: Option<SessionTimer>,
     /// Our refresh on its way.
-    refresh: Option<Refresh>,
+    refresh: Option<ClientKey>,
     /// How we refresh: UPDATE where the far side allows it, else re-INVITE.
     refresh_by: Method,
     /// Whether the Call-ID is ours, which sets the pause after a glare (RFC 3261 section 14.1).
     ours: bool,
 }
 
-/// A refresh of ours that is not answered yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Refresh {
-    cseq: u32,
-    /// Challenges answered.
-    answered: u8,
+/// A dialog that is acknowledged and hung up.
+#[derive(Debug)]
+struct Fork {
+    dialog: Dialog,
+    /// The number of its INVITE.
+    number: u32,
+    ack: Bytes,
 }
 
-#[derive(Debug)]
-struct Goodbye {
-    cause: Cause,
-    material: Material,
-    /// Challenges answered.
-    answered: u8,
-}
+/// Answers of a fork that are remembered.
+const MAX_FORKS: usize = 8;
 
 /// ```text
 /// Open -HangUp, ACK missing-> Queued -ACK-> Sent -answer-> Over
@@ -108,23 +107,30 @@ impl Established {
             timer.start(s);
         }
         let refresh_by = if updates { Method::Update } else { Method::Invite };
-        Self { unacked: Some(unacked), timer, refresh_by, ours: false, ..Self::dialled(dialog, None) }
+        Self { unacked: Some(unacked), timer, refresh_by, ours: false, ..Self::dialled(dialog, Requests::default()) }
     }
 
     /// The dialog of an INVITE that was answered to us.
-    pub(super) fn dialled(dialog: Dialog, credentials: Option<(IpAddr, Credentials)>) -> Self {
+    pub(super) fn dialled(dialog: Dialog, requests: Requests) -> Self {
         Self {
             dialog,
             unacked: None,
             ack: None,
             closing: Closing::Open,
             goodbye: None,
-            credentials,
+            requests,
+            early: Vec::new(),
+            forks: VecDeque::new(),
             timer: None,
             refresh: None,
             refresh_by: Method::Invite,
             ours: true,
         }
+    }
+
+    /// Takes over the dialogs of the branches that have not answered.
+    pub(super) fn remember(&mut self, early: impl Iterator<Item = Dialog>) {
+        self.early = early.collect();
     }
 
     /// Takes over what the 2xx to our INVITE agreed to.
@@ -160,34 +166,15 @@ impl Established {
     }
 
     fn send_bye(&mut self, cause: Cause, material: &Material, s: &mut Surroundings<'_>) {
-        let (key, message, to) = self.bye(cause, material, None, s);
-        s.out.push(Out::Request { key, message, to });
-        self.goodbye = Some(Goodbye { cause, material: material.clone(), answered: 0 });
-    }
-
-    fn bye(
-        &mut self,
-        cause: Cause,
-        material: &Material,
-        authorization: Option<(HeaderName, String)>,
-        s: &mut Surroundings<'_>,
-    ) -> (ClientKey, Bytes, Hop) {
-        let branch = s.ids.branch();
-        let mut writer = self.dialog.request(&Method::Bye, s.endpoint, &branch);
-        if let Some((name, value)) = authorization {
-            writer.header(name, &value);
-        }
-        writer.header(HeaderName::Reason, &format!("Q.850;cause={}", cause.0));
-        write_headers(&mut writer, &material.headers);
-        (ClientKey::new(&branch, Method::Bye), writer.finish(), self.dialog.next_hop())
+        let key = send_bye(&mut self.requests, &mut self.dialog, cause, material, s);
+        self.goodbye = Some(key);
     }
 
     fn inform(&mut self, info: &Info, material: &Material, s: &mut Surroundings<'_>) {
-        let branch = s.ids.branch();
-        let mut writer = self.dialog.request(&Method::Info, s.endpoint, &branch);
+        let (key, mut writer) = self.requests.begin(&Method::Info, &mut self.dialog, &info.body, s);
         write_headers(&mut writer, &material.headers);
         let message = writer.finish_with(&info.content_type, &info.body);
-        s.out.push(Out::Request { key: ClientKey::new(&branch, Method::Info), message, to: self.dialog.next_hop() });
+        self.requests.send(key, message, self.dialog.next_hop(), s);
     }
 
     // --- what the far side wants ---
@@ -327,93 +314,69 @@ impl Established {
         negotiation: &mut Negotiation,
         s: &mut Surroundings<'_>,
     ) {
-        let (Some(cseq), Some(status)) = (response.cseq(), response.status()) else { return };
+        let (Some(key), Some(cseq), Some(status)) =
+            (ClientKey::of_response(response), response.cseq(), response.status())
+        else {
+            return;
+        };
+        if status < 200 {
+            return;
+        }
+        let again = self.said_again(response, source, s);
         match cseq.method {
-            _ if status < 200 => {}
-            Method::Bye => match self.challenge(response, source, "BYE", s) {
-                Some(authorization) => self.repeat_bye(authorization, s),
+            Method::Bye if self.goodbye.as_ref() == Some(&key) => match again {
+                Some(again) => self.goodbye = Some(again),
                 None => self.bye_answered(s),
             },
-            Method::Invite | Method::Update if self.refresh.is_some_and(|refresh| refresh.cseq == cseq.number) => {
-                self.refresh_answered(response, source, negotiation, s);
-            }
+            Method::Invite | Method::Update if self.refresh.as_ref() == Some(&key) => match again {
+                Some(again) => self.refresh = Some(again),
+                None => self.refresh_answered(response, negotiation, s),
+            },
             Method::Invite if (200..300).contains(&status) => self.repeated_2xx(response, cseq.number, s),
             _ => {}
         }
     }
 
-    /// The answer to a challenge of our own peer, where it is also the one that gets it (flow S3).
-    fn challenge(
-        &self,
-        response: &Message,
-        source: Hop,
-        method: &str,
-        s: &mut Surroundings<'_>,
-    ) -> Option<(HeaderName, String)> {
-        let ours = |peer: IpAddr| peer == source.ip() && peer == self.dialog.next_hop().ip();
-        let (_, credentials) = self.credentials.as_ref().filter(|(peer, _)| ours(*peer))?;
-        let answered = match method {
-            "BYE" => self.goodbye.as_ref()?.answered,
-            _ => self.refresh?.answered,
-        };
-        let cnonce = s.ids.tag();
-        digest::answer(response, method, self.dialog.request_target(), credentials, &cnonce, answered)
-    }
-
-    /// Whatever state we are in: a dialog that we left must not live on over there (flow O4).
-    fn repeat_bye(&mut self, authorization: (HeaderName, String), s: &mut Surroundings<'_>) {
-        let Some(Goodbye { cause, material, answered }) = self.goodbye.take() else { return };
-        let (key, message, to) = self.bye(cause, &material, Some(authorization), s);
-        s.out.push(Out::Request { key, message, to });
-        self.goodbye = Some(Goodbye { cause, material, answered: answered + 1 });
+    /// What asks who we are is told, our BYE whatever state we are in: a dialog that we left must not live on over
+    /// there (flow O4).
+    fn said_again(&mut self, response: &Message, source: Hop, s: &mut Surroundings<'_>) -> Option<ClientKey> {
+        let bye = response.cseq().is_some_and(|cseq| cseq.method == Method::Bye);
+        if !bye && !matches!(self.closing, Closing::Open) {
+            return None;
+        }
+        let tag = response.to_tag().unwrap_or("");
+        let fork = self.forks.iter_mut().find(|fork| fork.dialog.remote_tag == tag);
+        let dialog = fork.map_or(&mut self.dialog, |fork| &mut fork.dialog);
+        self.requests.answered(response, source, dialog, s)
     }
 
     // --- refreshes of ours (RFC 4028 section 10) ---
 
-    fn send_refresh(
-        &mut self,
-        negotiation: &Negotiation,
-        authorization: Option<(HeaderName, String)>,
-        s: &mut Surroundings<'_>,
-    ) {
+    fn send_refresh(&mut self, negotiation: &Negotiation, s: &mut Surroundings<'_>) {
         let Some(timer) = self.timer.filter(|_| matches!(self.closing, Closing::Open)) else { return };
         if self.unacked.is_some() || self.refresh.is_some() {
             return s.out.push(Out::Start(LegTimer::Retry, s.base.t2));
         }
         let method = self.refresh_by.clone();
-        let branch = s.ids.branch();
-        let mut writer = self.dialog.request(&method, s.endpoint, &branch);
+        let body = if method == Method::Update { "" } else { negotiation.last() };
+        let (key, mut writer) = self.requests.begin(&method, &mut self.dialog, body.as_bytes(), s);
         writer.header(HeaderName::Contact, &self.dialog.contact(s.endpoint)).header(HeaderName::Allow, super::ALLOW);
         timer.write_refresh(&mut writer);
-        if let Some((name, value)) = authorization {
-            writer.header(name, &value);
-        }
         let message = match method {
             Method::Update => writer.finish(),
-            _ => writer.finish_with("application/sdp", negotiation.last().as_bytes()),
+            _ => writer.finish_with("application/sdp", body.as_bytes()),
         };
-        self.refresh = Some(Refresh { cseq: self.dialog.local_cseq, answered: 0 });
-        s.out.push(Out::Request { key: ClientKey::new(&branch, method), message, to: self.dialog.next_hop() });
+        self.refresh = Some(key.clone());
+        self.requests.send(key, message, self.dialog.next_hop(), s);
     }
 
-    fn refresh_answered(
-        &mut self,
-        response: &Message,
-        source: Hop,
-        negotiation: &mut Negotiation,
-        s: &mut Surroundings<'_>,
-    ) {
+    fn refresh_answered(&mut self, response: &Message, negotiation: &mut Negotiation, s: &mut Surroundings<'_>) {
         let method = self.refresh_by.clone();
-        let authorization = self.challenge(response, source, method.as_str(), s);
-        let answered = self.refresh.take().map_or(0, |refresh| refresh.answered);
+        self.refresh = None;
         match response.status().unwrap_or(0) {
             200..300 => self.refreshed(&method, response, negotiation, s),
-            401 | 407 if authorization.is_some() => {
-                self.send_refresh(negotiation, authorization, s);
-                self.refresh = self.refresh.map(|refresh| Refresh { answered: answered + 1, ..refresh });
-            }
             422 if self.timer.as_mut().is_some_and(|timer| timer.lengthen(response)) => {
-                self.send_refresh(negotiation, None, s);
+                self.send_refresh(negotiation, s);
             }
             491 => {
                 // 2.1 to 4 s where the Call-ID is ours, up to 2 s where it is theirs, in steps of 10 ms.
@@ -423,7 +386,7 @@ impl Established {
             408 | 481 => self.expired(s),
             405 | 501 if method == Method::Update => {
                 self.refresh_by = Method::Invite;
-                self.send_refresh(negotiation, None, s);
+                self.send_refresh(negotiation, s);
             }
             status => self.refresh_refused(status, s),
         }
@@ -474,11 +437,12 @@ impl Established {
     }
 
     /// One of our requests got no answer at all.
-    pub(super) fn timed_out(&mut self, method: &Method, s: &mut Surroundings<'_>) {
-        match method {
-            Method::Bye => self.bye_answered(s),
-            Method::Invite | Method::Update if self.refresh.take().is_some() => self.expired(s),
-            _ => {}
+    pub(super) fn timed_out(&mut self, key: &ClientKey, s: &mut Surroundings<'_>) {
+        if self.goodbye.as_ref() == Some(key) {
+            self.bye_answered(s);
+        }
+        if self.refresh.take_if(|refresh| refresh == key).is_some() {
+            self.expired(s);
         }
     }
 
@@ -490,19 +454,30 @@ impl Established {
             }
             return;
         }
-        let mut other = Self::dialled(self.dialog.forked(response), None);
-        other.acknowledge(response, s);
-        let (key, message, to) = other.bye(Cause::NORMAL, &Material::default(), None, s);
-        s.out.push(Out::Stray { key, message, to });
+        self.another_answered(response, number, s);
+    }
+
+    /// Its BYE is repeated by its own transaction; a 2xx that comes again wants the ACK again.
+    fn another_answered(&mut self, response: &Message, number: u32, s: &mut Surroundings<'_>) {
+        let known = |fork: &&Fork| fork.number == number && response.to_tag().unwrap_or("") == fork.dialog.remote_tag;
+        if let Some(fork) = self.forks.iter().find(known) {
+            return s.out.push(Out::Acknowledge { message: fork.ack.clone(), to: fork.dialog.next_hop() });
+        }
+        let mut dialog = self.dialog.forked(response);
+        let early = self.early.iter().find(|early| early.remote_tag == dialog.remote_tag);
+        early.into_iter().for_each(|early| dialog.continue_from(early));
+        let ack = acknowledge(&self.requests, &dialog, number, s);
+        send_bye(&mut self.requests, &mut dialog, Cause::NORMAL, &Material::default(), s);
+        if self.forks.len() == MAX_FORKS {
+            self.forks.pop_front();
+        }
+        self.forks.push_back(Fork { dialog, number, ack });
     }
 
     /// Sends the ACK of a 2xx and keeps it.
     pub(super) fn acknowledge(&mut self, response: &Message, s: &mut Surroundings<'_>) {
         let number = response.cseq().map_or(1, |cseq| cseq.number);
-        let branch = s.ids.branch();
-        let message = self.dialog.request_numbered(&Method::Ack, number, s.endpoint, &branch).finish();
-        s.out.push(Out::Acknowledge { message: message.clone(), to: self.dialog.next_hop() });
-        self.ack = Some((number, message));
+        self.ack = Some((number, acknowledge(&self.requests, &self.dialog, number, s)));
     }
 
     /// Our BYE was answered, or will never be: either way it is over.
@@ -545,12 +520,38 @@ impl Established {
                 self.send_bye(cause, &material, s);
                 self.over(LegEvent::Lost(LostCause::NoAck), s);
             }
-            (LegTimer::Refresh | LegTimer::Retry, _) => self.send_refresh(negotiation, None, s),
+            (LegTimer::Refresh | LegTimer::Retry, _) => self.send_refresh(negotiation, s),
             (LegTimer::Expire, _) => self.expired(s),
             (LegTimer::Forget, _) => s.out.push(Out::Gone),
             _ => {}
         }
     }
+}
+
+fn send_bye(
+    requests: &mut Requests,
+    dialog: &mut Dialog,
+    cause: Cause,
+    material: &Material,
+    s: &mut Surroundings<'_>,
+) -> ClientKey {
+    let (key, mut writer) = requests.begin(&Method::Bye, dialog, b"", s);
+    writer.header(HeaderName::Reason, &format!("Q.850;cause={}", cause.0));
+    write_headers(&mut writer, &material.headers);
+    requests.send(key.clone(), writer.finish(), dialog.next_hop(), s);
+    key
+}
+
+/// Sends the ACK of a 2xx.
+fn acknowledge(requests: &Requests, dialog: &Dialog, number: u32, s: &mut Surroundings<'_>) -> Bytes {
+    let (branch, to) = (s.ids.branch(), dialog.next_hop());
+    let mut writer = dialog.request_numbered(&Method::Ack, number, s.endpoint, &branch);
+    for (name, value) in requests.shown_by_ack(&to) {
+        writer.header(*name, value);
+    }
+    let message = writer.finish();
+    s.out.push(Out::Acknowledge { message: message.clone(), to });
+    message
 }
 
 /// Whether whoever answers a request with this knows no such dialog any more (RFC 5057 section 5.1).

@@ -7,11 +7,12 @@
 //! - [`uac`]: we sent an INVITE and nobody has answered yet;
 //! - [`established`]: a confirmed dialog, until its last debt is paid;
 //! - [`negotiation`]: offer and answer of this leg; `prack`: reliable provisional responses;
-//!   [`session_timer`]: who refreshes the session.
+//!   [`session_timer`]: who refreshes the session; `requests`: what we ask, and who we are when we are asked.
 
 pub mod established;
 pub mod negotiation;
 mod prack;
+mod requests;
 pub mod session_timer;
 pub mod uac;
 pub mod uas;
@@ -281,8 +282,6 @@ impl LegTimer {
 pub enum Out {
     /// Begin a client transaction.
     Request { key: ClientKey, message: Bytes, to: Hop },
-    /// Begin a client transaction whose outcome nobody waits for.
-    Stray { key: ClientKey, message: Bytes, to: Hop },
     /// CANCEL the INVITE transaction of this key.
     Cancel(ClientKey),
     /// Let no further INVITE leave from the transaction of this key.
@@ -301,6 +300,8 @@ pub enum Out {
     RemoteChanged,
     /// Nothing at all has come back for the time that the dial allowed.
     Silent,
+    /// An INVITE that was given up shows a sign of connection all the same.
+    Connected,
     /// Tell the call.
     Event(LegEvent),
     /// The leg owes nothing any more: drop it.
@@ -478,12 +479,12 @@ impl Leg {
     }
 
     /// A transaction of this leg got no answer at all.
-    pub fn timed_out(&mut self, method: &Method, s: &mut Surroundings<'_>) {
+    pub fn timed_out(&mut self, key: &ClientKey, s: &mut Surroundings<'_>) {
         let moved = std::mem::replace(&mut self.phase, Phase::Moving);
         self.phase = match moved {
-            Phase::Calling(uac) if *method == Method::Invite => uac.lost(s),
+            Phase::Calling(uac) if *key.method() == Method::Invite => uac.lost(s),
             Phase::Established(mut established) => {
-                established.timed_out(method, s);
+                established.timed_out(key, s);
                 Phase::Established(established)
             }
             other => other,

@@ -7,13 +7,14 @@ use std::time::Duration;
 use super::established::Established;
 use super::negotiation::Negotiation;
 use super::prack::{self, Provisional};
+use super::requests::{Requests, again};
 use super::session_timer::longer_interval;
 use super::{
     ALLOW, EXTENSIONS, LegCommand, LegEvent, LegTimer, LostCause, Material, Out, Phase, Side, Surroundings, reason_of,
     respond, sensible_answer, write_headers,
 };
 use crate::sip::dialog::Dialog;
-use crate::sip::digest::{self, Credentials};
+use crate::sip::digest::{Answered, Credentials, Keyring};
 use crate::sip::hop::{Hop, Transport};
 use crate::sip::message::{HeaderName, Message, Method};
 use crate::sip::transaction::key::{ClientKey, ServerKey};
@@ -41,8 +42,10 @@ pub struct Dial<'a> {
 
 /// What a refusal asks for before it takes the INVITE.
 enum Remedy {
-    /// These headers instead of those of the same names.
-    Headers(Vec<(HeaderName, String)>),
+    /// What has been asked for, shown.
+    Credentials,
+    /// This session interval.
+    Interval(u32),
     /// The same INVITE, to this URI there.
     Elsewhere(String, Hop),
 }
@@ -58,10 +61,10 @@ pub struct Uac {
     invite: Message,
     key: ClientKey,
     to: Hop,
-    credentials: Option<Credentials>,
+    requests: Requests,
     redirects: Vec<IpAddr>,
-    /// Challenges answered.
-    answered: u8,
+    /// Challenges that the INVITE has answered.
+    answered: Answered,
     resends: u8,
     proceeding: bool,
     ending: Ending,
@@ -120,9 +123,9 @@ impl Uac {
             invite,
             key,
             to: dial.to,
-            credentials: dial.credentials.cloned(),
+            requests: Requests::new(dial.credentials.map(|it| Keyring::new(it.clone(), dial.to.ip()))),
             redirects: dial.redirects.to_vec(),
-            answered: 0,
+            answered: Answered::default(),
             resends: 0,
             proceeding: false,
             ending: Ending::No,
@@ -134,31 +137,23 @@ impl Uac {
 
     /// The INVITE once more, as a new transaction.
     fn resend(&mut self, remedy: Remedy, s: &mut Surroundings<'_>) {
-        let mut uri = self.invite.request_uri().to_owned();
-        let headers = match remedy {
-            Remedy::Headers(headers) => headers,
+        let (mut uri, mut headers) = (self.invite.request_uri().to_owned(), Vec::new());
+        match remedy {
+            Remedy::Credentials => {}
+            Remedy::Interval(seconds) => {
+                // Both, so that nobody on the way shortens it again (RFC 4028 section 7.3).
+                let names = [HeaderName::SessionExpires, HeaderName::MinSe];
+                headers.extend(names.map(|name| (name, seconds.to_string())));
+            }
             Remedy::Elsewhere(there, hop) => {
                 (uri, self.to) = (there, hop);
-                vec![(HeaderName::Contact, s.endpoint.contact(&hop))]
+                headers.push((HeaderName::Contact, s.endpoint.contact(&hop)));
             }
-        };
+        }
+        headers.extend(self.requests.shown(&Method::Invite, &uri, self.invite.body(), &self.to));
         let branch = s.ids.branch();
         let number = self.invite.cseq().map_or(1, |cseq| cseq.number) + 1;
-        let mut writer = Writer::request(&Method::Invite, &uri);
-        writer.header(HeaderName::Via, &s.endpoint.via(&self.to, &branch));
-        writer.header(HeaderName::CSeq, &format!("{number} INVITE"));
-        for (name, value) in &headers {
-            writer.header(*name, value);
-        }
-        let fresh = [HeaderName::Via, HeaderName::CSeq, HeaderName::ContentType, HeaderName::ContentLength];
-        let replaced = |name: &str| {
-            HeaderName::read(name)
-                .is_some_and(|name| fresh.contains(&name) || headers.iter().any(|(new, _)| *new == name))
-        };
-        for (name, value) in self.invite.lines().filter(|(name, _)| !replaced(name)) {
-            writer.header_named(name, value);
-        }
-        let octets = writer.finish_with("application/sdp", self.invite.body());
+        let octets = again(&self.invite, &uri, &s.endpoint.via(&self.to, &branch), number, &headers);
         self.invite = Message::read(octets.clone()).expect("a message we wrote is one we can read");
         self.key = ClientKey::new(&branch, Method::Invite);
         self.resends += 1;
@@ -173,20 +168,14 @@ impl Uac {
             return None;
         }
         match response.status()? {
-            401 | 407 if source.ip() == self.to.ip() => {
-                let cnonce = s.ids.tag();
-                let uri = self.invite.request_uri();
-                let credentials = self.credentials.as_ref()?;
-                let header = digest::answer(response, "INVITE", uri, credentials, &cnonce, self.answered)?;
-                self.answered += 1;
-                Some(Remedy::Headers(vec![header]))
+            401 | 407 => {
+                let met =
+                    source.ip() == self.to.ip() && self.requests.challenged(response, source, &mut self.answered, s);
+                met.then_some(Remedy::Credentials)
             }
             422 => {
                 let asked = self.invite.header(HeaderName::SessionExpires)?.parse().ok()?;
-                let longer = longer_interval(response, asked)?.to_string();
-                // Both, so that nobody on the way shortens it again (RFC 4028 section 7.3).
-                let headers = vec![(HeaderName::SessionExpires, longer.clone()), (HeaderName::MinSe, longer)];
-                Some(Remedy::Headers(headers))
+                Some(Remedy::Interval(longer_interval(response, asked)?))
             }
             301 | 302 => self.redirected(response),
             _ => None,
@@ -232,6 +221,7 @@ impl Uac {
         s: &mut Surroundings<'_>,
     ) -> Phase {
         if response.cseq().is_none_or(|cseq| cseq.method != Method::Invite) {
+            self.in_dialog_answered(response, source, s);
             return Phase::Calling(self);
         }
         s.out.push(Out::Stop(LegTimer::Silence));
@@ -239,8 +229,10 @@ impl Uac {
             status @ ..200 => {
                 self.proceeding = true;
                 self.cancel_if_permitted(s);
-                if status > 100 && self.ending == Ending::No {
-                    self.progressed(status, response, source, negotiation, s);
+                match self.ending {
+                    _ if status == 100 => {}
+                    Ending::No => self.progressed(status, response, source, negotiation, s),
+                    Ending::Wanted | Ending::Cancelled => s.out.push(Out::Connected),
                 }
                 Phase::Calling(self)
             }
@@ -258,6 +250,14 @@ impl Uac {
                     Phase::Moving
                 }
             },
+        }
+    }
+
+    /// A PRACK of ours was answered; who wants to know more is told.
+    fn in_dialog_answered(&mut self, response: &Message, source: Hop, s: &mut Surroundings<'_>) {
+        let early = response.to_tag().and_then(|tag| self.early.get_mut(tag));
+        if let Some(early) = early.filter(|_| response.status() >= Some(200)) {
+            self.requests.answered(response, source, &mut early.dialog, s);
         }
     }
 
@@ -294,11 +294,9 @@ impl Uac {
             Provisional::Ignore => false,
             Provisional::Reliable(rack) => {
                 dialog.refresh_target(response);
-                let branch = s.ids.branch();
-                let message =
-                    dialog.request(&Method::Prack, s.endpoint, &branch).header(HeaderName::RAck, &rack).finish();
-                let key = ClientKey::new(&branch, Method::Prack);
-                s.out.push(Out::Stray { key, message, to: dialog.next_hop() });
+                let (key, mut writer) = self.requests.begin(&Method::Prack, dialog, b"", s);
+                let message = writer.header(HeaderName::RAck, &rack).finish();
+                self.requests.send(key, message, dialog.next_hop(), s);
                 true
             }
         }
@@ -317,10 +315,12 @@ impl Uac {
         early.iter().for_each(|early| dialog.continue_from(&early.dialog));
         let described = early.and_then(|early| early.described).filter(|_| response.body().is_empty());
         let answer = described.as_ref().unwrap_or(response);
-        let mut established = Established::dialled(dialog, self.credentials.clone().map(|c| (self.to.ip(), c)));
+        let mut established = Established::dialled(dialog, self.requests);
+        established.remember(self.early.into_values().map(|early| early.dialog));
         established.acknowledge(response, s);
         if self.ending != Ending::No {
-            // Our CANCEL crossed this 200: it is hung up at once and nobody above hears of it (flow R2).
+            // Our CANCEL crossed this 200: it is hung up at once and the call never hears of it (flow R2).
+            s.out.push(Out::Connected);
             established.hang_up(super::Cause::NORMAL, &Material::default(), s);
         } else if let Some((_, reason)) = self.early_bye.filter(|(tag, _)| response.to_tag() == Some(tag)) {
             s.out.push(Out::Event(LegEvent::Answered));

@@ -9,11 +9,13 @@
 //! - [`ids`] makes tags, branches and Call-IDs from a seed;
 //! - [`hop`] is where a message goes: transport, address, and the connection that is there already;
 //! - [`locate`] finds the servers of a host name (RFC 3263), given the DNS's records;
+//! - [`digest`] says who we are when we are asked, [`gate`] asks others;
 //! - [`dialog`] is RFC 3261 section 12;
 //! - [`transaction`] is RFC 3261 section 17 with RFC 6026.
 
 pub mod dialog;
 pub mod digest;
+pub mod gate;
 pub mod header;
 pub mod hop;
 pub mod ids;

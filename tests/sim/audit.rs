@@ -27,7 +27,7 @@ pub struct Audit {
     /// INVITEs of ours, by Call-ID.
     dialled: BTreeMap<String, Dialled>,
     /// INVITEs of ours inside a dialog, by Call-ID and number, and until when their 2xx finds them.
-    renewed: BTreeMap<(String, u32), Instant>,
+    renewed: BTreeMap<(String, u32), (SocketAddr, Instant)>,
     /// When the last INVITE to a number may leave.
     guards: BTreeMap<String, Instant>,
     breaches: Vec<String>,
@@ -42,6 +42,8 @@ struct Dialled {
     to: SocketAddr,
     /// Something beyond 100 Trying came back: the number is spent.
     heard: bool,
+    /// The INVITE of this number was refused.
+    refused: u32,
     /// Until then an answer finds its transaction: timer B without a provisional response, 64*T1 after a CANCEL
     /// (RFC 3261 section 9.1), timer M after the first 2xx (RFC 6026).
     until: Option<Instant>,
@@ -54,7 +56,7 @@ impl Audit {
     pub fn received(&mut self, now: Instant, octets: &[u8], listed: bool) {
         let Some(sip) = Sip::read(octets) else { return };
         let renewal = self.renewed.get(&(sip.call_id().to_owned(), sip.cseq())).filter(|_| sip.method() == "INVITE");
-        if let (Some(200..300), Some(&until)) = (sip.status(), renewal) {
+        if let (Some(200..300), Some(&(_, until))) = (sip.status(), renewal) {
             if now < until {
                 *self.owed_acks.entry((sip.call_id().to_owned(), sip.tag("To").to_owned())).or_default() += 1;
             }
@@ -63,8 +65,12 @@ impl Audit {
         let dialled = self.dialled.get_mut(sip.call_id()).filter(|_| sip.method() == "INVITE");
         let awaited = dialled.as_ref().is_some_and(|dialled| dialled.until.is_none_or(|until| now < until));
         let mut dialled = dialled;
-        if let (Some(101..300), Some(dialled)) = (sip.status(), &mut dialled) {
-            dialled.heard = true;
+        if let (Some(status), Some(dialled)) = (sip.status(), &mut dialled) {
+            // What it said before it refused may come after that.
+            dialled.heard |= (101..300).contains(&status) && dialled.refused < sip.cseq();
+            if status >= 300 {
+                dialled.refused = dialled.refused.max(sip.cseq());
+            }
         }
         match (sip.status(), dialled) {
             (Some(..200), Some(dialled)) if awaited && !dialled.answered && !dialled.cancelled => dialled.until = None,
@@ -104,7 +110,7 @@ impl Audit {
             }
             Some(_) => {}
             None if sip.is("INVITE") && !sip.tag("To").is_empty() => {
-                self.renewed.entry((sip.call_id().to_owned(), sip.cseq())).or_insert(now + LONG);
+                self.renewed.entry((sip.call_id().to_owned(), sip.cseq())).or_insert((to, now + LONG));
             }
             None if sip.is("INVITE") => self.invited(now, to, &sip, carriers.contains(&to)),
             None if sip.is("BYE") => self.ended(&sip),
@@ -132,13 +138,13 @@ impl Audit {
         let others = others.any(|(_, other)| other.heard || other.to == to);
         match self.guards.get(&number) {
             _ if !numbered => {}
-            _ if others => self.breach(format!("{number} is dialled twice")),
+            _ if others => self.breach(format!("{number} is dialled twice: {} at {to}", sip.call_id())),
             None => self.breach(format!("{number} is dialled and is no number of ASAPP's")),
             Some(&guard) if now > guard => self.breach(format!("an INVITE leaves after the guard of {number}")),
             Some(_) => {}
         }
         let until = Some(now + LONG);
-        let dialled = Dialled { number, to, heard: false, until, answered: false, cancelled: false };
+        let dialled = Dialled { number, to, heard: false, refused: 0, until, answered: false, cancelled: false };
         self.dialled.entry(sip.call_id().to_owned()).or_insert(dialled);
     }
 
@@ -146,6 +152,15 @@ impl Audit {
     pub fn numbered(&mut self, number: &str, now: Instant, safe: Duration) {
         let guard = self.guards.entry(number.to_owned()).or_insert(now + safe);
         *guard = (*guard).min(now + safe);
+    }
+
+    /// The connection to this party broke: an INVITE that nobody there has answered has failed (RFC 3261 section
+    /// 17.1.4). One that rings is answered over a connection of the far side's making.
+    pub fn broken(&mut self, now: Instant, party: SocketAddr) {
+        for dialled in self.dialled.values_mut().filter(|it| it.to == party && !it.answered) {
+            dialled.until = dialled.until.map(|until| until.min(now));
+        }
+        self.renewed.retain(|_, (to, _)| *to != party);
     }
 
     fn opened(&mut self, key: Key) {

@@ -13,9 +13,13 @@ use crate::world::World;
 const REALM: &str = "carrier.example";
 
 fn world() -> World {
+    trusting(Some(REALM.to_owned()))
+}
+
+fn trusting(realm: Option<String>) -> World {
     World::set(|settings| {
         let (username, password) = ("switchback".to_owned(), "secret word".to_owned());
-        settings.trunks[0].credentials = Some(Credentials { username, password, realm: Some(REALM.to_owned()) });
+        settings.trunks[0].credentials = Some(Credentials { username, password, realm });
     })
 }
 
@@ -77,6 +81,116 @@ fn o4_a_challenge_is_answered_on_the_same_member() {
         assert_eq!(again.all("Reason"), bye.all("Reason"));
         genagent.expect_nothing_for(secs(5));
     }
+}
+
+#[test]
+fn o4_two_proxies_in_a_row_are_both_answered() {
+    let w = trusting(None);
+    let (mut customer, mut genagent) = dialled(&w);
+    ask(&mut genagent, 407, &[challenge("near.example", "n1", "")]);
+    genagent.expect_invite_again();
+    ask(&mut genagent, 407, &[challenge("far.example", "f1", "")]);
+    let again = genagent.expect_invite_again();
+    let values = again.all("Proxy-Authorization");
+    let told = values.iter().map(|value| ["realm", "nonce", "nc"].map(|param| shown(value, param)));
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        [["near.example", "n1", "00000002"], ["far.example", "f1", "00000001"]],
+        "RFC 3261 section 22.3"
+    );
+    genagent.answer();
+    let ack = genagent.expect("ACK");
+    assert_eq!(ack.all("Proxy-Authorization"), values, "what the INVITE showed (RFC 3261 section 22.1)");
+    customer.expect("200");
+    customer.ack();
+    hang_up(&mut customer, &mut genagent);
+}
+
+#[test]
+fn o4_two_realms_at_once_are_both_answered() {
+    let w = trusting(None);
+    let (mut customer, mut genagent) = dialled(&w);
+    let realms = ["near.example", "far.example"];
+    let asked: Vec<String> = [", algorithm=SHA-256", ", algorithm=MD5"]
+        .iter()
+        .flat_map(|algorithm| realms.map(|realm| challenge(realm, "n", algorithm)))
+        .collect();
+    ask(&mut genagent, 407, &asked);
+    let again = genagent.expect_invite_again();
+    let told: Vec<_> = again.all("Proxy-Authorization").iter().map(|value| shown(value, "realm").to_owned()).collect();
+    assert_eq!(told, realms);
+    assert!(again.all("Proxy-Authorization").iter().all(|value| shown(value, "algorithm") == "SHA-256"));
+    ask(&mut genagent, 407, &[challenge("near.example", "n2", "")]);
+    customer.expect_refusal(480);
+    assert_eq!(w.count(&w.carrier, "INVITE"), 2, "who has refused us once is not asked again");
+}
+
+#[test]
+fn o4_what_was_asked_once_is_shown_at_once_and_counted() {
+    let w = world();
+    let (mut customer, mut genagent) = dialled(&w);
+    ask(&mut genagent, 407, &[challenge(REALM, "n1", "")]);
+    genagent.expect_invite_again();
+    genagent.answer();
+    genagent.expect("ACK");
+    customer.expect("200");
+    customer.ack();
+    let info = customer.request("INFO").with("Content-Type", "application/dtmf-relay");
+    customer.send(&Sip { body: "Signal=1\r\n".to_owned(), ..info });
+    customer.expect("200 INFO");
+    let info = genagent.expect_and_ok("INFO");
+    customer.bye();
+    customer.expect("200 BYE");
+    let bye = genagent.expect_and_ok("BYE");
+    let told = [info, bye].map(|sip| {
+        let value = sip.header("Proxy-Authorization").to_owned();
+        ["nonce", "nc"].map(|param| shown(&value, param).to_owned())
+    });
+    assert_eq!(told, [["n1", "00000002"], ["n1", "00000003"]]);
+}
+
+/// The carrier asks who sends this request, and gets it again.
+fn explained(genagent: &mut Line, method: &str, nonce: &str) {
+    let first = genagent.expect(method);
+    let asked = challenge(REALM, nonce, "");
+    genagent.send(&Sip::response(&first, 401, "").with("WWW-Authenticate", asked));
+    let again = genagent.expect(method);
+    assert_eq!(shown(again.header("Authorization"), "nonce"), nonce);
+    assert_eq!((again.cseq(), again.uri()), (first.cseq() + 1, first.uri()));
+    assert_eq!(
+        (&again.body, again.tag("To"), again.header("RAck")),
+        (&first.body, first.tag("To"), first.header("RAck"))
+    );
+    assert_ne!(again.branch(), first.branch());
+    genagent.send(&Sip::response(&again, 200, ""));
+}
+
+#[test]
+fn o4_prack_info_and_the_bye_of_a_losing_fork_are_explained() {
+    let w = world();
+    let (mut customer, mut genagent) = dialled(&w);
+    for (rseq, branch) in [("7", "-a"), ("9", "-b")] {
+        let ringing = genagent.forked(180, branch).with("Require", "100rel").with("RSeq", rseq);
+        genagent.send(&ringing);
+        match branch {
+            "-a" => explained(&mut genagent, "PRACK", "p"),
+            _ => drop(genagent.expect_and_ok("PRACK")),
+        }
+    }
+    genagent.send(&genagent.forked(200, "-a").with_sdp(genagent.sdp()));
+    genagent.expect("ACK");
+    customer.expect("200");
+    customer.ack();
+    genagent.send(&genagent.forked(200, "-b").with_sdp(genagent.sdp()));
+    genagent.expect("ACK");
+    explained(&mut genagent, "BYE", "b");
+    let info = customer.request("INFO").with("Content-Type", "application/dtmf-relay");
+    customer.send(&Sip { body: "Signal=1\r\n".to_owned(), ..info });
+    customer.expect("200 INFO");
+    explained(&mut genagent, "INFO", "i");
+    w.run_for(secs(1));
+    assert!(w.talking(&customer, &genagent));
+    hang_up(&mut customer, &mut genagent);
 }
 
 #[test]
@@ -312,4 +426,51 @@ fn s3_a_bye_that_goes_elsewhere_carries_no_credentials() {
             w.stage().delivered.iter().filter(|(.., sip)| sip.is("BYE") && sip.call_id() == genagent.call_id).count();
         assert_eq!(byes, 1, "the trunk's credentials are for the trunk");
     }
+}
+
+#[test]
+fn s3_a_server_that_we_were_sent_to_gets_no_credentials() {
+    let elsewhere = "203.0.113.99:5060";
+    let w = World::set(|settings| {
+        let (username, password) = ("switchback".to_owned(), "secret word".to_owned());
+        settings.trunks[0].credentials = Some(Credentials { username, password, realm: None });
+        settings.trunks[0].redirects = vec![address(elsewhere).ip()];
+    });
+    let there = w.stranger(elsewhere);
+    w.stage().engine.carriers.push(address(elsewhere));
+    let (mut customer, mut genagent) = dialled(&w);
+    ask(&mut genagent, 407, &[challenge(REALM, "n1", "")]);
+    assert!(!shows_nothing(&genagent.expect_invite_again()));
+    let moved = genagent.response(&genagent.invite, 302);
+    genagent.send(&moved.with("Contact", format!("<sip:{NUMBER}@{elsewhere}>")));
+    genagent.expect("ACK");
+    let mut redirected = there.expect_invite();
+    assert!(shows_nothing(&redirected.invite), "{:?}", redirected.invite);
+    ask(&mut redirected, 407, &[challenge(REALM, "n2", "")]);
+    customer.expect_refusal(480);
+    assert_eq!(w.count(&there, "INVITE"), 1);
+}
+
+#[test]
+fn s3_a_customer_who_asks_is_told_nothing() {
+    let w = world();
+    let (mut customer, mut genagent) = dialled(&w);
+    ask(&mut genagent, 407, &[challenge(REALM, "n1", "")]);
+    genagent.expect_invite_again();
+    genagent.answer();
+    genagent.expect("ACK");
+    customer.expect("200");
+    customer.ack();
+    let info = genagent.request("INFO").with("Content-Type", "application/dtmf-relay");
+    genagent.send(&Sip { body: "Signal=1\r\n".to_owned(), ..info });
+    genagent.expect("200 INFO");
+    genagent.bye();
+    genagent.expect("200 BYE");
+    w.api.expect_fetch().answer_completed("AGENT", &[]);
+    for word in ["INFO", "BYE"] {
+        let request = customer.expect(word);
+        assert!(shows_nothing(&request));
+        customer.send(&customer.response(&request, 407).with("Proxy-Authenticate", challenge(REALM, "c", "")));
+    }
+    customer.expect_nothing_for(secs(20));
 }

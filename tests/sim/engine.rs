@@ -234,6 +234,7 @@ impl Engine {
             |flight: &Flight| matches!(flight, Flight::ToCore(peer, _) | Flight::ToParty(peer, _) if *peer == party);
         self.queue.retain(|_, flight| !of(flight));
         let transport = self.transport(party);
+        self.audit.broken(self.now, party);
         self.feed(Input::TransportFailed { transport, peer: party });
     }
 

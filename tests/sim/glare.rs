@@ -115,6 +115,51 @@ fn r10_a_reinvite_while_the_customer_hears_music() {
     assert_eq!(customer.expect_and_ok("BYE").header("X-GA-transfer"), "AGENT");
 }
 
+/// The customer moves while its broken conversation is reconnected: as a number is asked for, as it rings, and in the
+/// tick of the answer.
+#[test]
+fn r10_a_reinvite_while_a_broken_conversation_is_resumed() {
+    for moment in 0..4 {
+        let w = World::set(|settings| settings.call.resume_attempts = 1);
+        let (mut customer, mut lost) = crate::happy::talk(&w);
+        let port = customer.told;
+        w.silent(&customer, true);
+        w.silent(&lost, true);
+        lost.expect_and_ok("BYE");
+        let post = w.api.expect_create();
+        let moves = |customer: &mut Line| {
+            customer.rtp = address("198.51.100.10:41000");
+            customer.reinvite(customer.sdp());
+        };
+        if moment == 0 {
+            moves(&mut customer);
+        }
+        post.answer_number("+19995550177", secs(60));
+        let mut genagent = w.carrier.expect_invite();
+        genagent.respond(180);
+        if moment == 1 {
+            moves(&mut customer);
+            w.run_for(secs(1));
+        }
+        if moment == 2 {
+            moves(&mut customer); // It takes 1 ms, the answer 10.
+        }
+        genagent.answer();
+        if moment == 3 {
+            w.run_for(ms(9)); // Both arrive at once.
+            moves(&mut customer);
+        }
+        genagent.expect("ACK");
+        customer.expect("200");
+        customer.ack();
+        w.run_for(ms(20));
+        assert_eq!(customer.told, port, "our port never moves");
+        assert!(w.talking(&customer, &genagent), "{moment}\n{}", w.ladder());
+        hang_up(&mut customer, &mut genagent);
+        assert_eq!(w.verdict(), (Outcome::CustomerHungUp, EndedBy::Customer, Phase::Talking));
+    }
+}
+
 #[test]
 fn r11_genagent_hangs_up_during_the_customers_hold() {
     let w = World::new();

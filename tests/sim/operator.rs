@@ -86,6 +86,26 @@ fn x2_a_stop_waits_for_nobody_longer_than_a_second() {
     }
 }
 
+/// A leg that waits for its ACK outlives its call; by the time it hears the answer its port may be somebody else's.
+#[test]
+fn m12_an_answer_after_the_end_moves_no_port() {
+    let w = World::new();
+    let mut customer = w.ivr.call().without_offer().invite();
+    customer.expect("180");
+    w.api.expect_create().answer_number(NUMBER, secs(60));
+    let mut genagent = w.carrier.expect_invite();
+    genagent.answer();
+    genagent.expect("ACK");
+    customer.expect("200");
+    w.operator(OperatorCommand::Stop);
+    genagent.expect_and_ok("BYE");
+    w.run_until("the end", |stage| stage.engine.closed);
+    w.run_for(secs(5));
+    customer.ack_with(customer.sdp());
+    customer.expect_and_ok("BYE");
+    assert_eq!(w.hears(&customer), crate::relay::Hears::Nothing, "nobody listens to it any more");
+}
+
 #[test]
 fn x2_stop_twice() {
     let w = World::new();

@@ -228,6 +228,19 @@ fn o12_a_long_ringing_is_remembered_reliably() {
 }
 
 #[test]
+fn r18_a_183_that_its_200_overtook_is_no_news() {
+    let w = World::new();
+    let (mut customer, mut genagent) = dialled(&w);
+    let late = reliable(genagent.response(&genagent.invite, 183), 1, &text::sdp("203.0.113.99", 9000));
+    genagent.answer();
+    connect(&w, &mut customer, &mut genagent);
+    genagent.send(&late);
+    genagent.expect_nothing_for(secs(5));
+    assert!(w.talking(&customer, &genagent), "who has answered is heard");
+    hang_up(&mut customer, &mut genagent);
+}
+
+#[test]
 fn r18_a_prack_before_anything_to_acknowledge() {
     let w = World::new();
     let mut customer = w.ivr.invite();
@@ -281,6 +294,9 @@ fn o10_each_fork_keeps_what_it_has_said() {
     genagent.send(&genagent.forked(200, "-a"));
     connect(&w, &mut customer, &mut genagent);
     assert!(w.talking(&customer, &genagent), "the answer of the fork that answered:\n{}", w.ladder());
+    genagent.send(&genagent.forked(200, "-b").with_sdp(genagent.sdp()));
+    genagent.expect("ACK");
+    assert_eq!(genagent.expect_and_ok("BYE").cseq(), 3, "the PRACK to this fork was 2");
     hang_up(&mut customer, &mut genagent);
 }
 

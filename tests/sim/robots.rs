@@ -2,13 +2,14 @@
 //! driven by alarms and by chance.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use switchback::b2bua::io::{ApiOperation, ApiRequest, FailureClass, Transfer, TransferStatus};
+use switchback::b2bua::io::{ApiOperation, ApiRequest, FailureClass, Transfer, TransferStatus, Transport};
 use switchback::call::TransferId;
 
 use crate::asapp::{active, completed};
-use crate::engine::{CARRIER, CORE, Engine, IVR, UNIX_MS, address, failure, ms, secs};
+use crate::engine::{CARRIER, CORE, Engine, IVR, QUEUE, UNIX_MS, address, failure, ms, secs};
 use crate::random::Random;
 use crate::text::{self, Sip};
 
@@ -39,9 +40,15 @@ pub enum Alarm {
     Mischief,
     /// The program is told to stop.
     Stop,
+    /// The connection to a party breaks: the customers' for 0, then the carriers'.
+    Reset,
+    /// A carrier falls silent.
+    Dies,
+    /// It is back.
+    Returns,
 }
 
-const ALARMS: [Alarm; 10] = [
+const ALARMS: [Alarm; 13] = [
     Alarm::Call,
     Alarm::Leave,
     Alarm::CallerRepeats,
@@ -52,6 +59,9 @@ const ALARMS: [Alarm; 10] = [
     Alarm::CalleeOffers,
     Alarm::Mischief,
     Alarm::Stop,
+    Alarm::Reset,
+    Alarm::Dies,
+    Alarm::Returns,
 ];
 
 pub fn set(engine: &mut Engine, after: Duration, alarm: Alarm, index: usize) {
@@ -122,6 +132,8 @@ fn answers(response: &Sip, request: &Sip) -> bool {
 #[derive(Debug)]
 pub struct Caller {
     index: usize,
+    /// How it speaks.
+    transport: Transport,
     invite: Sip,
     /// INVITE, CANCEL and BYE, as long as they wait.
     pending: Vec<Pending>,
@@ -155,6 +167,7 @@ impl Caller {
             .with_sdp(text::sdp("198.51.100.10", port));
         Self {
             index,
+            transport: Transport::Udp,
             invite,
             pending: Vec::new(),
             proceeding: false,
@@ -191,6 +204,19 @@ impl Caller {
         }
         caller.acknowledges = !random.percent(3);
         caller
+    }
+
+    /// Speaks like this from the first word.
+    pub fn over(mut self, transport: Transport) -> Self {
+        let before = self.via();
+        self.transport = transport;
+        let via = self.via();
+        self.invite.headers.iter_mut().for_each(|(_, value)| *value = value.replace(&before, &via));
+        self
+    }
+
+    fn via(&self) -> String {
+        format!("SIP/2.0/{} {IVR}", self.transport.as_str())
     }
 
     fn send(&self, engine: &mut Engine, sip: &Sip) {
@@ -274,7 +300,7 @@ impl Caller {
     fn in_dialog(&self, method: &str, cseq: u32) -> Sip {
         let (to, target) = self.dialog.clone().unwrap_or_default();
         Sip::request(method, &target)
-            .with("Via", format!("SIP/2.0/UDP {IVR};branch=z9hG4bK-c-{}-{cseq}-{method};rport", self.index))
+            .with("Via", format!("{};branch=z9hG4bK-c-{}-{cseq}-{method};rport", self.via(), self.index))
             .with("Max-Forwards", "70")
             .with("From", self.invite.header("From"))
             .with("To", to)
@@ -381,8 +407,8 @@ enum Fate {
 #[derive(Debug)]
 pub struct Callee {
     index: usize,
-    /// Where it is.
-    at: &'static str,
+    at: SocketAddr,
+    transport: Transport,
     invite: Sip,
     fate: Fate,
     manners: Manners,
@@ -412,15 +438,18 @@ struct Manners {
     /// It wants to be refreshed.
     timer: bool,
     updates: bool,
+    /// It says for how long it wants to be left alone.
+    rests: bool,
     /// What it says first.
     first: u16,
 }
 
 impl Callee {
-    fn new(index: usize, at: &'static str, invite: Sip, fate: Fate, manners: Manners) -> Self {
+    fn new(index: usize, at: SocketAddr, transport: Transport, invite: Sip, fate: Fate, manners: Manners) -> Self {
         Self {
             index,
             at,
+            transport,
             invite,
             fate,
             manners,
@@ -436,7 +465,7 @@ impl Callee {
         }
     }
 
-    pub fn invited(index: usize, at: &'static str, invite: Sip, engine: &mut Engine, random: &mut Random) -> Self {
+    pub fn invited(index: usize, at: SocketAddr, invite: Sip, engine: &mut Engine, random: &mut Random) -> Self {
         let codes = [404, 480, 486, 500, 503, 603];
         let (fate, after) = match random.below(100) {
             0..60 => (Fate::Answer, random.duration(secs(3))),
@@ -446,14 +475,15 @@ impl Callee {
             _ => (Fate::Nothing, Duration::ZERO),
         };
         let manners = Manners {
-            challenges: if at == CARRIER && random.percent(20) { 1 + random.below(3) } else { 0 },
+            challenges: if at != address(QUEUE) && random.percent(20) { 1 + random.below(3) } else { 0 },
             reliable: random.percent(30),
             forks: random.percent(10),
             timer: random.percent(40),
             updates: random.percent(50),
+            rests: random.percent(50),
             first: [0, 100, 100, 183, 183, 180, 180, 180, 180, 180][random.below(10) as usize],
         };
-        let mut callee = Self::new(index, at, invite, fate, manners);
+        let mut callee = Self::new(index, at, engine.transport(at), invite, fate, manners);
         callee.begin(engine);
         if fate != Fate::Nothing {
             set(engine, after, Alarm::Decide, index);
@@ -476,7 +506,7 @@ impl Callee {
 
     /// Rings and answers at once.
     pub fn eager(index: usize, invite: Sip, engine: &mut Engine) -> Self {
-        let mut callee = Self::new(index, CARRIER, invite, Fate::Answer, Manners::default());
+        let mut callee = Self::new(index, address(CARRIER), Transport::Udp, invite, Fate::Answer, Manners::default());
         callee.say(engine, 180, "");
         callee.say(engine, 200, &callee.sdp());
         callee.answered = true;
@@ -484,11 +514,11 @@ impl Callee {
     }
 
     fn sdp(&self) -> String {
-        text::sdp(&address(self.at).ip().to_string(), 10_000 + 2 * self.index as u16)
+        text::sdp(&self.at.ip().to_string(), 10_000 + 2 * self.index as u16)
     }
 
     fn send(&self, engine: &mut Engine, sip: &Sip) {
-        engine.send(address(self.at), sip.octets());
+        engine.send(self.at, sip.octets());
     }
 
     fn say(&mut self, engine: &mut Engine, status: u16, sdp: &str) {
@@ -503,6 +533,9 @@ impl Callee {
         }
         if status < 300 {
             response = response.with("Contact", format!("<sip:gw@{}>", self.at)).with_sdp(sdp);
+        }
+        if status == 503 && self.manners.rests {
+            response = response.with("Retry-After", "3");
         }
         if self.manners.updates {
             response = response.with("Allow", "INVITE, ACK, BYE, CANCEL, PRACK, UPDATE");
@@ -544,9 +577,7 @@ impl Callee {
         }
         match self.fate {
             Fate::Answer => self.say(engine, 200, &self.sdp()),
-            Fate::BadAnswer => {
-                self.say(engine, 200, &text::audio(&address(self.at).ip().to_string(), 9, "111", "sendrecv"))
-            }
+            Fate::BadAnswer => self.say(engine, 200, &text::audio(&self.at.ip().to_string(), 9, "111", "sendrecv")),
             Fate::Refuse(status) => self.say(engine, status, ""),
             Fate::Nothing => {}
         }
@@ -569,7 +600,15 @@ impl Callee {
 
     fn in_dialog(&self, method: &str, cseq: u32) -> Sip {
         Sip::request(method, self.invite.contact())
-            .with("Via", format!("SIP/2.0/UDP {};branch=z9hG4bK-g-{}-{cseq}-{method};rport", self.at, self.index))
+            .with(
+                "Via",
+                format!(
+                    "SIP/2.0/{} {};branch=z9hG4bK-g-{}-{cseq}-{method};rport",
+                    self.transport.as_str(),
+                    self.at,
+                    self.index
+                ),
+            )
             .with("Max-Forwards", "70")
             .with("From", format!("{};tag=g{}", self.invite.header("To"), self.index))
             .with("To", self.invite.header("From"))
@@ -599,7 +638,7 @@ impl Callee {
         }
         let method = if random.percent(50) { "UPDATE" } else { "INVITE" };
         self.cseq += 1;
-        let sdp = any_offer(&address(self.at).ip().to_string(), 10_000 + 2 * self.index as u16, random);
+        let sdp = any_offer(&self.at.ip().to_string(), 10_000 + 2 * self.index as u16, random);
         let contact = format!("<sip:gw@{}>", self.at);
         let offer = self.in_dialog(method, self.cseq).with("Contact", contact).with_sdp(sdp);
         if method == "INVITE" {
@@ -609,7 +648,7 @@ impl Callee {
     }
 
     pub fn repeats(&mut self, engine: &mut Engine) {
-        let (index, at) = (self.index, address(self.at));
+        let (at, index) = (self.at, self.index);
         for waiting in [&mut self.unpracked, &mut self.unacked, &mut self.forked] {
             let Some(pending) = waiting else { continue };
             match pending.again() {
@@ -644,7 +683,7 @@ impl Callee {
             }
             Some(_) => {}
             None if sip.is("INVITE") && !sip.tag("To").is_empty() => {
-                self.send(engine, &in_dialog_answer(sip, self.sdp(), self.at));
+                self.send(engine, &in_dialog_answer(sip, self.sdp(), &self.at.to_string()));
             }
             None if sip.is("INVITE") && sip.cseq() > self.invite.cseq() => {
                 // It says who it is, or what else was asked for.

@@ -417,15 +417,17 @@ fn six_hours(ending: Option<u16>) {
             genagent.expect("BYE");
         }
     }
-    while let Some(refresh) = customer.heard() {
-        if refresh.is("INVITE") {
-            refreshed(&mut customer, &refresh, "1800;refresher=uac");
-        } else {
-            customer.reply(&refresh, 200);
+    let bye = loop {
+        let heard = customer.heard_within(&w, secs(1));
+        match heard.is("INVITE") {
+            true => refreshed(&mut customer, &heard, "1800;refresher=uac"),
+            false => break heard,
         }
-    }
-    w.run_for(secs(1));
-    customer.answer_all();
+    };
+    assert!(bye.is("BYE"), "{}", bye.word());
+    customer.reply(&bye, 200);
+    customer.expect_nothing_for(secs(60));
+    assert!(genagent.answer_all().is_empty(), "nothing more is said to who is gone");
     assert_eq!(w.verdict(), (Outcome::GenagentLost, EndedBy::Network, Phase::Talking));
 }
 

@@ -195,6 +195,46 @@ fn o3_a_silent_server_is_given_up_for_the_next_and_its_late_answer_is_ended() {
     talks(&w, &mut customer, &mut genagent);
 }
 
+/// The first server rings or answers late, while nothing has been heard of the second: the number is spent, and a
+/// repeat of the INVITE might reach whoever has it next.
+#[test]
+fn o6d_a_late_sign_of_the_first_way_ends_the_second() {
+    for answered in [false, true] {
+        let (w, second, _) = two();
+        let mut customer = number(&w, NUMBER, 60);
+        let mut first = w.carrier.expect_invite();
+        let mut other = second.expect_invite();
+        match answered {
+            true => first.answer(),
+            false => first.respond(180),
+        }
+        w.api.expect_create().answer_number(OTHER, secs(60));
+        match answered {
+            true => {
+                first.expect("ACK");
+                first.expect_and_ok("BYE");
+            }
+            false => {
+                first.expect_and_ok("CANCEL");
+                first.respond(487);
+                first.expect("ACK");
+            }
+        }
+        let mut genagent = second.expect_invite();
+        assert!(genagent.invite.uri().contains(OTHER));
+        let sent = w.count(&second, "INVITE");
+        genagent.respond(100);
+        other.expect_nothing_for(secs(3));
+        assert_eq!(w.count(&second, "INVITE"), sent, "not even a repeat");
+        other.respond(180);
+        other.expect_and_ok("CANCEL");
+        other.respond(487);
+        other.expect("ACK");
+        talks(&w, &mut customer, &mut genagent);
+        assert_eq!(w.api.asked(), 2);
+    }
+}
+
 #[test]
 fn o3_the_only_way_is_not_given_up_early() {
     let (w, _, _) = world(vec![trunk("one", CARRIER, 0)], |_| {});
