@@ -19,13 +19,13 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use crate::b2bua::settings::{BreakerSettings, Network, Settings, SipTimers, Unlisted};
+use crate::b2bua::settings::{BreakerSettings, ConversationSettings, Network, Settings, SipTimers, Unlisted};
 use crate::call::settings::{CallSettings, ContextSettings, Fallback as CoreFallback, IntakeSettings, Ringing};
 use crate::leg::session_timer::SessionSettings;
 use crate::sip::hop::Transport;
 
 pub use trunk::Trunk;
-pub use words::{Advertised, ClientAuth, Destination, LogFormat, PortRange};
+pub use words::{Advertised, ClientAuth, Destination, Keep, LogFormat, PortRange};
 
 /// Everything the program can be told, read and checked.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -49,6 +49,8 @@ pub struct Config {
     pub intake: IntakeSettings,
     /// `[context]`
     pub context: ContextSettings,
+    /// `[conversations]`
+    pub conversations: Conversations,
     /// `[records]`
     pub records: Records,
     /// `[admin]`
@@ -233,6 +235,21 @@ pub struct Fallback {
     pub redirect: Option<String>,
 }
 
+/// What is remembered of conversations; the meaning of each is in [`ConversationSettings`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "the names and meanings are those of ConversationSettings")]
+pub struct Conversations {
+    /// A file, or `none`: what is remembered ends with the process.
+    pub path: Keep,
+    #[serde(with = "words::span")]
+    pub resume_window: Duration,
+    pub by_caller: bool,
+    #[serde(with = "words::span")]
+    pub input_window: Duration,
+    pub max: usize,
+}
+
 /// Where call records go.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -341,7 +358,7 @@ impl Config {
 
     /// The settings of the core.
     pub fn core_settings(&self) -> Settings {
-        let Self { sip, media, trunk, asapp, .. } = self;
+        let Self { sip, media, trunk, asapp, conversations, .. } = self;
         Settings {
             sip_address: self.sip_address(),
             sip_others: self.other_addresses(),
@@ -363,6 +380,12 @@ impl Config {
             api_rate: asapp.rate,
             breaker: BreakerSettings { failures: asapp.breaker_failures, open_for: asapp.breaker_open_for },
             media_timeout: media.timeout,
+            conversations: ConversationSettings {
+                resume_window: conversations.resume_window,
+                by_caller: conversations.by_caller,
+                input_window: conversations.input_window,
+                max: conversations.max,
+            },
             call: self.call_settings(),
         }
     }
@@ -488,6 +511,20 @@ impl Default for Call {
             max_duration: core.max_duration,
             release_limit: core.release_limit,
             ringing: core.ringing,
+        }
+    }
+}
+
+impl Default for Conversations {
+    fn default() -> Self {
+        let core = ConversationSettings::default();
+        Self {
+            // Nothing about people reaches a disk unless somebody wrote down where.
+            path: Keep::InMemory,
+            resume_window: core.resume_window,
+            by_caller: core.by_caller,
+            input_window: core.input_window,
+            max: core.max,
         }
     }
 }

@@ -48,6 +48,8 @@ pub struct Settings {
     pub breaker: BreakerSettings,
     /// Media timeout: both directions dead this long end the call.
     pub media_timeout: Duration,
+    /// What is remembered of conversations.
+    pub conversations: ConversationSettings,
     /// What the call decides by.
     pub call: CallSettings,
 }
@@ -197,6 +199,30 @@ impl Default for BreakerSettings {
     }
 }
 
+/// What is remembered of conversations.
+#[derive(Debug, Clone, Copy)]
+pub struct ConversationSettings {
+    /// How long after the customer hung up a conversation is remembered; zero: not at all.
+    pub resume_window: Duration,
+    /// Whether the caller's number is remembered and stands for the conversation when nothing else does.
+    pub by_caller: bool,
+    /// How long input waits for the call it was laid down for; zero: none is taken.
+    pub input_window: Duration,
+    /// Most conversations remembered, and most inputs waiting; the oldest goes first.
+    pub max: usize,
+}
+
+impl Default for ConversationSettings {
+    fn default() -> Self {
+        Self {
+            resume_window: Duration::from_secs(30 * 60),
+            by_caller: false,
+            input_window: Duration::from_secs(10 * 60),
+            max: 100_000,
+        }
+    }
+}
+
 impl Settings {
     /// Every way in, UDP first.
     pub fn sip_listeners(&self) -> Vec<(Transport, SocketAddr)> {
@@ -226,6 +252,7 @@ impl Default for Settings {
             api_rate: 90,
             breaker: BreakerSettings::default(),
             media_timeout: Duration::from_secs(30),
+            conversations: ConversationSettings::default(),
             call: CallSettings::default(),
         }
     }

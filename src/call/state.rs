@@ -12,7 +12,7 @@ use super::settings::{CallSettings, Ringing};
 use super::ticket::DialTicket;
 use super::verdict::{Evidence, Outcome, Verdict};
 use super::{CallRef, TransferId, step};
-use crate::leg::{Cause, Invitation, LegCommand, LegEvent, LegRole, MediaCounters};
+use crate::leg::{Cause, LegCommand, LegEvent, LegRole, MediaCounters};
 
 /// Where a call stands. Reading down `step.rs` is living through it:
 ///
@@ -204,7 +204,7 @@ impl Call {
     pub fn begin(
         call: CallRef,
         reference: String,
-        invitation: &Invitation,
+        intake: Intake,
         settings: Arc<CallSettings>,
         epoch: Epoch,
         now: Instant,
@@ -212,7 +212,7 @@ impl Call {
     ) -> Self {
         let mut facts = Facts {
             call,
-            intake: Intake::read(invitation, &settings.intake),
+            intake,
             settings,
             epoch,
             reference,
@@ -386,6 +386,8 @@ impl Facts {
         CallRecord {
             call: self.call,
             conversation: self.intake.conversation.clone(),
+            conversation_source: self.intake.source,
+            resumes: self.intake.resumes,
             customer_call_id: self.intake.call_id.clone(),
             caller: masked(&self.intake.caller),
             dialled: masked(&self.intake.dialled),

@@ -51,6 +51,13 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         warnings
             .push("call.release_limit is below 64 × sip.t1: a lost BYE ends a record before its last word".to_owned());
     }
+    if config.conversations.by_caller {
+        warnings.push(
+            "conversations.by_caller is on: a caller's number can be forged, and many people may share one; only where \
+             the network vouches for numbers does it name a conversation safely"
+                .to_owned(),
+        );
+    }
     if config.records.path == Destination::Nowhere {
         warnings.push("records.path is \"none\": no call leaves a record".to_owned());
     }
@@ -58,7 +65,7 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
 }
 
 fn durations(config: &Config, problems: &mut Vec<String>) {
-    let Config { sip, media, asapp, call, .. } = config;
+    let Config { sip, media, asapp, call, conversations, .. } = config;
     let (ms, s, h) = (Duration::from_millis, Duration::from_secs, |hours: u64| Duration::from_secs(hours * 3600));
     let limits = [
         ("sip.t1", sip.t1, ms(10), s(10)),
@@ -84,6 +91,8 @@ fn durations(config: &Config, problems: &mut Vec<String>) {
         ("call.collect_limit", call.collect_limit, Duration::ZERO, s(60)),
         ("call.max_duration", call.max_duration, s(1), h(24)),
         ("call.release_limit", call.release_limit, s(1), s(600)),
+        ("conversations.resume_window", conversations.resume_window, Duration::ZERO, h(24 * 30)),
+        ("conversations.input_window", conversations.input_window, Duration::ZERO, h(24)),
     ];
     let expires = sip.session_expires;
     if !expires.is_zero() && expires < sip.session_least {
@@ -116,6 +125,7 @@ fn numbers(config: &Config, problems: &mut Vec<String>) {
         ("media.workers", media.workers.into(), 1, 64),
         ("media.dscp", media.dscp.into(), 0, 63),
         ("call.max_attempts", call.max_attempts.into(), 1, 10),
+        ("conversations.max", config.conversations.max, 1, 1_000_000),
         ("intake.max_variables", intake.max_variables, 0, 256),
         ("intake.max_value", intake.max_value, 1, 16_384),
         ("context.max_variables", context.max_variables, 0, 64),

@@ -172,6 +172,10 @@ pub struct Invitation {
     pub caller: String,
     /// User part of the Request-URI.
     pub dialled: String,
+    /// Parameters of the Request-URI that have a value, in order, `%HH` undone.
+    pub parameters: Vec<(String, String)>,
+    /// The local UUID of Session-ID (RFC 7989), 32 hexadecimal digits in lower case.
+    pub session_id: Option<String>,
     /// Every header line that is none of SIP's own, in order.
     pub headers: Vec<(String, String)>,
 }

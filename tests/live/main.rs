@@ -5,6 +5,7 @@ mod capture;
 mod ending;
 mod happy;
 mod heavy;
+mod memory;
 mod races;
 mod rtp;
 mod setup;

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use switchback::b2bua::B2bua;
 use switchback::b2bua::io::{
     ApiFailure, ApiOperation, ApiReply, ApiRequest, Datagram, Epoch, FailureClass, Input, Look, MediaCommand,
-    MediaEvent, OperatorCommand, Output, PortPair, PublishedContext, Question, Records, Transfer, Transport,
+    MediaEvent, OperatorCommand, Output, PortPair, PublishedContext, Question, Records, Remembered, Transfer,
+    Transport,
 };
 use switchback::b2bua::settings::{Network, Settings, Trunk};
 use switchback::call::CallRef;
@@ -102,6 +103,8 @@ pub struct Engine {
     pub relay: Relay,
     pub records: Vec<CallRecord>,
     pub published: Vec<PublishedContext>,
+    /// What the core wanted written down of conversations.
+    pub on_disk: BTreeMap<String, Remembered>,
     /// What left over a transport that its party does not speak: it reaches nobody.
     pub strays: Vec<(SocketAddr, Transport, Bytes)>,
     /// Every API request, in order.
@@ -170,6 +173,7 @@ impl Engine {
             relay: Relay::default(),
             records: Vec::new(),
             published: Vec::new(),
+            on_disk: BTreeMap::new(),
             strays: Vec::new(),
             asked: Vec::new(),
             closed: false,
@@ -337,6 +341,10 @@ impl Engine {
                 self.published.push(*context);
                 self.events.push_back(Event::Wrote);
             }
+            Output::Remember(remembered) => {
+                self.on_disk.insert(remembered.conversation.0.clone(), *remembered);
+            }
+            Output::Forget(conversation) => drop(self.on_disk.remove(&conversation.0)),
             Output::Record(record) => {
                 self.events.push_back(Event::Wrote);
                 self.ladder.remark(at, &format!("record: {}", record.verdict.outcome));

@@ -3,7 +3,7 @@
 //! - the stage: `world` (what a flow sees), `engine` (time, lanes, what is in flight), `relay` (who hears whom),
 //!   `audit` (what must hold whatever happens), `complaints` (no unexpected WARN), `ladder`, `random`;
 //! - the parties: `peer` and `asapp` follow a script, `robots` live on their own; `text` is their SIP;
-//! - the flows, named after their lines: `happy`, `api`, `context`, `outbound`, `guard`, `races`, `media`, `security`, `operator`;
+//! - the flows, named after their lines: `happy`, `api`, `context`, `outbound`, `guard`, `races`, `media`, `memory`, `security`, `operator`;
 //! - the nets: `table` (every event in every state), `orders` (every order of arrival), `chaos` (ten thousand calls).
 //!
 //! `UPDATE_LADDERS=1` keeps new ladders (`sip-fixtures/ladders/`) and the new table. A golden is an expectation: read it
@@ -22,6 +22,7 @@ mod guard;
 mod happy;
 mod ladder;
 mod media;
+mod memory;
 mod offers;
 mod operator;
 mod orders;
