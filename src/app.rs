@@ -15,8 +15,8 @@ use tokio::task::JoinHandle;
 use crate::admin::{self, AdminQuery, Sources, Surroundings};
 use crate::asapp::{AsappClient, AsappSettings};
 use crate::b2bua::B2bua;
+use crate::b2bua::io::Change;
 use crate::b2bua::io::Question as DnsQuestion;
-use crate::b2bua::io::Remembered;
 use crate::b2bua::io::{ApiReply, ApiRequest, Input, Look, MediaCommand, OperatorCommand, PublishedContext, Transport};
 use crate::call::ConversationId;
 use crate::call::record::CallRecord;
@@ -78,14 +78,13 @@ impl App {
         let (records, writer) = records::start(target(&config.records.path), records::CAPACITY)
             .context("cannot open the file for call records (records.path)")?;
         let contexts = Arc::new(Contexts::default());
-        let (remembered, conversations, conversations_writer) = conversations(config)?;
 
         let mut settings = config.core_settings();
         if settings.sip_address.port() == 0 {
             settings.sip_address.set_port(udp.address().port());
         }
         let mut core = B2bua::new(settings, media.pairs(), seed(), clock::epoch());
-        core.recall(clock::now(), remembered);
+        let (conversations, conversations_writer) = conversations(config, &mut core)?.unzip();
         let (replies, api) = mpsc::unbounded_channel();
         let (looked, looks) = mpsc::unbounded_channel();
         let (operators, operator_arrivals) = mpsc::unbounded_channel();
@@ -226,14 +225,13 @@ fn target(destination: &Destination) -> Target {
     }
 }
 
-/// What an earlier run remembered, and where it is kept; without a path, nothing and nowhere.
-type Memories = (Vec<Remembered>, Option<Conversations>, Option<conversations::Writer>);
-
-fn conversations(config: &Config) -> Result<Memories> {
-    let Keep::File(path) = &config.conversations.path else { return Ok((Vec::new(), None, None)) };
-    let (remembered, conversations, writer) = conversations::start(path, conversations::CAPACITY)
-        .context("conversations cannot be kept (conversations.path)")?;
-    Ok((remembered, Some(conversations), Some(writer)))
+/// Tells the core what an earlier run wrote down, where that is kept at all.
+fn conversations(config: &Config, core: &mut B2bua) -> Result<Option<(Conversations, conversations::Writer)>> {
+    let Keep::File(path) = &config.conversations.path else { return Ok(None) };
+    let mut store = conversations::open(path).context("conversations cannot be kept (conversations.path)")?;
+    let changes = core.recall(clock::now(), store.take());
+    let started = store.start(changes, conversations::CAPACITY).context("cannot start a thread for conversations")?;
+    Ok(Some(started))
 }
 
 /// What the admin server looks into besides the core.
@@ -373,15 +371,9 @@ impl Hands for World {
         self.contexts.put(clock::now(), context);
     }
 
-    fn remember(&mut self, remembered: Box<Remembered>) {
+    fn remember(&mut self, change: Change) {
         if let Some(conversations) = &self.conversations {
-            conversations.remember(remembered);
-        }
-    }
-
-    fn forget(&mut self, conversation: ConversationId) {
-        if let Some(conversations) = &self.conversations {
-            conversations.forget(conversation);
+            conversations.write(change);
         }
     }
 

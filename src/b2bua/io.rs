@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 
-pub use super::memory::{Erasure, Kept, Remembered};
+pub use super::memory::{Change, Erasure, Kept, Remembered};
 pub use super::places::Look;
 pub use crate::call::asapp::{ApiFailure, CreateTransfer, FailureClass, OutputContext, Transfer, TransferStatus};
 pub use crate::call::context::PublishedContext;
@@ -61,10 +61,8 @@ pub enum Output {
     Named(IpAddr, String),
     /// Keep this context for whoever fetches it by reference.
     Publish(Box<PublishedContext>),
-    /// Write down that this conversation may be resumed, in place of what was written of it before.
-    Remember(Box<Remembered>),
-    /// Strike out this conversation.
-    Forget(ConversationId),
+    /// Write this down of a conversation.
+    Remember(Change),
     /// A call is over: write its one record.
     Record(Box<CallRecord>),
     /// The drain is complete: no call and no debt is left.

@@ -36,6 +36,25 @@ fn shown<S: Serializer>(caller: &Option<String>, serializer: S) -> Result<S::Ok,
     caller.as_deref().map(masked).serialize(serializer)
 }
 
+/// What is to be written down of a conversation; `None` strikes it out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// What takes the place of what was written of it before.
+    pub to: Option<Box<Remembered>>,
+}
+
+impl Change {
+    fn written(remembered: &Remembered) -> Self {
+        Self { conversation: remembered.conversation.clone(), to: Some(Box::new(remembered.clone())) }
+    }
+
+    fn struck_out(conversation: ConversationId) -> Self {
+        Self { conversation, to: None }
+    }
+}
+
 /// What the core keeps of one conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Kept {
@@ -81,43 +100,42 @@ impl Memory {
         (self.remembered.values.len(), self.inputs.values.len())
     }
 
-    /// Drops what has been kept long enough: these conversations.
-    fn expire(&mut self, now: Instant) -> Vec<ConversationId> {
+    /// Drops what has been kept long enough.
+    fn expire(&mut self, now: Instant) -> Vec<Change> {
         while self.inputs.pop_due(now).is_some() {}
         let mut gone = Vec::new();
         while let Some((id, remembered)) = self.remembered.pop_due(now) {
             self.unlist(&remembered);
-            gone.push(id);
+            gone.push(Change::struck_out(id));
         }
         gone
     }
 
-    /// Keeps a conversation until `expires`. What must be written down of it comes back.
-    fn keep(&mut self, remembered: Remembered, expires: Instant) -> Vec<Output> {
+    /// Keeps a conversation until `expires`. What that changes of others comes back.
+    fn keep(&mut self, remembered: Remembered, expires: Instant) -> Vec<Change> {
         let id = remembered.conversation.clone();
         if let Some(before) = self.remembered.take(&id) {
             self.unlist(&before);
         }
-        let mut outputs = Vec::new();
+        let mut changes = Vec::new();
         let older = remembered.caller.as_ref().and_then(|caller| self.callers.insert(caller.clone(), id.clone()));
         if let Some(older) = older.and_then(|older| self.remembered.get_mut(&older)) {
             older.caller = None; // A caller has one conversation to go on with: the last one.
-            outputs.push(Output::Remember(Box::new(older.clone())));
+            changes.push(Change::written(older));
         }
-        outputs.push(Output::Remember(Box::new(remembered.clone())));
         self.remembered.put(id, remembered, expires);
         while self.remembered.values.len() > self.settings.max {
             let Some((id, oldest)) = self.remembered.pop() else { break };
             self.unlist(&oldest);
-            outputs.push(Output::Forget(id));
+            changes.push(Change::struck_out(id));
         }
-        outputs
+        changes
     }
 
-    fn forget(&mut self, id: &ConversationId) -> Option<Output> {
+    fn forget(&mut self, id: &ConversationId) -> Option<Change> {
         let forgotten = self.remembered.take(id)?;
         self.unlist(&forgotten);
-        Some(Output::Forget(forgotten.conversation))
+        Some(Change::struck_out(forgotten.conversation))
     }
 
     fn unlist(&mut self, remembered: &Remembered) {
@@ -167,21 +185,23 @@ fn number(caller: &str) -> Option<String> {
 }
 
 impl B2bua {
-    /// What an earlier run remembered, oldest first; what it should not have kept so long is forgotten.
-    pub fn recall(&mut self, now: Instant, remembered: Vec<Remembered>) {
+    /// What an earlier run wrote down, oldest first. What must be written otherwise by the settings of this one comes
+    /// back: it may be all of it, which is more than a writer behind a queue can take.
+    pub fn recall(&mut self, now: Instant, remembered: Vec<Remembered>) -> Vec<Change> {
         let settings = self.memory.settings;
+        let mut changes = Vec::new();
         for mut remembered in remembered {
             let left = life_left(&self.epoch, now, remembered.ended_at, settings.resume_window);
             if left.is_zero() {
-                self.outputs.push_back(Output::Forget(remembered.conversation));
+                changes.push(Change::struck_out(remembered.conversation));
                 continue;
             }
-            if !settings.by_caller {
-                remembered.caller = None;
+            if !settings.by_caller && remembered.caller.take().is_some() {
+                changes.push(Change::written(&remembered));
             }
-            let outputs = self.memory.keep(remembered, now + left);
-            self.outputs.extend(outputs);
+            changes.extend(self.memory.keep(remembered, now + left));
         }
+        changes
     }
 
     /// What the first request says, completed by what is remembered.
@@ -204,18 +224,19 @@ impl B2bua {
                     ended_at: record.ended_at,
                     caller: number(caller).filter(|_| settings.by_caller),
                 };
-                let outputs = self.memory.keep(remembered, now + settings.resume_window);
-                self.outputs.extend(outputs);
+                let written = Change::written(&remembered);
+                let changes = self.memory.keep(remembered, now + settings.resume_window);
+                self.outputs.extend([written].into_iter().chain(changes).map(Output::Remember));
             }
             Aftermath::Open | Aftermath::Untouched => {}
-            Aftermath::Closed => self.outputs.extend(self.memory.forget(&record.conversation)),
+            Aftermath::Closed => self.outputs.extend(self.memory.forget(&record.conversation).map(Output::Remember)),
         }
     }
 
     /// Forgets what has been kept long enough.
     pub(super) fn expire_memory(&mut self, now: Instant) {
         let gone = self.memory.expire(now);
-        self.outputs.extend(gone.into_iter().map(Output::Forget));
+        self.outputs.extend(gone.into_iter().map(Output::Remember));
     }
 
     /// The remembered conversations, the last one first, at most `most`; only this caller's, where one is named.
@@ -242,7 +263,7 @@ impl B2bua {
         let input = self.memory.inputs.take(id);
         let forgotten = self.memory.forget(id);
         let known = input.is_some() || forgotten.is_some();
-        self.outputs.extend(forgotten);
+        self.outputs.extend(forgotten.map(Output::Remember));
         if known { Erasure::Erased } else { Erasure::Unknown }
     }
 

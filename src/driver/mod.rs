@@ -15,9 +15,10 @@ use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 
 use crate::b2bua::B2bua;
-use crate::b2bua::io::{ApiReply, ApiRequest, Datagram, Input, MediaCommand, MediaEvent, OperatorCommand, Output};
-use crate::b2bua::io::{Look, PublishedContext, Question as DnsQuestion, Remembered, Transport};
-use crate::call::ConversationId;
+use crate::b2bua::io::{
+    ApiReply, ApiRequest, Change, Datagram, Input, MediaCommand, MediaEvent, OperatorCommand, Output,
+};
+use crate::b2bua::io::{Look, PublishedContext, Question as DnsQuestion, Transport};
 use crate::call::record::CallRecord;
 use crate::clock;
 use stream::{Arrival, Streams};
@@ -51,10 +52,8 @@ pub trait Hands {
     fn tell_media(&mut self, command: MediaCommand);
     /// Keep a context.
     fn publish(&mut self, context: PublishedContext);
-    /// Write down that a conversation may be resumed.
-    fn remember(&mut self, remembered: Box<Remembered>);
-    /// Strike a conversation out.
-    fn forget(&mut self, conversation: ConversationId);
+    /// Write down what is remembered of a conversation.
+    fn remember(&mut self, change: Change);
     /// Write a record.
     fn record(&mut self, record: Box<CallRecord>);
     /// A SIP message passed, in or out; for captures.
@@ -144,8 +143,7 @@ fn drain(core: &mut B2bua, udp: &Udp, streams: &mut Streams, hands: &mut impl Ha
             Output::Named(address, domain) => streams.name(address, domain),
             Output::Media(command) => hands.tell_media(command),
             Output::Publish(context) => hands.publish(*context),
-            Output::Remember(remembered) => hands.remember(remembered),
-            Output::Forget(conversation) => hands.forget(conversation),
+            Output::Remember(change) => hands.remember(change),
             Output::Record(record) => hands.record(record),
             Output::Closed => closed = true,
         }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use redb::{Builder, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 
-use crate::b2bua::io::Remembered;
+use crate::b2bua::io::{Change, Remembered};
 use crate::call::{CallRef, ConversationId};
 use crate::clock;
 
@@ -85,8 +85,7 @@ pub struct Writer {
 pub type Told = Box<dyn FnOnce(bool) + Send>;
 
 enum Order {
-    Remember(Box<Remembered>),
-    Forget(ConversationId),
+    Write(Change),
     /// Strike it out, leave none of its octets in the file, and say whether that is done.
     Erase(ConversationId, Told),
     Finish,
@@ -100,39 +99,51 @@ struct Gauges {
     failing: AtomicBool,
 }
 
-/// Opens the file, made if it is not there, and starts the thread. What it holds comes first, oldest first.
-pub fn start(path: &Path, capacity: usize) -> Result<(Vec<Remembered>, Conversations, Writer), OpenError> {
-    let database = open(path)?;
+/// An open file, and what it holds.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    database: Database,
+    remembered: Vec<Remembered>,
+}
+
+/// Opens the file, made if it is not there, and reads it.
+pub fn open(path: &Path) -> Result<Store, OpenError> {
+    let database = open_database(path)?;
     let mut remembered = read(&database).map_err(|error| OpenError::Damaged(path.to_owned(), error.to_string()))?;
     remembered.sort_by_key(|remembered| remembered.ended_at);
-    let (to_thread, orders) = sync_channel(capacity);
-    let gauges = Arc::new(Gauges::default());
-    let desk = Desk {
-        path: path.to_owned(),
-        database: Some(database),
-        gauges: Arc::clone(&gauges),
-        waiting: HashMap::new(),
-        erasures: Vec::new(),
-        capacity,
-        retry_at: None,
-    };
-    let thread = std::thread::Builder::new()
-        .name("conversations".to_owned())
-        .spawn(move || desk.serve(&orders))
-        .map_err(|error| OpenError::Unavailable(path.to_owned(), error))?;
-    let conversations = Conversations { to_thread, gauges };
-    Ok((remembered, conversations.clone(), Writer { conversations, thread }))
+    Ok(Store { path: path.to_owned(), database, remembered })
+}
+
+impl Store {
+    /// What it holds, oldest first.
+    pub fn take(&mut self) -> Vec<Remembered> {
+        std::mem::take(&mut self.remembered)
+    }
+
+    /// Starts the thread; it begins with these changes, however many they are. So many later ones may wait.
+    pub fn start(self, changes: Vec<Change>, capacity: usize) -> io::Result<(Conversations, Writer)> {
+        let (to_thread, orders) = sync_channel(capacity);
+        let gauges = Arc::new(Gauges::default());
+        let desk = Desk {
+            path: self.path,
+            database: Some(self.database),
+            gauges: Arc::clone(&gauges),
+            waiting: changes.into_iter().map(|change| (change.conversation, change.to)).collect(),
+            erasures: Vec::new(),
+            capacity,
+            retry_at: None,
+        };
+        let thread = std::thread::Builder::new().name("conversations".to_owned()).spawn(move || desk.serve(&orders))?;
+        let conversations = Conversations { to_thread, gauges };
+        Ok((conversations.clone(), Writer { conversations, thread }))
+    }
 }
 
 impl Conversations {
-    /// Writes this down in place of what was written of the conversation before.
-    pub fn remember(&self, remembered: Box<Remembered>) {
-        self.send(Order::Remember(remembered));
-    }
-
-    /// Strikes a conversation out.
-    pub fn forget(&self, conversation: ConversationId) {
-        self.send(Order::Forget(conversation));
+    /// Writes this down in a moment.
+    pub fn write(&self, change: Change) {
+        self.send(Order::Write(change));
     }
 
     /// Erases a conversation so that none of it is left in the file; `told` hears whether that was done. It may be
@@ -193,6 +204,7 @@ struct Desk {
 
 impl Desk {
     fn serve(mut self, orders: &Receiver<Order>) {
+        self.write();
         let mut finished = false;
         while !finished {
             let first = match self.retry_at {
@@ -230,8 +242,7 @@ impl Desk {
     /// False when it is the last order.
     fn take(&mut self, order: Order) -> bool {
         let (id, word) = match order {
-            Order::Remember(remembered) => (remembered.conversation.clone(), Some(remembered)),
-            Order::Forget(id) => (id, None),
+            Order::Write(Change { conversation, to }) => (conversation, to),
             Order::Erase(id, told) => {
                 self.erasures.push(told);
                 (id, None)
@@ -259,7 +270,7 @@ impl Desk {
     fn committed(&mut self) -> Result<(), String> {
         let database = match self.database.take() {
             Some(database) => database,
-            None => open(&self.path).map_err(|error| error.to_string())?,
+            None => open_database(&self.path).map_err(|error| error.to_string())?,
         };
         commit(&database, &self.waiting).map_err(|error| error.to_string())?;
         let database = match self.erasures.is_empty() {
@@ -292,7 +303,7 @@ impl Desk {
     }
 }
 
-fn open(path: &Path) -> Result<Database, OpenError> {
+fn open_database(path: &Path) -> Result<Database, OpenError> {
     // Made by us and not by redb, because it may hold people's numbers: for nobody else to read.
     OpenOptions::new()
         .append(true)
@@ -355,7 +366,7 @@ fn rewritten(database: Database, path: &Path) -> Result<Database, String> {
     let beside = PathBuf::from(beside);
     // Left by a run that was ended in the middle of this.
     let _ = std::fs::remove_file(&beside);
-    let fresh = open(&beside).map_err(|error| error.to_string())?;
+    let fresh = open_database(&beside).map_err(|error| error.to_string())?;
     let words = rows.into_iter().map(|row| (row.conversation.clone(), Some(Box::new(row)))).collect();
     commit(&fresh, &words).map_err(|error| error.to_string())?;
     std::fs::rename(&beside, path).and_then(|()| folder_synced(path)).map_err(|error| error.to_string())?;
@@ -377,13 +388,24 @@ mod tests {
 
     use super::*;
 
-    fn remembered(id: &str, ended_at: i64) -> Box<Remembered> {
+    fn remembered(id: &str, ended_at: i64) -> Remembered {
         let caller = Some("15550100".to_owned());
-        Box::new(Remembered { conversation: ConversationId(id.to_owned()), call: CallRef(7), ended_at, caller })
+        Remembered { conversation: ConversationId(id.to_owned()), call: CallRef(7), ended_at, caller }
     }
 
     fn id(id: &str) -> ConversationId {
         ConversationId(id.to_owned())
+    }
+
+    fn start(path: &Path, capacity: usize) -> Result<(Vec<Remembered>, Conversations, Writer), OpenError> {
+        let mut store = open(path)?;
+        let remembered = store.take();
+        let (conversations, writer) = store.start(Vec::new(), capacity).unwrap();
+        Ok((remembered, conversations, writer))
+    }
+
+    fn remember(conversations: &Conversations, it: Remembered) {
+        conversations.write(Change { conversation: it.conversation.clone(), to: Some(Box::new(it)) });
     }
 
     /// Erases and waits for the word.
@@ -405,22 +427,35 @@ mod tests {
         let (before, conversations, writer) = start(&path, CAPACITY).unwrap();
         assert!(before.is_empty());
         for (name, ended_at) in [("b", 20), ("a", 30), ("c", 10), ("gone", 1), ("a", 5)] {
-            conversations.remember(remembered(name, ended_at));
+            remember(&conversations, remembered(name, ended_at));
         }
-        conversations.forget(id("gone"));
+        conversations.write(Change { conversation: id("gone"), to: None });
         let status = writer.finish();
         assert_eq!((status.lost, status.failing), (0, false));
         let (after, _, writer) = start(&path, CAPACITY).unwrap();
         writer.finish();
-        assert_eq!(after, [*remembered("a", 5), *remembered("c", 10), *remembered("b", 20)]);
+        assert_eq!(after, [remembered("a", 5), remembered("c", 10), remembered("b", 20)]);
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600, "it may hold numbers");
+    }
+
+    #[test]
+    fn what_the_settings_of_a_new_run_change_is_written_first_however_much_it_is() {
+        let (_folder, path) = file();
+        let (_, conversations, writer) = start(&path, CAPACITY).unwrap();
+        (0..50).for_each(|n| remember(&conversations, remembered(&format!("c-{n}"), n)));
+        writer.finish();
+        let mut store = open(&path).unwrap();
+        let changes = store.take().into_iter().map(|it| Change { conversation: it.conversation, to: None }).collect();
+        let (_, writer) = store.start(changes, 1).unwrap();
+        assert_eq!(writer.finish().written, 50);
+        assert!(open(&path).unwrap().take().is_empty());
     }
 
     #[test]
     fn changes_that_come_together_are_written_together() {
         let (_folder, path) = file();
         let (_, conversations, writer) = start(&path, CAPACITY).unwrap();
-        (0..5_000).for_each(|n| conversations.remember(remembered(&format!("c-{n}"), n)));
+        (0..5_000).for_each(|n| remember(&conversations, remembered(&format!("c-{n}"), n)));
         let status = writer.finish();
         assert_eq!((status.written, status.lost), (5_000, 0));
         assert!(status.groups < 500, "{} groups", status.groups);
@@ -430,9 +465,9 @@ mod tests {
     fn of_an_erased_conversation_no_octet_is_left_in_the_file() {
         let (_folder, path) = file();
         let (_, conversations, writer) = start(&path, CAPACITY).unwrap();
-        let secret = Remembered { caller: Some("15559876543".to_owned()), ..*remembered("conversation-to-erase", 1) };
-        conversations.remember(Box::new(secret));
-        conversations.remember(remembered("conversation-to-keep", 2));
+        let secret = Remembered { caller: Some("15559876543".to_owned()), ..remembered("conversation-to-erase", 1) };
+        remember(&conversations, secret);
+        remember(&conversations, remembered("conversation-to-keep", 2));
         while conversations.status().written < 2 {
             std::thread::yield_now();
         }
@@ -440,11 +475,11 @@ mod tests {
         assert!(holds("conversation-to-erase") && holds("15559876543"));
         assert!(erased(&conversations, "conversation-to-erase"));
         assert!(!holds("conversation-to-erase") && !holds("15559876543"));
-        conversations.remember(remembered("afterwards", 3));
+        remember(&conversations, remembered("afterwards", 3));
         writer.finish();
         let (kept, _, writer) = start(&path, CAPACITY).unwrap();
         writer.finish();
-        assert_eq!(kept, [*remembered("conversation-to-keep", 2), *remembered("afterwards", 3)]);
+        assert_eq!(kept, [remembered("conversation-to-keep", 2), remembered("afterwards", 3)]);
     }
 
     #[test]
@@ -457,12 +492,12 @@ mod tests {
         assert!(!erased(&conversations, "a"));
         assert!(conversations.status().failing);
         std::fs::remove_dir_all(&in_the_way).unwrap();
-        conversations.remember(remembered("b", 1));
+        remember(&conversations, remembered("b", 1));
         let status = writer.finish();
         assert_eq!((status.lost, status.failing), (0, false));
         let (kept, _, writer) = start(&path, CAPACITY).unwrap();
         writer.finish();
-        assert_eq!(kept, [*remembered("b", 1)]);
+        assert_eq!(kept, [remembered("b", 1)]);
     }
 
     #[test]
@@ -473,7 +508,7 @@ mod tests {
         assert!(why(&path).contains("move it away"), "{}", why(&path));
         std::fs::remove_file(&path).unwrap();
         let (_, conversations, writer) = start(&path, CAPACITY).unwrap();
-        (0..2_000).for_each(|n| conversations.remember(remembered(&format!("c-{n}"), n)));
+        (0..2_000).for_each(|n| remember(&conversations, remembered(&format!("c-{n}"), n)));
         assert!(why(&path).contains("is in use: give each switchback"), "{}", why(&path));
         writer.finish();
         let whole = std::fs::read(&path).unwrap();
@@ -488,45 +523,80 @@ mod tests {
 
     const CHILD: &str = "SWITCHBACK_TEST_STORE";
 
-    #[test]
-    fn a_kill_in_the_middle_of_writing_loses_the_last_group_at_most() {
-        let (_folder, path) = file();
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "store::conversations::tests::writes_until_it_is_killed", "--ignored", "--nocapture"])
-            .env(CHILD, &path)
+    /// Another process that writes to this file as fast as it can; a shell runs these words before it.
+    fn writing(path: &Path, before: &str) -> std::process::Child {
+        let child = "store::conversations::tests::writes_until_it_cannot";
+        Command::new("sh")
+            .args(["-c", &format!("{before} exec \"$0\" --exact {child} --ignored --nocapture")])
+            .arg(std::env::current_exe().unwrap())
+            .env(CHILD, path)
             .stdout(Stdio::piped())
             .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let written = |line: &str| line.strip_prefix("written ")?.parse::<usize>().ok();
-        let mut acknowledged = lines.by_ref().map_while(Result::ok).filter_map(|line| written(&line));
-        let mut last = acknowledged.find(|written| *written > 3_000).expect("it writes");
-        child.kill().unwrap();
-        child.wait().unwrap();
-        last = acknowledged.max().unwrap_or(last).max(last);
-        let (kept, _, writer) = start(&path, CAPACITY).unwrap();
-        writer.finish();
-        assert!(kept.len() >= last, "{last} were on disk, {} are", kept.len());
-        let whole = kept.iter().enumerate().all(|(n, it)| it.ended_at == n as i64);
-        assert!(whole, "groups are there whole or not at all, in order");
+            .unwrap()
+    }
+
+    fn said(child: &mut std::process::Child) -> impl Iterator<Item = String> + use<> {
+        BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok)
+    }
+
+    fn written(line: &str) -> Option<usize> {
+        line.strip_prefix("written ")?.parse().ok()
+    }
+
+    /// How many there are: all from the first to the last, whatever became of whoever wrote them.
+    fn whole(path: &Path) -> usize {
+        let kept = open(path).unwrap().take();
+        assert!(kept.iter().enumerate().all(|(n, it)| it.ended_at == n as i64), "groups are there whole or not at all");
+        kept.len()
     }
 
     #[test]
-    #[ignore = "the other process of the test above"]
-    fn writes_until_it_is_killed() {
-        let path = std::env::var_os(CHILD).expect("run by the test above");
-        let (_, conversations, _writer) = start(Path::new(&path), CAPACITY).unwrap();
+    fn a_kill_in_the_middle_of_writing_loses_the_last_group_at_most() {
+        let (_folder, path) = file();
+        let mut child = writing(&path, "");
+        let mut acknowledged = said(&mut child).filter_map(|line| written(&line));
+        let some = acknowledged.find(|written| *written > 3_000).expect("it writes");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let last = acknowledged.max().unwrap_or(some).max(some);
+        let there = whole(&path);
+        assert!(there >= last, "{last} were on disk, {there} are");
+    }
+
+    #[test]
+    fn a_full_disk_is_an_alarm_and_what_was_written_stays() {
+        let (_folder, path) = file();
+        // No file grows beyond so many blocks, and trying is an error instead of a signal.
+        let mut child = writing(&path, "trap '' XFSZ; ulimit -f 6000;");
+        let lines: Vec<String> = said(&mut child).collect();
+        assert!(child.wait().unwrap().success(), "{:?}", lines.iter().rev().take(5).collect::<Vec<_>>());
+        assert!(lines.iter().any(|line| line == "failing"), "{:?}", lines.last());
+        let last = lines.iter().filter_map(|line| written(line)).max().unwrap();
+        let there = whole(&path);
+        assert!(there >= last && last > 0, "{last} were on disk, {there} are");
+    }
+
+    #[test]
+    #[ignore = "the other process of the tests above"]
+    fn writes_until_it_cannot() {
+        let path = std::env::var_os(CHILD).expect("run by the tests above");
+        let (_, conversations, writer) = start(Path::new(&path), CAPACITY).unwrap();
         let mut said = 0;
-        for n in 0..10_000_000_u64 {
-            conversations.remember(remembered(&format!("c-{n}"), n as i64));
-            let written = conversations.status().written;
-            if written > said {
-                println!("written {written}");
-                said = written;
+        for n in 0..1_000_000_u64 {
+            remember(&conversations, remembered(&format!("c-{n}"), n as i64));
+            let status = conversations.status();
+            if status.written > said {
+                println!("written {}", status.written);
+                said = status.written;
             }
-            while n - conversations.status().written > 5_000 {
+            while n - conversations.status().written > 5_000 && !conversations.status().failing {
                 std::thread::yield_now();
             }
+            if conversations.status().failing {
+                println!("failing");
+                break;
+            }
         }
+        assert!(writer.finish().lost > 0, "what could not be written is counted");
     }
 }

@@ -3,22 +3,24 @@
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use switchback::b2bua::io::Remembered;
+use switchback::b2bua::io::{Change, Remembered};
 use switchback::call::{CallRef, ConversationId};
 use switchback::clock;
-use switchback::store::conversations::{CAPACITY, Conversations, start};
+use switchback::store::conversations::{CAPACITY, Conversations, open};
 
 /// Hands over so many changes and waits until all of them are on disk.
 fn write(conversations: &Conversations, changes: u64) -> Duration {
     let until = conversations.status().written + changes;
     let began: Instant = clock::now();
     for n in 0..changes {
-        conversations.remember(Box::new(Remembered {
-            conversation: ConversationId(format!("conversation-{n:08}")),
+        let conversation = ConversationId(format!("conversation-{n:08}"));
+        let remembered = Remembered {
+            conversation: conversation.clone(),
             call: CallRef(n.into()),
             ended_at: n as i64,
             caller: None,
-        }));
+        };
+        conversations.write(Change { conversation, to: Some(Box::new(remembered)) });
     }
     while conversations.status().written < until {
         std::thread::yield_now();
@@ -28,7 +30,8 @@ fn write(conversations: &Conversations, changes: u64) -> Duration {
 
 fn conversations(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a folder");
-    let (_, conversations, writer) = start(&folder.path().join("conversations.redb"), CAPACITY).expect("a store");
+    let store = open(&folder.path().join("conversations.redb")).expect("a store");
+    let (conversations, writer) = store.start(Vec::new(), CAPACITY).expect("a thread");
     let mut group = criterion.benchmark_group("conversations on disk");
     for changes in [1, 100, 5_000] {
         group.throughput(Throughput::Elements(changes));

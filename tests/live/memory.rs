@@ -15,8 +15,9 @@ async fn hung_up(stage: &Stage, calls: usize) -> (String, Value) {
     stage.ivr("ivr_hangs_up").pause(MOMENT).play(SOON).await;
     carrier.well(SOON).await;
     let record = stage.records(calls).await.pop().unwrap();
-    let posts = stage.api().requests().into_iter().filter(|request| request.method == "POST");
-    (posts.last().unwrap().body["externalConversationId"].as_str().unwrap().to_owned(), record)
+    let asked = stage.api().requests();
+    let post = asked.iter().rfind(|request| request.method == "POST").unwrap();
+    (post.body["externalConversationId"].as_str().unwrap().to_owned(), record)
 }
 
 #[tokio::test]

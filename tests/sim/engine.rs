@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use switchback::b2bua::B2bua;
 use switchback::b2bua::io::{
-    ApiFailure, ApiOperation, ApiReply, ApiRequest, Datagram, Epoch, FailureClass, Input, Look, MediaCommand,
+    ApiFailure, ApiOperation, ApiReply, ApiRequest, Change, Datagram, Epoch, FailureClass, Input, Look, MediaCommand,
     MediaEvent, OperatorCommand, Output, PortPair, PublishedContext, Question, Records, Remembered, Transfer,
     Transport,
 };
@@ -341,10 +341,7 @@ impl Engine {
                 self.published.push(*context);
                 self.events.push_back(Event::Wrote);
             }
-            Output::Remember(remembered) => {
-                self.on_disk.insert(remembered.conversation.0.clone(), *remembered);
-            }
-            Output::Forget(conversation) => drop(self.on_disk.remove(&conversation.0)),
+            Output::Remember(change) => self.write_down(change),
             Output::Record(record) => {
                 self.events.push_back(Event::Wrote);
                 self.ladder.remark(at, &format!("record: {}", record.verdict.outcome));
@@ -354,6 +351,13 @@ impl Engine {
                 self.closed = true;
                 self.events.push_back(Event::Wrote);
             }
+        }
+    }
+
+    pub fn write_down(&mut self, change: Change) {
+        match change.to {
+            Some(remembered) => drop(self.on_disk.insert(change.conversation.0, *remembered)),
+            None => drop(self.on_disk.remove(&change.conversation.0)),
         }
     }
 
