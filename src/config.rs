@@ -248,6 +248,7 @@ pub struct Conversations {
     #[serde(with = "words::span")]
     pub input_window: Duration,
     pub max: usize,
+    pub max_inputs: usize,
 }
 
 /// Where call records go.
@@ -385,6 +386,7 @@ impl Config {
                 by_caller: conversations.by_caller,
                 input_window: conversations.input_window,
                 max: conversations.max,
+                max_inputs: conversations.max_inputs,
             },
             call: self.call_settings(),
         }
@@ -525,6 +527,7 @@ impl Default for Conversations {
             by_caller: core.by_caller,
             input_window: core.input_window,
             max: core.max,
+            max_inputs: core.max_inputs,
         }
     }
 }

@@ -149,7 +149,7 @@ impl Memory {
     fn lay_down(&mut self, id: ConversationId, input: LaidDown, expires: Instant) {
         self.inputs.take(&id);
         self.inputs.put(id, input, expires);
-        while self.inputs.values.len() > self.settings.max {
+        while self.inputs.values.len() > self.settings.max_inputs {
             self.inputs.pop();
         }
     }
@@ -242,7 +242,8 @@ impl B2bua {
     /// The remembered conversations, the last one first, at most `most`; only this caller's, where one is named.
     pub fn conversations(&mut self, now: Instant, caller: Option<&str>, most: usize) -> Vec<Remembered> {
         self.expire_memory(now);
-        let caller = caller.map(number);
+        // A plus sign that was not escaped reaches us as a blank.
+        let caller = caller.map(|caller| number(caller.trim_start()));
         let wanted = |it: &&Remembered| caller.as_ref().is_none_or(|caller| caller.is_some() && it.caller == *caller);
         self.memory.remembered.latest().filter(wanted).take(most).cloned().collect()
     }

@@ -208,8 +208,10 @@ pub struct ConversationSettings {
     pub by_caller: bool,
     /// How long input waits for the call it was laid down for; zero: none is taken.
     pub input_window: Duration,
-    /// Most conversations remembered, and most inputs waiting; the oldest goes first.
+    /// Most conversations remembered; the oldest goes first.
     pub max: usize,
+    /// Most inputs waiting; the oldest goes first.
+    pub max_inputs: usize,
 }
 
 impl Default for ConversationSettings {
@@ -219,6 +221,7 @@ impl Default for ConversationSettings {
             by_caller: false,
             input_window: Duration::from_secs(10 * 60),
             max: 100_000,
+            max_inputs: 10_000,
         }
     }
 }

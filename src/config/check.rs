@@ -126,6 +126,7 @@ fn numbers(config: &Config, problems: &mut Vec<String>) {
         ("media.dscp", media.dscp.into(), 0, 63),
         ("call.max_attempts", call.max_attempts.into(), 1, 10),
         ("conversations.max", config.conversations.max, 1, 1_000_000),
+        ("conversations.max_inputs", config.conversations.max_inputs, 1, 100_000),
         ("intake.max_variables", intake.max_variables, 0, 256),
         ("intake.max_value", intake.max_value, 1, 16_384),
         ("context.max_variables", context.max_variables, 0, 64),

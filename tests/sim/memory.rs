@@ -290,7 +290,9 @@ fn h12_operators_find_conversations_by_number() {
         found.into_iter().map(|it| it.conversation.0).collect::<Vec<_>>()
     };
     assert_eq!(found(None), [second, first.clone()], "the last one first");
-    assert_eq!(found(Some("+15557654321")), [first]);
+    for written in ["+15557654321", " 15557654321", "15557654321"] {
+        assert_eq!(found(Some(written)), [first.clone()], "{written}");
+    }
     assert!(found(Some("anonymous")).is_empty());
     let shown = serde_json::to_string(&on_disk(&w)).unwrap();
     assert!(shown.contains("*******4321") && !shown.contains("5557654321"), "{shown}");
@@ -339,7 +341,7 @@ fn h15_input_laid_down_beforehand_is_taken_once() {
 
 #[test]
 fn h15_input_that_nobody_takes_expires_and_is_bounded() {
-    let w = World::set(|settings| settings.conversations.max = 2);
+    let w = World::set(|settings| settings.conversations.max_inputs = 2);
     for id in ["a", "b", "c"] {
         lay_down(&w, id, "Billing", &[]).unwrap();
     }
