@@ -67,6 +67,7 @@ async fn h12_a_damaged_store_is_an_error_at_start_that_names_the_fix() {
     let started = std::process::Command::new(env!("CARGO_BIN_EXE_switchback"))
         .args(["run", "-c"])
         .arg(&configuration)
+        .current_dir(stage.path("."))
         .env("SWITCHBACK__CONVERSATIONS__PATH", &file)
         .env("SWITCHBACK__SIP__LISTEN", stage.street.at(6, 5060).to_string())
         .env("SWITCHBACK__MEDIA__ADDRESS", stage.street.at(6, 5060).ip().to_string())
