@@ -9,25 +9,31 @@ use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use rand::Rng as _;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::admin::{self, AdminQuery, Sources, Surroundings};
 use crate::asapp::{AsappClient, AsappSettings};
 use crate::b2bua::B2bua;
+use crate::b2bua::io::Change;
 use crate::b2bua::io::Question as DnsQuestion;
 use crate::b2bua::io::{ApiReply, ApiRequest, Input, Look, MediaCommand, OperatorCommand, PublishedContext, Transport};
+use crate::call::ConversationId;
 use crate::call::record::CallRecord;
 use crate::clock;
-use crate::config::{ClientAuth, Config, Destination, Listener, Sip};
+use crate::config::{ClientAuth, Config, Destination, Keep, Listener, Sip};
 use crate::driver::resolve::Resolver;
 use crate::driver::stream::{Limits, Streams};
 use crate::driver::tls::{self, Tls};
 use crate::driver::{self, Arrivals, Hands, Question, tcp, udp::Udp};
 use crate::media::{Media, MediaSettings, Terms};
 use crate::store::contexts::Contexts;
+use crate::store::conversations::{self, Conversations};
 use crate::store::records::{self, Records, Target, Writer};
 use crate::telemetry;
+
+/// Conversations that one look at the admin port shows.
+const MOST_CONVERSATIONS: usize = 1_000;
 
 /// Sees every SIP message and every API exchange as it passes; for captures and ladders.
 pub trait Witness: Send {
@@ -53,6 +59,7 @@ pub struct App {
     server: JoinHandle<io::Result<()>>,
     records: Records,
     writer: Writer,
+    conversations: Option<conversations::Writer>,
     tls: Option<Tls>,
 }
 
@@ -71,7 +78,8 @@ impl App {
             .context("cannot open the file for call records (records.path)")?;
         let contexts = Arc::new(Contexts::default());
 
-        let core = B2bua::new(config.core_settings(), media.pairs(), seed(), clock::epoch());
+        let mut core = B2bua::new(config.core_settings(), media.pairs(), seed(), clock::epoch());
+        let (conversations, conversations_writer) = conversations(config, &mut core)?.unzip();
         let (replies, api) = mpsc::unbounded_channel();
         let (looked, looks) = mpsc::unbounded_channel();
         let (operators, operator_arrivals) = mpsc::unbounded_channel();
@@ -79,7 +87,9 @@ impl App {
         let arrivals =
             Arrivals { api, looks, media: media_arrivals, operators: operator_arrivals, questions: question_arrivals };
         let (sip, admin) = (udp.addresses(), listener.local_addr()?);
-        let server = serve_admin(config, listener, questions, contexts.clone(), records.clone());
+        let stores =
+            Stores { contexts: contexts.clone(), records: records.clone(), conversations: conversations.clone() };
+        let server = serve_admin(config, listener, questions, stores);
         let mut hands = World {
             client: client(config)?,
             replies,
@@ -87,11 +97,12 @@ impl App {
             looked,
             media,
             contexts,
+            conversations,
             records: records.clone(),
             witness: witness.map(shared),
         };
         let driver = tokio::spawn(async move { driver::drive(core, udp, streams, arrivals, &mut hands).await });
-        Ok(Self { sip, admin, operators, driver, server, records, writer, tls })
+        Ok(Self { sip, admin, operators, driver, server, records, writer, conversations: conversations_writer, tls })
     }
 
     /// Passes a wish on.
@@ -120,10 +131,11 @@ impl App {
         }
     }
 
-    /// Lets go of everything once the core has closed; records are on disk when this returns.
+    /// Lets go of everything once the core has closed; records and conversations are on disk when this returns.
     pub fn finish(self) {
         self.server.abort();
         self.writer.finish();
+        self.conversations.map(conversations::Writer::finish);
     }
 }
 
@@ -222,13 +234,58 @@ fn target(destination: &Destination) -> Target {
     }
 }
 
+/// Tells the core what an earlier run wrote down, where that is kept at all.
+fn conversations(config: &Config, core: &mut B2bua) -> Result<Option<(Conversations, conversations::Writer)>> {
+    let Keep::File(path) = &config.conversations.path else { return Ok(None) };
+    let mut store = conversations::open(path).context("conversations cannot be kept (conversations.path)")?;
+    let changes = core.recall(clock::now(), store.take());
+    let started = store.start(changes, conversations::CAPACITY).context("cannot start a thread for conversations")?;
+    Ok(Some(started))
+}
+
+/// What the admin server looks into besides the core.
+#[derive(Clone)]
+struct Stores {
+    contexts: Arc<Contexts>,
+    records: Records,
+    conversations: Option<Conversations>,
+}
+
+impl Stores {
+    fn look_around(&self) -> Surroundings {
+        let records = self.records.status();
+        let conversations = self.conversations.as_ref().map(Conversations::status).unwrap_or_default();
+        Surroundings {
+            records_written: records.written,
+            records_lost: records.lost,
+            records_failing: records.failing,
+            conversations_written: conversations.written,
+            conversations_groups: conversations.groups,
+            conversations_lost: conversations.lost,
+            conversations_failing: conversations.failing,
+            log_lines_dropped: telemetry::dropped_lines(),
+        }
+    }
+
+    fn erase(&self, conversation: &ConversationId, told: oneshot::Sender<bool>) -> usize {
+        // Whoever asked may have gone.
+        let told: conversations::Told = Box::new(move |erased| {
+            let _ = told.send(erased);
+        });
+        match &self.conversations {
+            Some(conversations) => conversations.erase(conversation.clone(), told),
+            None => told(true),
+        }
+        self.contexts.erase(clock::now(), conversation)
+    }
+}
+
 /// The admin server asks the core between two inputs, through questions.
 fn serve_admin(
     config: &Config,
     listener: TcpListener,
     questions: mpsc::Sender<Question>,
-    contexts: Arc<Contexts>,
-    records: Records,
+    stores: Stores,
 ) -> JoinHandle<io::Result<()>> {
     use secrecy::ExposeSecret as _;
     let (core, mut queries) = mpsc::channel(64);
@@ -240,18 +297,14 @@ fn serve_admin(
         }
     });
     let token = Some(config.admin.token.clone()).filter(|token| !token.expose_secret().is_empty());
+    let (found, listed) = (stores.contexts.clone(), stores.contexts.clone());
+    let around = stores.clone();
     let sources = Sources {
         core,
-        context: Arc::new(move |reference| contexts.fetch(clock::now(), reference)),
-        surroundings: Arc::new(move || {
-            let status = records.status();
-            Surroundings {
-                records_written: status.written,
-                records_lost: status.lost,
-                records_failing: status.failing,
-                log_lines_dropped: telemetry::dropped_lines(),
-            }
-        }),
+        context: Arc::new(move |reference| found.fetch(clock::now(), reference)),
+        contexts_of: Arc::new(move |conversation| listed.of(clock::now(), conversation)),
+        surroundings: Arc::new(move || around.look_around()),
+        erase: Arc::new(move |conversation, told| stores.erase(conversation, told)),
         token,
     };
     tokio::spawn(admin::serve(listener, sources))
@@ -265,6 +318,12 @@ fn question(query: AdminQuery) -> Question {
             let _ = answer.send(core.has_call(call));
             core.handle_input(now, Input::Operator(OperatorCommand::HangUp(call)));
         }
+        AdminQuery::Conversations(caller, answer) => {
+            drop(answer.send(core.conversations(now, caller.as_deref(), MOST_CONVERSATIONS)));
+        }
+        AdminQuery::Conversation(id, answer) => drop(answer.send(core.conversation(now, &id))),
+        AdminQuery::Erase(id, answer) => drop(answer.send(core.erase(now, &id))),
+        AdminQuery::LayDown(id, input, answer) => drop(answer.send(core.lay_down(now, id, input))),
     })
 }
 
@@ -282,6 +341,7 @@ struct World {
     looked: mpsc::UnboundedSender<Look>,
     media: Media,
     contexts: Arc<Contexts>,
+    conversations: Option<Conversations>,
     records: Records,
     witness: Option<SharedWitness>,
 }
@@ -318,6 +378,12 @@ impl Hands for World {
 
     fn publish(&mut self, context: PublishedContext) {
         self.contexts.put(clock::now(), context);
+    }
+
+    fn remember(&mut self, change: Change) {
+        if let Some(conversations) = &self.conversations {
+            conversations.write(change);
+        }
     }
 
     fn record(&mut self, record: Box<CallRecord>) {

@@ -21,7 +21,9 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use crate::b2bua::settings::{BreakerSettings, HeaderSettings, Network, Reach, Settings, SipTimers, Unlisted};
+use crate::b2bua::settings::{
+    BreakerSettings, ConversationSettings, HeaderSettings, Network, Reach, Settings, SipTimers, Unlisted,
+};
 use crate::call::rules::{Rule, Target as CoreTarget, one_or_many};
 use crate::call::settings::{Answer, CallSettings, ContextSettings, EntrySetting, IntakeSettings, Ringing};
 use crate::leg::session_timer::SessionSettings;
@@ -32,7 +34,7 @@ use crate::sip::value::Uri;
 
 pub use trunk::Trunk;
 pub use user::User;
-pub use words::{Advertised, ClientAuth, Destination, LogFormat, PortRange};
+pub use words::{Advertised, ClientAuth, Destination, Keep, LogFormat, PortRange};
 
 /// Everything the program can be told, read and checked.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -62,6 +64,8 @@ pub struct Config {
     pub intake: IntakeSettings,
     /// `[context]`
     pub context: ContextSettings,
+    /// `[conversations]`
+    pub conversations: Conversations,
     /// `[records]`
     pub records: Records,
     /// `[admin]`
@@ -283,6 +287,22 @@ pub struct Target {
     pub ring_limit: Duration,
 }
 
+/// What is remembered of conversations; the meaning of each is in [`ConversationSettings`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "the names and meanings are those of ConversationSettings")]
+pub struct Conversations {
+    /// A file, or `none`: what is remembered ends with the process.
+    pub path: Keep,
+    #[serde(with = "words::span")]
+    pub resume_window: Duration,
+    pub by_caller: bool,
+    #[serde(with = "words::span")]
+    pub input_window: Duration,
+    pub max: usize,
+    pub max_inputs: usize,
+}
+
 /// Where call records go.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -389,7 +409,7 @@ impl Config {
 
     /// The settings of the core.
     pub fn core_settings(&self) -> Settings {
-        let Self { sip, media, user, trunk, asapp, .. } = self;
+        let Self { sip, media, user, trunk, asapp, conversations, .. } = self;
         let mut told = self.listeners().into_iter().map(|listener| (listener.transport, listener.told));
         Settings {
             sip_address: told.next().map_or(Settings::default().sip_address, |(_, address)| address),
@@ -420,6 +440,13 @@ impl Config {
             breaker: BreakerSettings { failures: asapp.breaker_failures, open_for: asapp.breaker_open_for },
             headers: self.headers.clone(),
             media_timeout: media.timeout,
+            conversations: ConversationSettings {
+                resume_window: conversations.resume_window,
+                by_caller: conversations.by_caller,
+                input_window: conversations.input_window,
+                max: conversations.max,
+                max_inputs: conversations.max_inputs,
+            },
             call: self.call_settings(),
         }
     }
@@ -635,6 +662,21 @@ impl Default for Call {
             dwell_limit: core.dwell_limit,
             entry: core.entry,
             ladder_limit: core.ladder_limit,
+        }
+    }
+}
+
+impl Default for Conversations {
+    fn default() -> Self {
+        let core = ConversationSettings::default();
+        Self {
+            // Nothing about people reaches a disk unless somebody wrote down where.
+            path: Keep::InMemory,
+            resume_window: core.resume_window,
+            by_caller: core.by_caller,
+            input_window: core.input_window,
+            max: core.max,
+            max_inputs: core.max_inputs,
         }
     }
 }

@@ -21,8 +21,8 @@
 //! | [`driver`] | the loop between that object and the world; SIP sockets | |
 //! | [`media`] | the relay: RTP and RTCP on threads of its own | |
 //! | [`asapp`] | ASAPP's API over HTTP, one exchange at a time | |
-//! | [`store`] | call records and contexts | |
-//! | [`admin`] | health, metrics, live calls, context look-up | |
+//! | [`store`] | call records, contexts, resumable conversations | |
+//! | [`admin`] | health, metrics, live calls, contexts, conversations | |
 //! | [`demo`] | mock parties, each usable alone; [`stage`] puts the program between them | |
 //! | [`app`] | the one place that knows every adapter | |
 //! | [`config`], [`telemetry`], [`clock`] | one file each | |
@@ -42,6 +42,7 @@
 //! - Which trunk takes a call, and where are its servers? [`b2bua::trunks`], [`sip::locate`].
 //! - Which message belongs to whom? `src/b2bua/route.rs`. What becomes of an intent? `src/b2bua/act.rs`.
 //! - What of one leg's headers may the other leg's peer see? [`b2bua::headers`].
+//! - Which conversation is a call part of? [`call::intake`]. What is remembered of it? `src/b2bua/memory.rs`.
 //! - Whom does a media port listen to? [`media::latch`].
 //!
 //! # The life of a call

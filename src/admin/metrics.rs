@@ -46,6 +46,13 @@ impl Collector for Scrape {
         page.gauge("breaker_open", "1 while ASAPP's API is left alone", c.breaker_open)?;
         page.gauge("credentials_refused", "1 while ASAPP refuses our credentials: alarm", c.credentials_refused)?;
         page.gauge("draining", "1 while no new call is taken", c.draining)?;
+        page.gauge("conversations_remembered", "Conversations that may be resumed", c.conversations_remembered)?;
+        page.gauge("inputs_laid_down", "Inputs that wait for their call", c.inputs_laid_down)?;
+        page.gauge(
+            "conversations_failing",
+            "1 while remembered conversations cannot be written down",
+            around.conversations_failing.into(),
+        )?;
         page.gauge("records_failing", "1 while call records cannot be written", around.records_failing.into())?;
 
         page.counter("calls", "Calls taken", c.calls)?;
@@ -79,6 +86,13 @@ impl Collector for Scrape {
         page.counter("breaker_openings", "Times the circuit breaker opened", c.breaker_openings)?;
         page.counter("records_written", "Call records written", around.records_written)?;
         page.counter("records_lost", "Call records lost", around.records_lost)?;
+        page.counter(
+            "conversations_written",
+            "Changes to remembered conversations on disk",
+            around.conversations_written,
+        )?;
+        page.counter("conversations_groups", "Groups they were written in", around.conversations_groups)?;
+        page.counter("conversations_lost", "Changes that did not reach the disk", around.conversations_lost)?;
         page.counter("log_lines_dropped", "Log lines dropped", around.log_lines_dropped)?;
 
         page.histogram("setup", "From the INVITE to the customer's 200", &c.setup)?;

@@ -1,4 +1,4 @@
-//! The HTTP side door: health, metrics, live calls, contexts. It decides nothing; it asks.
+//! The HTTP side door: health, metrics, live calls, contexts, conversations. It decides nothing; it asks.
 //!
 //! It runs on a listener of its own, and every connection has a deadline, so that a slow or silent client costs one of
 //! [`MAX_CONNECTIONS`] places for at most [`REQUEST_LIMIT`], and after an answer for [`CONNECTION_LIFE`].
@@ -18,8 +18,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::b2bua::counters::Counters;
-use crate::b2bua::io::{LiveCall, PublishedContext};
-use crate::call::CallRef;
+use crate::b2bua::io::{Erasure, Kept, LaidDown, LiveCall, PublishedContext, Remembered};
+use crate::call::{CallRef, ConversationId};
 
 /// Connections at once; more wait in the kernel's queue.
 pub const MAX_CONNECTIONS: usize = 64;
@@ -39,6 +39,14 @@ pub enum AdminQuery {
     Calls(oneshot::Sender<Vec<LiveCall>>),
     /// End this call; true when it exists.
     HangUp(CallRef, oneshot::Sender<bool>),
+    /// The conversations that may be resumed, the last one first; only those of this caller, where one is named.
+    Conversations(Option<String>, oneshot::Sender<Vec<Remembered>>),
+    /// What is kept of this conversation.
+    Conversation(ConversationId, oneshot::Sender<Kept>),
+    /// Forget this conversation.
+    Erase(ConversationId, oneshot::Sender<Erasure>),
+    /// Keep this input for the conversation's next call; an error says what is wrong with it.
+    LayDown(ConversationId, LaidDown, oneshot::Sender<Result<(), String>>),
 }
 
 /// What is known outside the core at the moment of asking.
@@ -50,12 +58,25 @@ pub struct Surroundings {
     pub records_lost: u64,
     /// Whether writing call records fails now.
     pub records_failing: bool,
+    /// Changes to remembered conversations that are on disk.
+    pub conversations_written: u64,
+    /// Groups they were written in.
+    pub conversations_groups: u64,
+    /// Changes that did not reach the disk.
+    pub conversations_lost: u64,
+    /// Whether writing them fails now.
+    pub conversations_failing: bool,
     /// Log lines dropped.
     pub log_lines_dropped: u64,
 }
 
 /// Looks a context up by its reference.
 pub type FindContext = Arc<dyn Fn(&str) -> Option<Arc<PublishedContext>> + Send + Sync>;
+/// The references of a conversation's contexts.
+pub type ContextsOf = Arc<dyn Fn(&ConversationId) -> Vec<String> + Send + Sync>;
+/// Erases what is kept of a conversation outside the core: returns how many contexts there were, and tells whether the
+/// disk holds nothing of it any more.
+pub type Erase = Arc<dyn Fn(&ConversationId, oneshot::Sender<bool>) -> usize + Send + Sync>;
 /// Looks around.
 pub type LookAround = Arc<dyn Fn() -> Surroundings + Send + Sync>;
 
@@ -66,6 +87,10 @@ pub struct Sources {
     pub core: mpsc::Sender<AdminQuery>,
     /// The context store.
     pub context: FindContext,
+    /// The context store, by conversation.
+    pub contexts_of: ContextsOf,
+    /// Every store, for good.
+    pub erase: Erase,
     /// Everything else.
     pub surroundings: LookAround,
     /// The bearer token asked for on everything but health, readiness and metrics.

@@ -1,18 +1,28 @@
 //! The routes, in the order of how often they are asked.
 
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get};
+use axum::routing::{delete, get, put};
 use axum::{Json, Router};
 use secrecy::ExposeSecret;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::{AdminQuery, PATIENCE, Sources, metrics};
-use crate::call::CallRef;
+use crate::b2bua::io::{Erasure, LaidDown};
+use crate::call::{CallRef, ConversationId};
+
+/// Octets of an input laid down.
+const MAX_INPUT: usize = 64 * 1024;
+/// How long an erasure waits for the disk.
+const ERASURE: Duration = Duration::from_secs(10);
 
 pub(super) fn router(sources: Sources) -> Router {
     let open = Router::new()
@@ -23,6 +33,9 @@ pub(super) fn router(sources: Sources) -> Router {
         .route("/v1/context/{reference}", get(context))
         .route("/v1/calls", get(calls))
         .route("/v1/calls/{call}", delete(hang_up))
+        .route("/v1/conversations", get(conversations))
+        .route("/v1/conversations/{id}", get(conversation).delete(erase))
+        .route("/v1/conversations/{id}/input", put(lay_down).layer(DefaultBodyLimit::max(MAX_INPUT)))
         .route_layer(from_fn_with_state(sources.clone(), ask_for_token));
     open.merge(guarded)
         .fallback(async || refusal(StatusCode::NOT_FOUND, "there is nothing here"))
@@ -96,6 +109,72 @@ async fn hang_up(State(sources): State<Sources>, Path(call): Path<String>) -> Re
         Ok(false) => refusal(StatusCode::NOT_FOUND, "no such call"),
         Err(refused) => refused,
     }
+}
+
+/// Whose conversations are asked for.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Whose {
+    caller: Option<String>,
+}
+
+async fn conversations(State(sources): State<Sources>, Query(whose): Query<Whose>) -> Response {
+    match ask(&sources, |answer| AdminQuery::Conversations(whose.caller, answer)).await {
+        Ok(conversations) => private(Json(conversations)),
+        Err(refused) => refused,
+    }
+}
+
+async fn conversation(State(sources): State<Sources>, Path(id): Path<String>) -> Response {
+    let id = ConversationId(id);
+    let kept = match ask(&sources, |answer| AdminQuery::Conversation(id.clone(), answer)).await {
+        Ok(kept) => kept,
+        Err(refused) => return refused,
+    };
+    let contexts = (sources.contexts_of)(&id);
+    if kept.remembered.is_none() && kept.input.is_none() && contexts.is_empty() {
+        return refusal(StatusCode::NOT_FOUND, "nothing is kept of this conversation");
+    }
+    private(Json(json!({ "remembered": kept.remembered, "input": kept.input, "contexts": contexts })))
+}
+
+/// Answers when the disk holds nothing of it any more.
+async fn erase(State(sources): State<Sources>, Path(id): Path<String>) -> Response {
+    let id = ConversationId(id);
+    let erasure = match ask(&sources, |answer| AdminQuery::Erase(id.clone(), answer)).await {
+        Ok(Erasure::InUse) => return refusal(StatusCode::CONFLICT, "a call of this conversation is up: end it first"),
+        Ok(erasure) => erasure,
+        Err(refused) => return refused,
+    };
+    let (told, on_disk) = oneshot::channel();
+    let contexts = (sources.erase)(&id, told);
+    match timeout(ERASURE, on_disk).await {
+        Ok(Ok(true)) if erasure == Erasure::Unknown && contexts == 0 => {
+            refusal(StatusCode::NOT_FOUND, "nothing is kept of this conversation")
+        }
+        Ok(Ok(true)) => Json(json!({ "status": "erased" })).into_response(),
+        _ => refusal(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "erased in memory, but not known to be erased on disk: see switchback_conversations_failing, and ask again",
+        ),
+    }
+}
+
+async fn lay_down(State(sources): State<Sources>, Path(id): Path<String>, body: Bytes) -> Response {
+    let input: LaidDown = match serde_json::from_slice(&body) {
+        Ok(input) => input,
+        Err(error) => return refusal(StatusCode::BAD_REQUEST, &format!("this is no input: {error}")),
+    };
+    match ask(&sources, |answer| AdminQuery::LayDown(ConversationId(id), input, answer)).await {
+        Ok(Ok(())) => StatusCode::NO_CONTENT.into_response(),
+        Ok(Err(why)) => refusal(StatusCode::UNPROCESSABLE_ENTITY, &why),
+        Err(refused) => refused,
+    }
+}
+
+/// An answer that nobody on the way may keep.
+fn private(answer: impl IntoResponse) -> Response {
+    ([(header::CACHE_CONTROL, "no-store")], answer).into_response()
 }
 
 /// Asks the core; a core that is busy, silent or gone is 503.

@@ -39,6 +39,11 @@ async fn door(core: Core, token: Option<&str>) -> Door {
     let sources = Sources {
         core: to_core,
         context: Arc::new(|reference| (reference == REFERENCE).then(|| Arc::new(a_context()))),
+        contexts_of: Arc::new(|id| if id.0 == "c-1" { vec![REFERENCE.to_owned()] } else { Vec::new() }),
+        erase: Arc::new(|id, told| {
+            told.send(id.0 != "stuck").unwrap();
+            usize::from(id.0 == "c-1")
+        }),
         surroundings: Arc::new(|| Surroundings { records_written: 7, ..Surroundings::default() }),
         token: token.map(SecretString::from),
     };
@@ -58,6 +63,23 @@ async fn answer(core: Core, mut queries: mpsc::Receiver<AdminQuery>) {
             AdminQuery::Snapshot(to) => drop(to.send(counters(core))),
             AdminQuery::Calls(to) => drop(to.send(vec![a_call()])),
             AdminQuery::HangUp(call, to) => drop(to.send(call == CallRef(0xab))),
+            AdminQuery::Conversations(caller, to) => {
+                drop(to.send(
+                    Some(a_conversation()).filter(|_| caller.is_none_or(|it| it == "+1555")).into_iter().collect(),
+                ));
+            }
+            AdminQuery::Conversation(id, to) => {
+                let remembered = (id.0 == "a/b c").then(a_conversation);
+                drop(to.send(Kept { remembered, input: None }));
+            }
+            AdminQuery::Erase(id, to) => drop(to.send(match id.0.as_str() {
+                "a/b c" => Erasure::Erased,
+                "busy" => Erasure::InUse,
+                _ => Erasure::Unknown,
+            })),
+            AdminQuery::LayDown(_, input, to) => {
+                drop(to.send(if input.variables.len() < 2 { Ok(()) } else { Err("at most 1".to_owned()) }));
+            }
         }
     }
 }
@@ -79,6 +101,11 @@ fn a_call() -> LiveCall {
         customer_call_id: "a@b".to_owned(),
         age_seconds: 12,
     }
+}
+
+fn a_conversation() -> Remembered {
+    let conversation = ConversationId("a/b c".to_owned());
+    Remembered { conversation, call: CallRef(0xab), ended_at: 5, caller: Some("15550104321".to_owned()) }
 }
 
 fn a_context() -> PublishedContext {
@@ -180,9 +207,54 @@ async fn calls_are_listed_and_hung_up() {
 }
 
 #[tokio::test]
+async fn conversations_are_read_and_erased() {
+    let door = door(Core::Ready, None).await;
+    let shown =
+        r#"{"conversation":"a/b c","call":"000000000000000000000000000000ab","ended_at":5,"caller":"*******4321"}"#;
+    assert_eq!(ask(&door, "GET /v1/conversations").await, (200, format!("[{shown}]")));
+    assert_eq!(ask(&door, "GET /v1/conversations?caller=%2B1556").await, (200, "[]".to_owned()));
+    assert_eq!(ask(&door, "GET /v1/conversations?number=1").await.0, 400);
+    let kept = format!(r#"{{"remembered":{shown},"input":null,"contexts":[]}}"#);
+    assert_eq!(ask(&door, "GET /v1/conversations/a%2Fb%20c").await, (200, kept));
+    let (status, body) = ask(&door, "GET /v1/conversations/c-1").await;
+    assert!(status == 200 && body.contains(REFERENCE), "{body}");
+    assert_eq!(ask(&door, "GET /v1/conversations/nobody").await.0, 404);
+    for (id, status) in [("a%2Fb%20c", 200), ("c-1", 200), ("busy", 409), ("nobody", 404), ("stuck", 503)] {
+        assert_eq!(ask(&door, &format!("DELETE /v1/conversations/{id}")).await.0, status, "{id}");
+    }
+}
+
+#[tokio::test]
+async fn input_is_laid_down_as_json() {
+    let door = door(Core::Ready, None).await;
+    let long = format!(r#"{{"variables":{{"a":"{}"}}}}"#, "x".repeat(2_000));
+    let bodies = [
+        (r#"{"task":"Billing","variables":{"a":"1"}}"#, 204),
+        (long.as_str(), 204),
+        (r#"{"variables":{"a":"1","b":"2"}}"#, 422),
+        (r#"{"variables":{"a":1}}"#, 400),
+        (r#"{"varaibles":{}}"#, 400),
+        ("", 400),
+    ];
+    for (body, expected) in bodies {
+        let headers = format!("Content-Length: {}\r\n\r\n{body}", body.len());
+        let (status, answer) = ask_with(&door, "PUT /v1/conversations/c-1/input", &headers).await;
+        assert_eq!(status, expected, "{body}: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_token_guards_everything_about_calls() {
     let door = door(Core::Ready, Some("right")).await;
-    for request in ["GET /v1/calls", "DELETE /v1/calls/ab", "GET /v1/context/ab"] {
+    for request in [
+        "GET /v1/calls",
+        "DELETE /v1/calls/ab",
+        "GET /v1/context/ab",
+        "GET /v1/conversations",
+        "GET /v1/conversations/c-1",
+        "DELETE /v1/conversations/c-1",
+        "PUT /v1/conversations/c-1/input",
+    ] {
         assert_eq!(ask(&door, request).await.0, 401, "{request}");
         assert_eq!(ask_with(&door, request, "Authorization: Bearer wrong\r\n").await.0, 401, "{request}");
         assert_ne!(ask_with(&door, request, "Authorization: Bearer right\r\n").await.0, 401, "{request}");

@@ -180,7 +180,8 @@ impl B2bua {
         let mut actions = Vec::new();
         let context_ref = format!("{:032x}", self.ids.number());
         let settings = self.call_settings.clone();
-        let call = Call::begin(reference, context_ref, invitation, settings, self.epoch, now, &mut actions);
+        let intake = self.intake(now, invitation);
+        let call = Call::begin(reference, context_ref, intake, settings, self.epoch, now, &mut actions);
         info!(call = %reference, conversation = ?call.facts.intake.conversation.0, "call taken");
         let mut entry = CallEntry {
             call,
@@ -738,6 +739,9 @@ impl B2bua {
 
     /// The call has decided everything; its record waits a moment for the relay's counters.
     fn end_call(&mut self, now: Instant, call: CallRef, record: Box<CallRecord>) {
+        let Some(entry) = self.calls.get_mut(&call) else { return };
+        let caller = entry.call.facts.intake.caller.clone();
+        self.learn(now, &record, &caller);
         let Some(entry) = self.calls.get_mut(&call) else { return };
         entry.record = Some(record);
         self.trunks.release(&mut entry.route);

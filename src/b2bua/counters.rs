@@ -76,6 +76,10 @@ pub struct Counters {
     pub conversation: Histogram,
     /// From GenerativeAgent's BYE to the customer's hand-back.
     pub hand_back: Histogram,
+    /// Gauge: conversations that may be resumed.
+    pub conversations_remembered: u64,
+    /// Gauge: inputs that wait for their call.
+    pub inputs_laid_down: u64,
     /// Gauge: calls in memory.
     pub active_calls: u64,
     /// Gauge: legs in memory.
@@ -127,6 +131,8 @@ impl Default for Counters {
             setup: Histogram::new(FAST),
             conversation: Histogram::new(LONG),
             hand_back: Histogram::new(FAST),
+            conversations_remembered: 0,
+            inputs_laid_down: 0,
             active_calls: 0,
             active_legs: 0,
             active_transactions: 0,

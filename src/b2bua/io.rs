@@ -8,10 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 
+pub use super::memory::{Change, Erasure, Kept, Remembered};
 pub use super::places::Look;
 pub use crate::call::asapp::{ApiFailure, CreateTransfer, FailureClass, OutputContext, Transfer, TransferStatus};
 pub use crate::call::context::PublishedContext;
 pub use crate::call::event::Sound;
+pub use crate::call::intake::LaidDown;
 use crate::call::record::CallRecord;
 pub use crate::call::record::Epoch;
 use crate::call::{CallRef, ConversationId, TransferId};
@@ -60,6 +62,8 @@ pub enum Output {
     Named(IpAddr, String),
     /// Keep this context for whoever fetches it by reference.
     Publish(Box<PublishedContext>),
+    /// Write this down of a conversation.
+    Remember(Change),
     /// A call is over: write its one record.
     Record(Box<CallRecord>),
     /// The drain is complete: no call and no debt is left.

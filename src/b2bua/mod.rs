@@ -13,6 +13,7 @@ mod errands;
 pub mod headers;
 pub mod io;
 pub mod limiter;
+mod memory;
 pub mod places;
 pub mod ports;
 pub mod settings;
@@ -49,6 +50,7 @@ use counters::Counters;
 use errands::Errands;
 use io::{Epoch, Input, Law, LiveCall, MediaEvent, OperatorCommand, Output, PortPair, Sound};
 use limiter::Limiter;
+use memory::Memory;
 use ports::Ports;
 use settings::Settings;
 use sources::Sources;
@@ -175,6 +177,7 @@ pub struct B2bua {
     limiter: Limiter,
     keyed: Keyed,
     sources: Sources,
+    memory: Memory,
     admitted: route::Admission,
     gate: Gate,
     draining: bool,
@@ -209,6 +212,7 @@ impl B2bua {
             },
             breaker: Breaker::new(settings.breaker),
             limiter: Limiter::new(settings.api_rate),
+            memory: Memory::new(settings.conversations),
             settings: Arc::new(settings),
             base,
             epoch,
@@ -268,15 +272,14 @@ impl B2bua {
 
     /// When to come back with [`Input::TimeReached`] at the latest.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let errands = [self.trunks.next(), self.targets.next(), self.errands.next()]
-            .into_iter()
-            .flatten()
-            .filter(|_| !self.draining);
-        errands.chain(self.timers.next()).min()
+        let searches = [self.trunks.next(), self.targets.next(), self.errands.next()];
+        let errands = searches.into_iter().flatten().filter(|_| !self.draining);
+        errands.chain(self.timers.next()).chain(self.memory.next()).min()
     }
 
     fn time_reached(&mut self, now: Instant) {
         self.expire_numbers(now);
+        self.expire_memory(now);
         while let Some(key) = self.timers.due(now) {
             self.fire(now, key);
         }
@@ -385,6 +388,7 @@ impl B2bua {
     /// Counters since the start and gauges of now.
     pub fn counters(&self, now: Instant) -> Counters {
         let (lent, draining, free) = self.ports.counts();
+        let (remembered, inputs) = self.memory.counts();
         Counters {
             active_calls: self.calls.len() as u64,
             active_legs: self.legs.len() as u64,
@@ -397,6 +401,8 @@ impl B2bua {
             trunk_servers: self.trunks.states(now),
             trunk_calls: self.trunks.loads(),
             registrations: self.errands.registered(),
+            conversations_remembered: remembered as u64,
+            inputs_laid_down: inputs as u64,
             breaker_open: u64::from(self.breaker.is_open()),
             draining: u64::from(self.draining),
             ..self.counters.clone()

@@ -67,6 +67,8 @@ pub struct Settings {
     pub headers: HeaderSettings,
     /// Media timeout: both directions dead this long end the call.
     pub media_timeout: Duration,
+    /// What is remembered of conversations.
+    pub conversations: ConversationSettings,
     /// What the call decides by.
     pub call: CallSettings,
 }
@@ -276,6 +278,33 @@ impl Default for BreakerSettings {
     }
 }
 
+/// What is remembered of conversations.
+#[derive(Debug, Clone, Copy)]
+pub struct ConversationSettings {
+    /// How long after the customer hung up a conversation is remembered; zero: not at all.
+    pub resume_window: Duration,
+    /// Whether the caller's number is remembered and stands for the conversation when nothing else does.
+    pub by_caller: bool,
+    /// How long input waits for the call it was laid down for; zero: none is taken.
+    pub input_window: Duration,
+    /// Most conversations remembered; the oldest goes first.
+    pub max: usize,
+    /// Most inputs waiting; the oldest goes first.
+    pub max_inputs: usize,
+}
+
+impl Default for ConversationSettings {
+    fn default() -> Self {
+        Self {
+            resume_window: Duration::from_secs(30 * 60),
+            by_caller: false,
+            input_window: Duration::from_secs(10 * 60),
+            max: 100_000,
+            max_inputs: 10_000,
+        }
+    }
+}
+
 impl Settings {
     /// Every way in, UDP first.
     pub fn sip_listeners(&self) -> Vec<(Transport, SocketAddr)> {
@@ -318,6 +347,7 @@ impl Default for Settings {
             breaker: BreakerSettings::default(),
             headers: HeaderSettings::default(),
             media_timeout: Duration::from_secs(30),
+            conversations: ConversationSettings::default(),
             call: CallSettings::default(),
         }
     }

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::intake::ConversationSource;
 use super::verdict::{EndedBy, Verdict};
 use super::{CallRef, ConversationId, TransferId};
 use crate::leg::MediaCounters;
@@ -35,6 +36,10 @@ pub struct CallRecord {
     pub call: CallRef,
     /// The external conversation id.
     pub conversation: ConversationId,
+    /// Where that id came from.
+    pub conversation_source: ConversationSource,
+    /// The earlier call of this conversation, in which the customer hung up, where it is remembered.
+    pub resumes: Option<CallRef>,
     /// SIP's Call-ID of the customer leg.
     pub customer_call_id: String,
     /// The user part of the caller's From, masked.

@@ -14,7 +14,7 @@ use super::settings::{Answer, CallSettings, ContextSettings, Ringing};
 use super::ticket::DialTicket;
 use super::verdict::{Evidence, Outcome, Verdict};
 use super::{CallRef, TransferId, step};
-use crate::leg::{Cause, Invitation, LegCommand, LegEvent, LegRole, MediaCounters};
+use crate::leg::{Cause, LegCommand, LegEvent, LegRole, MediaCounters};
 
 /// Where a call stands. Reading down `step.rs` is living through it:
 ///
@@ -241,7 +241,7 @@ impl Call {
     pub fn begin(
         call: CallRef,
         reference: String,
-        invitation: &Invitation,
+        intake: Intake,
         settings: Arc<CallSettings>,
         epoch: Epoch,
         now: Instant,
@@ -249,7 +249,7 @@ impl Call {
     ) -> Self {
         let mut facts = Facts {
             call,
-            intake: Intake::read(invitation, &settings.intake),
+            intake,
             settings,
             epoch,
             reference,
@@ -509,6 +509,8 @@ impl Facts {
         CallRecord {
             call: self.call,
             conversation: self.intake.conversation.clone(),
+            conversation_source: self.intake.source,
+            resumes: self.intake.resumes,
             customer_call_id: self.intake.call_id.clone(),
             caller: masked(&self.intake.caller),
             dialled: masked(&self.intake.dialled),

@@ -80,6 +80,17 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// What the end of a call means for its conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aftermath {
+    /// The customer may call back and go on.
+    Open,
+    /// There was no conversation in this call: an earlier one is where it was.
+    Untouched,
+    /// It is over, or somebody else goes on with it.
+    Closed,
+}
+
 /// Who ended it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -178,4 +189,26 @@ pub struct Verdict {
     pub phase: Phase,
     /// How we know.
     pub evidence: Evidence,
+}
+
+impl Verdict {
+    /// What this end means for the conversation.
+    pub fn aftermath(&self) -> Aftermath {
+        match self.outcome {
+            Outcome::NotConnected => Aftermath::Untouched,
+            _ if self.phase == Phase::BeforeAnswer => Aftermath::Untouched,
+            Outcome::CustomerHungUp => Aftermath::Open,
+            Outcome::Agent
+            | Outcome::System
+            | Outcome::Unspecified
+            | Outcome::Unconfirmed
+            | Outcome::ContextMissing
+            | Outcome::GenagentLost
+            | Outcome::Misdirected
+            | Outcome::MaxDuration
+            | Outcome::Operator
+            | Outcome::Drained
+            | Outcome::RecoveredLost => Aftermath::Closed,
+        }
+    }
 }

@@ -71,6 +71,13 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         );
     }
     warnings.extend(routes::warnings(config));
+    if config.conversations.by_caller {
+        warnings.push(
+            "conversations.by_caller is on: a caller's number can be forged, and many people may share one; only where \
+             the network vouches for numbers does it name a conversation safely"
+                .to_owned(),
+        );
+    }
     if config.records.path == Destination::Nowhere {
         warnings.push("records.path is \"none\": no call leaves a record".to_owned());
     }
@@ -78,7 +85,7 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
 }
 
 fn durations(config: &Config, problems: &mut Vec<String>) {
-    let Config { sip, media, asapp, call, .. } = config;
+    let Config { sip, media, asapp, call, conversations, .. } = config;
     let (ms, s, h) = (Duration::from_millis, Duration::from_secs, |hours: u64| Duration::from_secs(hours * 3600));
     let limits = [
         ("sip.t1", sip.t1, ms(10), s(10)),
@@ -107,6 +114,8 @@ fn durations(config: &Config, problems: &mut Vec<String>) {
         ("call.release_limit", call.release_limit, s(1), s(600)),
         ("call.dwell_limit", call.dwell_limit, Duration::ZERO, s(600)),
         ("call.ladder_limit", call.ladder_limit, s(1), s(600)),
+        ("conversations.resume_window", conversations.resume_window, Duration::ZERO, h(24 * 30)),
+        ("conversations.input_window", conversations.input_window, Duration::ZERO, h(24)),
     ];
     let expires = sip.session_expires;
     if !expires.is_zero() && expires < sip.session_least {
@@ -142,6 +151,8 @@ fn numbers(config: &Config, problems: &mut Vec<String>) {
         ("media.workers", media.workers.into(), 1, 64),
         ("media.dscp", media.dscp.into(), 0, 63),
         ("call.max_attempts", call.max_attempts.into(), 1, 10),
+        ("conversations.max", config.conversations.max, 1, 1_000_000),
+        ("conversations.max_inputs", config.conversations.max_inputs, 1, 100_000),
         ("intake.max_variables", intake.max_variables, 0, 256),
         ("intake.max_value", intake.max_value, 1, 16_384),
         ("context.max_variables", context.max_variables, 0, 64),

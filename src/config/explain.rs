@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::words::{Prefix, span};
-use super::{Config, Destination, Listener, routes};
+use super::{Config, Destination, Keep, Listener, routes};
 use crate::b2bua::settings::Caller;
 use crate::call::rules::Entry;
 use crate::call::settings::{Answer, Ringing};
@@ -71,6 +71,7 @@ fn story(config: &Config, to: &mut String) -> std::fmt::Result {
     )?;
     writeln!(to, "  A conversation lasts at most {longest}.")?;
     writeln!(to, "  When GenerativeAgent hangs up, we ask for its outputContext for up to {collect} and hand back.")?;
+    conversations(config, to)?;
     match &config.records.path {
         Destination::File(path) => writeln!(to, "  One line about it is appended to {}.", path.display()),
         Destination::Stdout => writeln!(to, "  One line about it is printed."),
@@ -89,6 +90,21 @@ fn named<T: PartialEq + std::fmt::Display>(here: T, told: T) -> String {
 
 fn listed(headers: &[String]) -> String {
     if headers.is_empty() { "no header".to_owned() } else { headers.join(", ") }
+}
+
+fn conversations(config: &Config, to: &mut String) -> std::fmt::Result {
+    let (conversations, header) = (&config.conversations, &config.intake.conversation_header);
+    let caller = if conversations.by_caller { ", or the caller's number" } else { "" };
+    writeln!(to, "  Its conversation is named by {header}, User-to-User, a URI parameter or Session-ID{caller}.")?;
+    if conversations.resume_window.is_zero() {
+        return writeln!(to, "  Conversations are not remembered.");
+    }
+    let window = span::format(conversations.resume_window);
+    let place = match &conversations.path {
+        Keep::File(path) => format!("in {}", path.display()),
+        Keep::InMemory => "in memory, until the program ends".to_owned(),
+    };
+    writeln!(to, "  When the customer hangs up, the conversation is remembered for {window} {place}.")
 }
 
 fn table(config: &Config, to: &mut String) -> std::fmt::Result {

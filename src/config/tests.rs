@@ -408,3 +408,18 @@ fn the_explanation_names_every_outcome() {
     }
     assert!(text.contains("nobody: sip.access is empty"), "{text}");
 }
+
+#[test]
+fn what_is_remembered_is_explained_and_a_forgeable_number_is_warned_of() {
+    let usual = with("").unwrap();
+    assert!(usual.explain().contains("remembered for 30m in memory, until the program ends"), "{}", usual.explain());
+    assert!(!usual.explain().contains("the caller's number."));
+    let kept = with("conversations.path = '/var/lib/switchback/c.redb'\nconversations.by_caller = true\n").unwrap();
+    assert!(
+        kept.explain().contains("or the caller's number.") && kept.explain().contains("in /var/lib/switchback/c.redb")
+    );
+    assert!(kept.warnings().iter().any(|warning| warning.contains("conversations.by_caller")));
+    let off = with("conversations.resume_window = '0s'").unwrap();
+    assert!(off.explain().contains("not remembered"));
+    assert!(refusal("conversations.max = 0").contains("conversations.max = 0 is out of range"));
+}

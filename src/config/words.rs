@@ -116,6 +116,31 @@ impl From<Destination> for String {
     }
 }
 
+/// Where remembered conversations are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum Keep {
+    /// In this file.
+    File(PathBuf),
+    /// `none`: in memory alone.
+    InMemory,
+}
+
+impl From<String> for Keep {
+    fn from(text: String) -> Self {
+        if text == "none" { Self::InMemory } else { Self::File(text.into()) }
+    }
+}
+
+impl From<Keep> for String {
+    fn from(keep: Keep) -> Self {
+        match keep {
+            Keep::File(path) => path.to_string_lossy().into_owned(),
+            Keep::InMemory => "none".to_owned(),
+        }
+    }
+}
+
 /// What those who connect to us over TLS must show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

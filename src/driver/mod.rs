@@ -17,7 +17,9 @@ use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 
 use crate::b2bua::B2bua;
-use crate::b2bua::io::{ApiReply, ApiRequest, Datagram, Input, MediaCommand, MediaEvent, OperatorCommand, Output};
+use crate::b2bua::io::{
+    ApiReply, ApiRequest, Change, Datagram, Input, MediaCommand, MediaEvent, OperatorCommand, Output,
+};
 use crate::b2bua::io::{Look, PublishedContext, Question as DnsQuestion, Transport};
 use crate::call::record::CallRecord;
 use crate::clock;
@@ -52,6 +54,8 @@ pub trait Hands {
     fn tell_media(&mut self, command: MediaCommand);
     /// Keep a context.
     fn publish(&mut self, context: PublishedContext);
+    /// Write down what is remembered of a conversation.
+    fn remember(&mut self, change: Change);
     /// Write a record.
     fn record(&mut self, record: Box<CallRecord>);
     /// Whether somebody looks at what passes.
@@ -168,6 +172,7 @@ fn drain(core: &mut B2bua, udp: &Udp, streams: &mut Streams, hands: &mut impl Ha
             Output::Named(address, domain) => streams.name(address, domain),
             Output::Media(command) => hands.tell_media(command),
             Output::Publish(context) => hands.publish(*context),
+            Output::Remember(change) => hands.remember(change),
             Output::Record(record) => hands.record(record),
             Output::Closed => closed = true,
         }
@@ -192,6 +197,7 @@ mod tests {
         fn tell_media(&mut self, _: MediaCommand) {}
         fn publish(&mut self, _: PublishedContext) {}
         fn record(&mut self, _: Box<CallRecord>) {}
+        fn remember(&mut self, _: Change) {}
 
         fn looks(&self) -> bool {
             self.looks

@@ -205,6 +205,10 @@ pub struct Invitation {
     pub dialled: String,
     /// Whether somebody sent the call on to us: Referred-By (RFC 3892), Diversion (RFC 5806) or History-Info (RFC 7044).
     pub redirected: bool,
+    /// Parameters of the Request-URI that have a value, in order, `%HH` undone.
+    pub parameters: Vec<(String, String)>,
+    /// The local UUID of Session-ID (RFC 7989), 32 hexadecimal digits in lower case.
+    pub session_id: Option<String>,
     /// Every header line that is none of SIP's own, in order, `%HH` in its value undone.
     pub headers: Vec<(String, String)>,
     /// User-to-User (RFC 7433), where there is one.

@@ -16,7 +16,7 @@ use crate::sip::dialog::Dialog;
 use crate::sip::hop::Hop;
 use crate::sip::message::{HeaderName, Message, Method};
 use crate::sip::transaction::key::ServerKey;
-use crate::sip::value::{UserToUser, escaped, unescaped};
+use crate::sip::value::{Params, UserToUser, escaped, unescaped};
 use crate::sip::write::Writer;
 
 /// Often enough that no proxy's timer C ends the INVITE.
@@ -317,7 +317,44 @@ fn invitation(invite: &Message) -> Invitation {
         redirected: invite.header(HeaderName::ReferredBy).is_some()
             || invite.header(HeaderName::Diversion).is_some()
             || invite.header_named("History-Info").is_some(),
+        parameters: invite.target().map(|uri| parameters(uri.params)).unwrap_or_default(),
+        session_id: invite.header_named("Session-ID").and_then(session_id),
         headers: invite.others().map(|(name, value)| (name.to_owned(), unescaped(value).into_owned())).collect(),
         user_to_user: invite.header_named("User-to-User").map(UserToUser::read),
+    }
+}
+
+fn parameters(params: Params<'_>) -> Vec<(String, String)> {
+    let plain = |text: &str| unescaped(text).into_owned();
+    params.iter().filter_map(|(name, value)| Some((plain(name), plain(value?)))).collect()
+}
+
+/// The first of the two UUIDs is its sender's; one of zeros stands for none (RFC 7989 section 5).
+fn session_id(value: &str) -> Option<String> {
+    let local = value.split(';').next()?.trim();
+    let is_uuid = local.len() == 32 && local.bytes().all(|b| b.is_ascii_hexdigit()) && local.bytes().any(|b| b != b'0');
+    is_uuid.then(|| local.to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_invitation_shows_the_parameters_of_its_target_and_its_session() {
+        let read = |target: &str, session: &str| {
+            let text = format!(
+                "INVITE {target} SIP/2.0\r\nVia: SIP/2.0/UDP a;branch=z9hG4bK1\r\nFrom: <sip:1@a>;tag=1\r\n\
+                 To: <sip:2@b>\r\nCall-ID: c\r\nCSeq: 1 INVITE\r\nSession-ID: {session}\r\nContent-Length: 0\r\n\r\n"
+            );
+            invitation(&Message::read(Bytes::from(text)).unwrap())
+        };
+        let uuid = "AB30317F1A784DC48FF824D0D3715D86";
+        let invited = read("sip:7000@b;X-GA-taskName=Order%20Status;lr", &format!("{uuid} ; remote=1"));
+        assert_eq!(invited.parameters, [("X-GA-taskName".to_owned(), "Order Status".to_owned())]);
+        assert_eq!(invited.session_id, Some(uuid.to_lowercase()));
+        for none in ["", "1", &"0".repeat(32), &"g".repeat(32), &format!("{uuid}0")] {
+            assert_eq!(read("sip:7000@b", none).session_id, None, "{none}");
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::b2bua::io::PublishedContext;
+use crate::call::ConversationId;
 
 /// How long a context is kept after its last update.
 pub const LIFETIME: Duration = Duration::from_secs(3600);
@@ -65,6 +66,26 @@ impl Contexts {
         shelf.by_reference.get(reference).map(|kept| Arc::clone(&kept.context))
     }
 
+    /// The references of this conversation's contexts. Looks at every context: for operators, not for calls.
+    pub fn of(&self, now: Instant, conversation: &ConversationId) -> Vec<String> {
+        let mut shelf = self.shelf();
+        shelf.forget(now, self.capacity);
+        let of_it = shelf.by_reference.iter().filter(|(_, kept)| kept.context.conversation == *conversation);
+        of_it.map(|(reference, _)| reference.clone()).collect()
+    }
+
+    /// Drops this conversation's contexts; returns how many there were.
+    pub fn erase(&self, now: Instant, conversation: &ConversationId) -> usize {
+        let references = self.of(now, conversation);
+        let mut shelf = self.shelf();
+        for reference in &references {
+            if let Some(kept) = shelf.by_reference.remove(reference) {
+                shelf.by_age.remove(&kept.age);
+            }
+        }
+        references.len()
+    }
+
     /// How many are kept.
     pub fn len(&self) -> usize {
         self.shelf().by_reference.len()
@@ -98,7 +119,7 @@ impl Shelf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::call::{CallRef, ConversationId};
+    use crate::call::CallRef;
 
     fn context(reference: &str, outcome: &str) -> PublishedContext {
         PublishedContext {
@@ -130,6 +151,18 @@ mod tests {
         }
         assert!(contexts.fetch(now, "b").is_none());
         assert!(contexts.fetch(now, "a").is_some() && contexts.fetch(now, "c").is_some());
+    }
+
+    #[test]
+    fn erasing_a_conversation_drops_its_contexts_and_no_others() {
+        let (contexts, now) = (Contexts::default(), crate::clock::now());
+        contexts.put(now, context("a", "agent"));
+        let other = ConversationId("other".to_owned());
+        contexts.put(now, PublishedContext { conversation: other.clone(), ..context("b", "agent") });
+        assert_eq!(contexts.erase(now, &ConversationId("c".to_owned())), 1);
+        assert!(contexts.fetch(now, "a").is_none());
+        assert_eq!(contexts.of(now, &other), ["b"]);
+        assert_eq!(contexts.shelf().by_age.len(), 1);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! What is kept: call records on disk, contexts in memory for an hour.
+//! What is kept: call records and resumable conversations on disk, contexts in memory for an hour.
 
 pub mod contexts;
+pub mod conversations;
 pub mod records;

@@ -275,6 +275,7 @@ fn append_to(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call::intake::ConversationSource;
     use crate::call::verdict::{EndedBy, Evidence, Outcome, Phase, Verdict};
     use crate::call::{CallRef, ConversationId};
 
@@ -282,6 +283,8 @@ mod tests {
         Box::new(CallRecord {
             call: CallRef(call),
             conversation: ConversationId("c-1".to_owned()),
+            conversation_source: ConversationSource::Header,
+            resumes: None,
             customer_call_id: "a@b".to_owned(),
             caller: "****0100".to_owned(),
             dialled: "ivr".to_owned(),

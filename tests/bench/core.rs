@@ -91,7 +91,7 @@ impl Bench {
             }
             Output::Record(_) => self.records += 1,
             Output::Transmit(datagram) => self.peer(datagram),
-            Output::Media(_) | Output::Publish(_) | Output::Closed => {}
+            Output::Media(_) | Output::Publish(_) | Output::Remember(_) | Output::Closed => {}
         }
     }
 

@@ -6,6 +6,7 @@ mod ending;
 mod floods;
 mod happy;
 mod heavy;
+mod memory;
 mod onward;
 mod races;
 mod rtp;

@@ -174,6 +174,8 @@ pub struct Stage {
     api: Option<MockAsapp>,
     /// The built program.
     pub program: Program,
+    configuration: String,
+    keys: Vec<(&'static str, String)>,
     folder: TempDir,
     /// IVRs so far: each has a port of its own.
     callers: AtomicU16,
@@ -192,7 +194,7 @@ impl Stage {
             keys.extend(both_families(&street));
         }
         let program = Program::start(folder.path(), &configuration, &keys, street.admin()).await;
-        Self { street, api: Some(api), program, folder, callers: AtomicU16::new(0) }
+        Self { street, api: Some(api), program, configuration, keys, folder, callers: AtomicU16::new(0) }
     }
 
     /// A SIPp that plays this scenario of `sip-fixtures/sipp` as the IVR.
@@ -233,6 +235,18 @@ impl Stage {
         let (status, page) = self.get("/metrics").await;
         assert_eq!(status, 200, "{page}");
         Metrics::read(&page)
+    }
+
+    /// The program is killed where it stands (SIGKILL) and started again.
+    pub async fn program_is_killed_and_started_again(&mut self) {
+        self.program.signal(Signal::KILL);
+        self.program.exit(SOON).await;
+        self.program = Program::start(self.folder.path(), &self.configuration, &self.keys, self.street.admin()).await;
+    }
+
+    /// `DELETE` on the admin port: the status.
+    pub async fn delete(&self, path: &str) -> u16 {
+        ask(self.street.admin(), "DELETE", path).await.expect("the admin port answers").0
     }
 
     /// `GET` on the admin port: status and body.
@@ -484,9 +498,13 @@ impl Metrics {
 
 /// One plain GET; `None` when nobody is there.
 async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    ask(address, "GET", path).await
+}
+
+async fn ask(address: SocketAddr, method: &str, path: &str) -> Option<(u16, String)> {
     let exchange = async {
         let mut stream = TcpStream::connect(address).await.ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: switchback\r\nConnection: close\r\n\r\n");
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: switchback\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.ok()?;

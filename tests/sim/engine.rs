@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use switchback::b2bua::B2bua;
 use switchback::b2bua::io::{
-    ApiFailure, ApiOperation, ApiReply, ApiRequest, Datagram, Epoch, FailureClass, Family, Input, Look, MediaCommand,
-    MediaEvent, OperatorCommand, Output, PortPair, PublishedContext, Question, Records, Transfer, Transport,
+    ApiFailure, ApiOperation, ApiReply, ApiRequest, Change, Datagram, Epoch, FailureClass, Family, Input, Look,
+    MediaCommand, MediaEvent, OperatorCommand, Output, PortPair, PublishedContext, Question, Records, Remembered,
+    Transfer, Transport,
 };
 use switchback::b2bua::settings::{Network, Reach, Settings, Trunk};
 use switchback::call::CallRef;
@@ -105,6 +106,8 @@ pub struct Engine {
     pub relay: Relay,
     pub records: Vec<CallRecord>,
     pub published: Vec<PublishedContext>,
+    /// What the core wanted written down of conversations.
+    pub on_disk: BTreeMap<String, Remembered>,
     /// What left over a transport that its party does not speak: it reaches nobody.
     pub strays: Vec<(SocketAddr, Transport, Bytes)>,
     /// Every API request, in order.
@@ -192,6 +195,7 @@ impl Engine {
             relay: Relay::default(),
             records: Vec::new(),
             published: Vec::new(),
+            on_disk: BTreeMap::new(),
             strays: Vec::new(),
             asked: Vec::new(),
             closed: false,
@@ -360,6 +364,7 @@ impl Engine {
                 self.published.push(*context);
                 self.events.push_back(Event::Wrote);
             }
+            Output::Remember(change) => self.write_down(change),
             Output::Record(record) => {
                 self.events.push_back(Event::Wrote);
                 self.ladder.remark(at, &format!("record: {}", record.verdict.outcome));
@@ -369,6 +374,13 @@ impl Engine {
                 self.closed = true;
                 self.events.push_back(Event::Wrote);
             }
+        }
+    }
+
+    pub fn write_down(&mut self, change: Change) {
+        match change.to {
+            Some(remembered) => drop(self.on_disk.insert(change.conversation.0, *remembered)),
+            None => drop(self.on_disk.remove(&change.conversation.0)),
         }
     }
 

@@ -4,7 +4,7 @@
 //!   `audit` (what must hold whatever happens), `complaints` (no unexpected WARN), `ladder`, `random`;
 //! - the parties: `peer` and `asapp` follow a script, `robots` live on their own; `text` is their SIP;
 //! - the flows, named after their lines: `happy`, `ladders`, `first`, `api`, `context`, `outbound`, `guard`, `races`,
-//!   `media`, `headers`, `security`, `challenge`, `floods`, `operator`;
+//!   `media`, `memory`, `headers`, `security`, `challenge`, `floods`, `operator`;
 //! - the nets: `table` (every event in every state), `orders` (every order of arrival), `chaos` (ten thousand calls).
 //!
 //! `UPDATE_LADDERS=1` keeps new ladders (`sip-fixtures/ladders/`) and the new table. A golden is an expectation: read it
@@ -29,6 +29,7 @@ mod headers;
 mod ladder;
 mod ladders;
 mod media;
+mod memory;
 mod offers;
 mod operator;
 mod orders;

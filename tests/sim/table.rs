@@ -164,7 +164,7 @@ fn facts(now: Instant, customer: LegStage, genagent: LegStage, dialled: u8) -> F
     let invitation = Invitation { call_id: "1@ivr".into(), ..Invitation::default() };
     let mut facts = Facts {
         call: CallRef(1),
-        intake: Intake::read(&invitation, &settings.intake),
+        intake: Intake::read(&invitation, &settings.intake, &mut ()),
         settings,
         epoch: Epoch { instant: now, unix_ms: UNIX_MS },
         reference: "reference".into(),
