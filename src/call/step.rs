@@ -87,10 +87,14 @@ fn requesting(
         CallEvent::Fetched(transfer, answer) if transfer == state.transfer && state.asking == Asking::Settling => {
             match answer {
                 Ok(transfer) => dial(facts, state, &transfer, now, actions),
-                Err(failure) if failure.class == FailureClass::NotFound => {
+                // An API that neither makes a transfer nor knows it is not asked for ever.
+                Err(failure)
+                    if failure.class == FailureClass::NotFound && usize::from(state.failures) < RETRY_TROUBLE.len() =>
+                {
                     facts.attempt_result("never created");
                     let transfer = create(facts, now, state.deadline, actions);
-                    CallState::Requesting(Requesting { transfer, asking: Asking::Creating, ..state })
+                    let failures = state.failures + 1;
+                    CallState::Requesting(Requesting { transfer, asking: Asking::Creating, failures, ..state })
                 }
                 Err(failure) => settling_failed(facts, state, &failure, now, actions),
             }

@@ -79,6 +79,20 @@ fn a3_a_post_that_never_arrived_is_asked_again_under_a_new_id() {
 }
 
 #[test]
+fn a3_an_api_that_neither_makes_a_transfer_nor_knows_it_is_not_asked_for_ever() {
+    let w = World::new();
+    let mut customer = w.ivr.invite();
+    customer.expect("180");
+    for _ in 0..4 {
+        w.api.expect_create().fail(FailureClass::Conflict);
+        w.api.expect_fetch().fail(FailureClass::NotFound);
+    }
+    customer.expect_refusal(480);
+    w.api.expect_nothing_for(secs(10));
+    assert_eq!(reason(&w), Some(NotConnected::ApiRefused));
+}
+
+#[test]
 fn a4_credentials_refused_fall_back_at_once() {
     let w = World::new();
     let mut customer = w.ivr.invite();
