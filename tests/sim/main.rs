@@ -18,6 +18,7 @@ mod complaints;
 mod context;
 mod digest;
 mod engine;
+mod expiry;
 mod families;
 mod floods;
 mod glare;
