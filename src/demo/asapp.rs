@@ -252,6 +252,11 @@ impl MockHandle {
         self.mock().call_received(number)
     }
 
+    /// The transfer this number belongs to now, which no call needs to have reached. None if it is nobody's.
+    pub fn holder(&self, number: &str) -> Option<TransferInfo> {
+        self.mock().holder(number)
+    }
+
     /// GenerativeAgent has ended the conversation. By number it is the newest one that number reached. False if there
     /// is none.
     pub fn completed(&self, number_or_id: &str, output: Option<Value>) -> bool {

@@ -11,6 +11,8 @@ mod rtp;
 mod setup;
 mod sipp;
 mod stage;
+mod strangers;
 mod trunks;
 mod tshark;
+mod unruly;
 mod wire;

@@ -222,9 +222,15 @@ impl Mock {
     }
 
     pub(super) fn call_received(&mut self, number: &str) -> Option<TransferInfo> {
+        let holder = self.holder(number)?;
+        self.receive(&holder.id);
+        Some(holder)
+    }
+
+    /// The transfer this number belongs to now.
+    pub(super) fn holder(&mut self, number: &str) -> Option<TransferInfo> {
         self.expire();
         let id = self.lent.get(&format!("+{}", number.trim_start_matches('+')))?.clone();
-        self.receive(&id);
         let request = &self.transfers.get(&id)?.request;
         let input = &request["inputContext"];
         Some(TransferInfo {
