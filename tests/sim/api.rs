@@ -258,3 +258,23 @@ fn a_budget_is_a_budget_however_the_api_fails() {
         assert!(w.api.asked() <= 4, "three retries at most");
     }
 }
+
+#[test]
+fn a15_a_clock_that_is_hours_off_moves_no_guard() {
+    for skew in [-7_200_000, 7_200_000] {
+        let w = World::new();
+        let mut customer = w.ivr.invite();
+        customer.expect("180");
+        let there = UNIX_MS + skew;
+        let answer = Transfer { expires_at: Some(there + 20_000), dated: there, ..active(NUMBER, secs(20)) };
+        w.api.expect_create().answer(Ok(answer));
+        let mut genagent = w.carrier.expect_invite();
+        genagent.respond(180);
+        genagent.expect_and_ok("CANCEL");
+        assert!((secs(15)..ms(15_200)).contains(&w.now()), "its life less the margin: {:?}", w.now());
+        genagent.respond(487);
+        genagent.expect("ACK");
+        w.api.expect_create().fail(FailureClass::Refused);
+        customer.expect_refusal(480);
+    }
+}
