@@ -7,6 +7,7 @@ mod floods;
 mod happy;
 mod heavy;
 mod races;
+mod resume;
 mod rtp;
 mod setup;
 mod sipp;

@@ -3,7 +3,7 @@
 //! The carrier answers late and does not mind a CANCEL. When it answers it asks the API whose the number is by now, as
 //! the network would, and that is who speaks. Customers compare whom they hear with whom they called for.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -22,11 +22,11 @@ use crate::heavy::alone;
 use crate::stage::{SOON, Setting, Stage};
 use crate::wire::{Heard, Wire};
 
-/// A number's life. Nobody dials it in the last 400 ms, and an answer's `Date`, which has no fraction, costs up to one
-/// second more.
-const LIFE: Duration = Duration::from_secs(3);
+/// A number's life. Nobody dials it in the last 2 s, and an answer's `Date`, which has no fraction, costs up to one
+/// second more. The margin is there for what delays an answer, a busy machine included.
+const LIFE: Duration = Duration::from_secs(5);
 /// The carrier rings up to so many milliseconds.
-const RINGS: u32 = 3600;
+const RINGS: u32 = 6500;
 const PACKET: Duration = Duration::from_millis(20);
 
 fn calls() -> u32 {
@@ -155,7 +155,7 @@ async fn o6_numbers_that_expire_under_load_lead_nobody_to_a_stranger() {
     let api = MockAsappSettings { life: LIFE, numbers: 5000, reuse: true, ..Setting::default().api };
     let setting = Setting { api, ..Setting::default() }
         .behaviour(Behaviour::default())
-        .key("call.expiry_margin", "400ms")
+        .key("call.expiry_margin", "2s")
         .key("asapp.rate", "0")
         .key("sip.max_calls", "1500")
         .key("media.ports", "20000-29999");
@@ -179,13 +179,10 @@ async fn o6_numbers_that_expire_under_load_lead_nobody_to_a_stranger() {
         let (ivr, switchback) = (Arc::clone(&ivr), stage.street.switchback());
         customers.spawn(async move { (nth, customer(ivr, switchback, nth).await) });
     }
-    let (mut talked, mut refused, mut deaf, mut strangers) = (0, 0, 0, Vec::new());
+    let (mut talked, mut refused, mut deaf, mut strangers) = (0, BTreeMap::<u16, u32>::new(), 0, Vec::new());
     while let Some(met) = customers.join_next().await {
         match met.unwrap() {
-            (_, Met::Refused(status)) => {
-                assert_eq!(status, 480);
-                refused += 1;
-            }
+            (_, Met::Refused(status)) => *refused.entry(status).or_default() += 1,
             (nth, Met::Heard(who)) => {
                 talked += 1;
                 deaf += u32::from(who.is_empty());
@@ -196,11 +193,14 @@ async fn o6_numbers_that_expire_under_load_lead_nobody_to_a_stranger() {
     let (dialled, misled) = (carrier.dialled.load(Ordering::Relaxed), carrier.misled.load(Ordering::Relaxed));
     println!(
         "{} calls, {dialled} numbers dialled, {misled} of them answered by somebody else; {talked} customers talked, \
-         {refused} got the fallback, {} met a stranger",
+         {refused:?} were refused, {} met a stranger",
         calls(),
         strangers.len()
     );
     assert!(strangers.is_empty(), "{strangers:?}");
+    let rejected = stage.get("/metrics").await.1;
+    let rejected: Vec<&str> = rejected.lines().filter(|line| line.contains("rejected")).collect();
+    assert!(refused.keys().all(|status| *status == 480), "{refused:?} {rejected:#?}");
     assert!(misled > calls() / 20 && talked > calls() / 4, "too little happened");
     assert!(deaf * 100 <= talked, "{deaf} of {talked} heard nobody");
     let records = stage.records(calls() as usize).await;

@@ -178,6 +178,8 @@ async fn a_create_whose_answer_is_lost_is_found_again_or_asked_again_within_the_
         ("500 after it took effect", once(status(500), true), 2),
         ("429 once", once(status(429), false), 2),
         ("409 once, with the transfer there", once(status(409), true), 1),
+        ("a clock two hours ahead", Behaviour { skew_ms: 7_200_000, ..Behaviour::default() }, 1),
+        ("a clock two hours behind", Behaviour { skew_ms: -7_200_000, ..Behaviour::default() }, 1),
     ];
     for (what, behaviour, most) in cases {
         let posts = unruly.stage.asked("POST");
