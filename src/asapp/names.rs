@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_good_answer_stands_in_for_a_failing_resolver_within_its_limit() {
+    fn a8_the_last_good_answer_stands_in_for_a_failing_resolver_within_its_limit() {
         let names = Names::new(Duration::from_secs(1));
         let start = clock::now();
         let good = vec![SocketAddr::from(([192, 0, 2, 1], 0))];

@@ -14,43 +14,73 @@ pub enum Priority {
     Verify,
 }
 
-/// A token bucket that holds a quarter of a second.
+/// The share of the rate that new numbers may take. Each of them asks for a context later: were it all of the rate, so
+/// many calls could end in one second that some of them would wait for their context in vain.
+const CREATES: f64 = 2.0 / 3.0;
+
+/// Two token buckets: one for everything, one for new numbers.
 #[derive(Debug)]
 pub struct Limiter {
-    /// Requests a second; 0: no limit.
+    limited: bool,
+    all: Bucket,
+    creates: Bucket,
+}
+
+/// A token bucket that holds a quarter of a second.
+#[derive(Debug)]
+struct Bucket {
+    /// Tokens a second.
     rate: f64,
     tokens: f64,
     filled: Option<Instant>,
 }
 
 impl Limiter {
-    /// A full bucket for this many requests a second; 0 admits everything.
+    /// Full buckets for this many requests a second; 0 admits everything.
     pub fn new(rate: u32) -> Self {
+        let limited = rate > 0;
         let rate = f64::from(rate);
-        Self { rate, tokens: room(rate), filled: None }
+        let creates = (rate * CREATES).max(rate.min(1.0));
+        Self { limited, all: Bucket::full(rate), creates: Bucket::full(creates) }
     }
 
     /// Whether this request may be made now.
     pub fn admit(&mut self, now: Instant, priority: Priority) -> bool {
-        let room = room(self.rate);
-        let since = self.filled.map_or(Duration::ZERO, |filled| now.saturating_duration_since(filled));
-        self.filled = Some(now);
-        self.tokens = (self.tokens + since.as_secs_f64() * self.rate).min(room);
+        self.all.fill(now);
+        self.creates.fill(now);
+        let room = self.all.room();
         let left_to_others = match priority {
             Priority::Fetch => 0.0,
             Priority::Create => room * 0.3,
             Priority::Verify => room * 0.6,
         };
-        let admitted = self.rate == 0.0 || self.tokens >= 1.0 + left_to_others.min(room - 1.0);
+        let share = priority != Priority::Create || self.creates.tokens >= 1.0;
+        let admitted = !self.limited || (share && self.all.tokens >= 1.0 + left_to_others.min(room - 1.0));
         if admitted {
-            self.tokens -= 1.0;
+            self.all.tokens -= 1.0;
+        }
+        if admitted && priority == Priority::Create {
+            self.creates.tokens -= 1.0;
         }
         admitted
     }
 }
 
-fn room(rate: f64) -> f64 {
-    (rate / 4.0).max(1.0)
+impl Bucket {
+    fn full(rate: f64) -> Self {
+        let empty = Self { rate, tokens: 0.0, filled: None };
+        Self { tokens: empty.room(), ..empty }
+    }
+
+    fn fill(&mut self, now: Instant) {
+        let since = self.filled.map_or(Duration::ZERO, |filled| now.saturating_duration_since(filled));
+        self.filled = Some(now);
+        self.tokens = (self.tokens + since.as_secs_f64() * self.rate).min(self.room());
+    }
+
+    fn room(&self) -> f64 {
+        (self.rate / 4.0).max(1.0)
+    }
 }
 
 #[cfg(test)]
@@ -66,6 +96,15 @@ mod tests {
         let created = (0..100).filter(|_| limiter.admit(now, Priority::Create)).count();
         let fetched = (0..100).filter(|_| limiter.admit(now, Priority::Fetch)).count();
         assert_eq!((verified, created, fetched), (8, 6, 6));
+    }
+
+    #[test]
+    fn creates_take_two_thirds_of_the_rate_however_many_there_are() {
+        let start = Instant::now();
+        let mut limiter = Limiter::new(90);
+        let at = |n| start + Duration::from_millis(n);
+        let admitted = (0..10_000).filter(|&n| limiter.admit(at(n), Priority::Create)).count();
+        assert!((600..=615).contains(&admitted), "{admitted}");
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(super) type Actions = Vec<CallAction>;
 const RETRY_TROUBLE: [Duration; 3] = [Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1)];
 /// ASAPP's retry guidance for 429.
 const RETRY_THROTTLED: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
+/// Our own rate had no room for a finished call's context: soon again, because nothing comes before it.
+const RETRY_SHED: [Duration; 3] = [Duration::from_millis(100); 3];
 /// Pauses between fetches while the API still says ONGOING: at 0, 150, 300, 600, 1200, 2400 ms; the last one repeats.
 const POLLS: [Duration; 5] = [
     Duration::from_millis(150),
@@ -98,10 +100,14 @@ fn requesting(
         CallEvent::Fetched(transfer, answer) if transfer == state.transfer && state.asking == Asking::Settling => {
             match answer {
                 Ok(transfer) => dial(facts, state, &transfer, now, actions),
-                Err(failure) if failure.class == FailureClass::NotFound => {
+                // An API that neither makes a transfer nor knows it is not asked for ever.
+                Err(failure)
+                    if failure.class == FailureClass::NotFound && usize::from(state.failures) < RETRY_TROUBLE.len() =>
+                {
                     facts.attempt_result("never created");
                     let transfer = create(facts, now, state.deadline, actions);
-                    CallState::Requesting(Requesting { transfer, asking: Asking::Creating, ..state })
+                    let failures = state.failures + 1;
+                    CallState::Requesting(Requesting { transfer, asking: Asking::Creating, failures, ..state })
                 }
                 Err(failure) => settling_failed(facts, state, &failure, now, actions),
             }
@@ -523,10 +529,8 @@ fn collected(
             facts.evidence.api_failure = Some(failure.detail.clone());
             let guidance = match failure.class {
                 FailureClass::Throttled => &RETRY_THROTTLED,
-                FailureClass::ServerError
-                | FailureClass::Ambiguous
-                | FailureClass::Unreachable
-                | FailureClass::Shed => &RETRY_TROUBLE,
+                FailureClass::ServerError | FailureClass::Ambiguous | FailureClass::Unreachable => &RETRY_TROUBLE,
+                FailureClass::Shed => &RETRY_SHED,
                 FailureClass::InvalidRequest
                 | FailureClass::Refused
                 | FailureClass::Unauthorized

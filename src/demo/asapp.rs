@@ -98,6 +98,10 @@ pub struct Behaviour {
     pub default_output: Option<Value>,
     /// The mock's clock runs ahead of ours by this many milliseconds; negative: behind.
     pub skew_ms: i64,
+    /// API requests within one second; what comes above is answered 429 without effect. Absent: no limit.
+    pub rate: Option<u32>,
+    /// How many of the next requests meet a reset of their connection instead of being read, control requests included.
+    pub resets: u32,
 }
 
 /// How one operation is answered.
@@ -138,6 +142,11 @@ pub enum Fault {
     Merge(Value),
     /// Half of the body, and the rest after this many milliseconds.
     SlowBody {
+        /// The pause.
+        ms: u64,
+    },
+    /// The body octet by octet, after a pause of this many milliseconds each.
+    Drip {
         /// The pause.
         ms: u64,
     },
@@ -207,7 +216,8 @@ impl MockAsapp {
         let handle = MockHandle(Arc::new(Mutex::new(Mock::new(settings))));
         let (stop, stopped) = oneshot::channel::<()>();
         let service = routes(handle.clone()).into_make_service_with_connect_info::<Cut>();
-        let served = axum::serve(Sockets(listener), service).with_graceful_shutdown(async move {
+        let sockets = Sockets { listener, mock: handle.clone() };
+        let served = axum::serve(sockets, service).with_graceful_shutdown(async move {
             // The sender is never used, only dropped.
             let _ = stopped.await;
         });
@@ -240,6 +250,11 @@ impl MockHandle {
     /// another one than the caller was given it for. None if it is nobody's. The number is released.
     pub fn call_received(&self, number: &str) -> Option<TransferInfo> {
         self.mock().call_received(number)
+    }
+
+    /// The transfer this number belongs to now, which no call needs to have reached. None if it is nobody's.
+    pub fn holder(&self, number: &str) -> Option<TransferInfo> {
+        self.mock().holder(number)
     }
 
     /// GenerativeAgent has ended the conversation. By number it is the newest one that number reached. False if there
@@ -340,7 +355,10 @@ async fn answer(handle: MockHandle, cut: Cut, manners: Manners, work: impl FnOnc
         Some(Fault::Malformed) => {
             return reply.respond(now, |text| Body::from(text.as_bytes()[..text.len() / 2].to_vec()));
         }
-        Some(Fault::SlowBody { ms }) => return reply.respond(now, |text| Body::new(Slow::new(&text, ms))),
+        Some(Fault::SlowBody { ms }) => {
+            return reply.respond(now, |text| Body::new(Slow::new(&text, text.len().div_ceil(2), ms)));
+        }
+        Some(Fault::Drip { ms }) => return reply.respond(now, |text| Body::new(Slow::new(&text, 1, ms))),
         Some(Fault::Reset) => cut.cut(),
         Some(Fault::Silent) => std::future::pending().await,
     }

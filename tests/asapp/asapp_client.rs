@@ -78,7 +78,7 @@ async fn a_refused_connection_was_never_sent() {
 }
 
 #[tokio::test]
-async fn an_unknown_name_was_never_sent() {
+async fn a8_an_unknown_name_was_never_sent() {
     let client = AsappClient::new(settings("http://api.invalid")).unwrap();
     assert_eq!(class(create(&client, 3000).await), Unreachable);
 }
@@ -184,7 +184,7 @@ async fn an_answer_that_is_too_large_is_malformed_announced_or_not() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_not_followed() {
+async fn s8_a_redirect_is_not_followed() {
     let (elsewhere, visits) = canned("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", AT_ONCE).await;
     let head = format!("HTTP/1.1 307 X\r\nlocation: http://{elsewhere}/\r\ncontent-length: 0\r\n\r\n");
     let (address, _) = canned(head, AT_ONCE).await;
@@ -252,14 +252,22 @@ async fn an_error_body_that_echoes_everything_stays_one_clean_line() {
 
 /// An HTTPS server with a certificate of its own for `name`; gives its port and the certificate as PEM.
 async fn https(name: &str) -> (u16, String) {
-    let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
-    let key = tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    https_until(name, 4096).await
+}
+
+/// The same, with a certificate that is good until the end of this year.
+async fn https_until(name: &str, year: i32) -> (u16, String) {
+    let signing_key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(year, 12, 31);
+    let cert = params.self_signed(&signing_key).unwrap();
+    let key = tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer::from(signing_key.serialize_der());
     let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
     let config = tokio_rustls::rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key.into())
+        .with_single_cert(vec![cert.der().clone()], key.into())
         .unwrap();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -275,7 +283,7 @@ async fn https(name: &str) -> (u16, String) {
             }
         }
     });
-    (port, made.cert.pem())
+    (port, cert.pem())
 }
 
 /// The answer of that server to a client that pins `pem`, or trusts the system's authorities.
@@ -288,7 +296,7 @@ async fn ask_https(port: u16, pem: Option<&str>) -> Result<Transfer, ApiFailure>
 }
 
 #[tokio::test]
-async fn a_pinned_authority_is_believed_and_no_other() {
+async fn s8_a_pinned_authority_is_believed_and_no_other_nor_a_self_signed_one() {
     let (port, pem) = https("127.0.0.1").await;
     ask_https(port, Some(&pem)).await.unwrap();
 
@@ -301,9 +309,17 @@ async fn a_pinned_authority_is_believed_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_certificate_for_another_name_is_refused() {
+async fn s8_a_certificate_for_another_name_is_refused() {
     let (port, pem) = https("api.example.com").await;
     assert_eq!(class(ask_https(port, Some(&pem)).await), Unreachable);
+}
+
+#[tokio::test]
+async fn s8_a_certificate_that_has_expired_is_refused() {
+    let (port, pem) = https_until("127.0.0.1", 2025).await;
+    let expired = ask_https(port, Some(&pem)).await.unwrap_err();
+    assert_eq!(expired.class, Unreachable);
+    assert!(expired.detail.contains("expired"), "{}", expired.detail);
 }
 
 #[tokio::test]

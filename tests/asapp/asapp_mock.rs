@@ -74,7 +74,7 @@ async fn transfers_complete_by_themselves_for_parties_that_cannot_tell() {
 }
 
 #[tokio::test]
-async fn a_skewed_clock_shows_in_the_date_and_in_the_expiry() {
+async fn a15_a_skewed_clock_shows_in_the_date_and_in_the_expiry() {
     let mock = mock(behaviour(json!({ "skew_ms": -7_200_000 }))).await;
     let made = create(&client(mock.address()), 2000).await.unwrap();
     assert!((clock::unix_ms() - made.dated - 7_200_000).abs() < 2000);
@@ -108,7 +108,11 @@ async fn a_lost_answer_may_or_may_not_have_had_an_effect() {
 
 #[tokio::test]
 async fn a_late_answer_is_ambiguous_and_its_number_is_there_to_be_fetched() {
-    for late in [json!({ "latency_ms": 2000 }), json!({ "fault": { "slow_body": { "ms": 2000 } } })] {
+    for late in [
+        json!({ "latency_ms": 2000 }),
+        json!({ "fault": { "slow_body": { "ms": 2000 } } }),
+        json!({ "fault": { "drip": { "ms": 20 } } }),
+    ] {
         let mock = mock(behaviour(json!({ "create": late }))).await;
         let client = client(mock.address());
         assert_eq!(class(create(&client, 150).await), FailureClass::Ambiguous);
@@ -141,6 +145,28 @@ async fn answers_can_be_wrong_in_every_documented_way() {
             (_, answer) => assert_eq!(class(answer), FailureClass::Malformed, "{fault}"),
         }
     }
+}
+
+#[tokio::test]
+async fn above_its_rate_it_says_429_without_effect() {
+    let mock = mock(behaviour(json!({ "rate": 2 }))).await;
+    let client = client(mock.address());
+    create(&client, 2000).await.unwrap();
+    fetch(&client, 2000).await.unwrap();
+    assert_eq!(class(ask(&client, 2, operation(), 2000).await), FailureClass::Throttled);
+    mock.handle().behave(Behaviour::default());
+    assert_eq!(class(ask(&client, 2, ApiOperation::Fetch, 2000).await), FailureClass::NotFound);
+}
+
+#[tokio::test]
+async fn a_request_can_be_reset_unread_on_a_connection_that_was_good() {
+    let mock = mock(Behaviour::default()).await;
+    let client = client(mock.address());
+    create(&client, 2000).await.unwrap();
+    mock.handle().behave(behaviour(json!({ "resets": 1 })));
+    assert_eq!(class(ask(&client, 2, operation(), 2000).await), FailureClass::Ambiguous);
+    assert_eq!(class(ask(&client, 2, ApiOperation::Fetch, 2000).await), FailureClass::NotFound);
+    assert_eq!(mock.handle().requests().len(), 2, "the one in the middle was not read");
 }
 
 #[tokio::test]

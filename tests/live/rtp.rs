@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::stage::{SOON, Setting, Stage};
 
-const PACKET: Duration = Duration::from_millis(20);
+pub const PACKET: Duration = Duration::from_millis(20);
 const MOMENT: Duration = Duration::from_millis(500);
 
 /// How long both sides speak: 20 s, or the full minute.
@@ -24,7 +24,7 @@ fn long() -> Duration {
 }
 
 /// A stream of G.711 whose packets are all different: the sequence number and the timestamp wrap on the way.
-fn stream(ssrc: u32, packets: u32) -> Vec<Vec<u8>> {
+pub fn stream(ssrc: u32, packets: u32) -> Vec<Vec<u8>> {
     let packet = |index: u32| {
         let (sequence, timestamp) = (65_000_u16.wrapping_add(index as u16), 0xffff_0000_u32.wrapping_add(index * 160));
         let mut packet = vec![0x80, if index == 0 { 0x80 } else { 0 }];
@@ -39,15 +39,15 @@ fn stream(ssrc: u32, packets: u32) -> Vec<Vec<u8>> {
 
 /// A media socket of the test.
 #[derive(Debug, Clone)]
-struct Mouth(Arc<UdpSocket>);
+pub struct Mouth(Arc<UdpSocket>);
 
 impl Mouth {
-    async fn open(here: SocketAddr) -> Self {
+    pub async fn open(here: SocketAddr) -> Self {
         Self(Arc::new(UdpSocket::bind(here).await.unwrap()))
     }
 
     /// Sends these packets, one each interval.
-    fn speak(&self, to: SocketAddr, packets: Vec<Vec<u8>>, every: Duration) -> JoinHandle<()> {
+    pub fn speak(&self, to: SocketAddr, packets: Vec<Vec<u8>>, every: Duration) -> JoinHandle<()> {
         let socket = self.0.clone();
         tokio::spawn(async move {
             let mut pace = tokio::time::interval(every);
@@ -71,7 +71,7 @@ impl Mouth {
         (packets, sources)
     }
 
-    fn hear(&self, silence: Duration) -> JoinHandle<(Vec<Vec<u8>>, Vec<SocketAddr>)> {
+    pub fn hear(&self, silence: Duration) -> JoinHandle<(Vec<Vec<u8>>, Vec<SocketAddr>)> {
         let this = self.clone();
         tokio::spawn(async move { this.listen(silence).await })
     }
@@ -115,7 +115,7 @@ async fn bridge(stage: &Stage, customer_media: SocketAddr, genagent_media: Socke
     Bridged { customer, genagent, towards_customer_leg, towards_genagent_leg, _parties: [ivr, carrier] }
 }
 
-async fn until_hung_up(call: &mut Call) {
+pub async fn until_hung_up(call: &mut Call) {
     while !matches!(timeout(SOON, call.next()).await.unwrap(), CallEvent::HungUp(_)) {}
 }
 

@@ -79,6 +79,20 @@ fn a3_a_post_that_never_arrived_is_asked_again_under_a_new_id() {
 }
 
 #[test]
+fn a3_an_api_that_neither_makes_a_transfer_nor_knows_it_is_not_asked_for_ever() {
+    let w = World::new();
+    let mut customer = w.ivr.invite();
+    customer.expect("180");
+    for _ in 0..4 {
+        w.api.expect_create().fail(FailureClass::Conflict);
+        w.api.expect_fetch().fail(FailureClass::NotFound);
+    }
+    customer.expect_refusal(480);
+    w.api.expect_nothing_for(secs(10));
+    assert_eq!(reason(&w), Some(NotConnected::ApiRefused));
+}
+
+#[test]
 fn a4_credentials_refused_fall_back_at_once() {
     let w = World::new();
     let mut customer = w.ivr.invite();
@@ -242,5 +256,25 @@ fn a_budget_is_a_budget_however_the_api_fails() {
         customer.expect_refusal(480);
         assert!(w.now() < ms(8200), "{class:?}: {:?}", w.now());
         assert!(w.api.asked() <= 4, "three retries at most");
+    }
+}
+
+#[test]
+fn a15_a_clock_that_is_hours_off_moves_no_guard() {
+    for skew in [-7_200_000, 7_200_000] {
+        let w = World::new();
+        let mut customer = w.ivr.invite();
+        customer.expect("180");
+        let there = UNIX_MS + skew;
+        let answer = Transfer { expires_at: Some(there + 20_000), dated: there, ..active(NUMBER, secs(20)) };
+        w.api.expect_create().answer(Ok(answer));
+        let mut genagent = w.carrier.expect_invite();
+        genagent.respond(180);
+        genagent.expect_and_ok("CANCEL");
+        assert!((secs(15)..ms(15_200)).contains(&w.now()), "its life less the margin: {:?}", w.now());
+        genagent.respond(487);
+        genagent.expect("ACK");
+        w.api.expect_create().fail(FailureClass::Refused);
+        customer.expect_refusal(480);
     }
 }

@@ -5,7 +5,8 @@
 //! - the parties: `peer` and `asapp` follow a script, `robots` live on their own; `text` is their SIP;
 //! - the flows, named after their lines: `happy`, `ladders`, `first`, `api`, `context`, `outbound`, `guard`, `races`,
 //!   `media`, `memory`, `headers`, `security`, `challenge`, `floods`, `operator`;
-//! - the nets: `table` (every event in every state), `orders` (every order of arrival), `chaos` (ten thousand calls).
+//! - the nets: `table` (every event in every state), `orders` (every order of arrival), `expiry` (every order around a
+//!   number's end), `chaos` (ten thousand calls).
 //!
 //! `UPDATE_LADDERS=1` keeps new ladders (`sip-fixtures/ladders/`) and the new table. A golden is an expectation: read it
 //! before you keep it.
@@ -19,6 +20,7 @@ mod complaints;
 mod context;
 mod digest;
 mod engine;
+mod expiry;
 mod families;
 mod first;
 mod floods;
@@ -38,6 +40,7 @@ mod peer;
 mod provisional;
 mod races;
 mod random;
+mod rate;
 mod relay;
 mod robots;
 mod security;

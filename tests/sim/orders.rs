@@ -15,14 +15,14 @@ use crate::text::Sip;
 
 /// Walks a tree of choices depth first: each run follows the path, the next run takes the next branch.
 #[derive(Default)]
-struct Path {
+pub struct Path {
     /// What was chosen, of how many.
     steps: Vec<(usize, usize)>,
     at: usize,
 }
 
 impl Path {
-    fn choose(&mut self, of: usize) -> usize {
+    pub fn choose(&mut self, of: usize) -> usize {
         if self.at == self.steps.len() {
             self.steps.push((0, of));
         }
@@ -31,7 +31,7 @@ impl Path {
     }
 
     /// Turns to the next untrodden branch; false when there is none.
-    fn turn(&mut self) -> bool {
+    pub fn turn(&mut self) -> bool {
         self.at = 0;
         while let Some((chosen, of)) = self.steps.pop() {
             if chosen + 1 < of {

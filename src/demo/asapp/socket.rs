@@ -1,6 +1,5 @@
 //! A listener whose connections can be reset, and a body that takes its time.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -17,6 +16,8 @@ use http_body::{Body, Frame};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Sleep, sleep};
+
+use super::MockHandle;
 
 /// Set, the connection is reset at its next write.
 #[derive(Debug, Clone, Default)]
@@ -36,32 +37,42 @@ impl Connected<IncomingStream<'_, Sockets>> for Cut {
 }
 
 /// A listener whose connections can be cut.
-pub(super) struct Sockets(pub(super) TcpListener);
+pub(super) struct Sockets {
+    pub(super) listener: TcpListener,
+    pub(super) mock: MockHandle,
+}
 
 impl Listener for Sockets {
     type Io = Socket;
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Socket, SocketAddr) {
-        let (stream, peer) = Listener::accept(&mut self.0).await;
+        let (stream, peer) = Listener::accept(&mut self.listener).await;
         // Without it an answer may wait for an ACK; nothing else is lost.
         let _ = stream.set_nodelay(true);
-        (Socket { stream, cut: Cut::default() }, peer)
+        (Socket { stream, mock: self.mock.clone(), cut: Cut::default() }, peer)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        self.listener.local_addr()
     }
 }
 
 pub(super) struct Socket {
     stream: TcpStream,
+    mock: MockHandle,
     cut: Cut,
 }
 
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        if buffer.filled().len() > before && self.mock.mock().resets_connection() {
+            self.stream.set_zero_linger()?;
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -84,17 +95,19 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// A body in two halves with a pause between them.
+/// A body in pieces with a pause after each.
 pub(super) struct Slow {
-    halves: VecDeque<Bytes>,
-    pause: Pin<Box<Sleep>>,
+    left: Bytes,
+    piece: usize,
+    pause: Duration,
+    waiting: Option<Pin<Box<Sleep>>>,
 }
 
 impl Slow {
-    pub(super) fn new(text: &str, ms: u64) -> Self {
-        let (first, second) = text.as_bytes().split_at(text.len() / 2);
-        let halves = [first, second].map(Bytes::copy_from_slice).into();
-        Self { halves, pause: Box::pin(sleep(Duration::from_millis(ms))) }
+    /// Pieces of this many octets, at least one, and this many milliseconds between them.
+    pub(super) fn new(text: &str, piece: usize, ms: u64) -> Self {
+        let left = Bytes::copy_from_slice(text.as_bytes());
+        Self { left, piece: piece.max(1), pause: Duration::from_millis(ms), waiting: None }
     }
 }
 
@@ -103,9 +116,15 @@ impl Body for Slow {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        if self.halves.len() == 1 {
-            ready!(self.pause.as_mut().poll(cx));
+        if let Some(waiting) = &mut self.waiting {
+            ready!(waiting.as_mut().poll(cx));
         }
-        Poll::Ready(self.halves.pop_front().map(|half| Ok(Frame::data(half))))
+        if self.left.is_empty() {
+            return Poll::Ready(None);
+        }
+        let piece = self.piece.min(self.left.len());
+        let piece = self.left.split_to(piece);
+        self.waiting = (!self.left.is_empty()).then(|| Box::pin(sleep(self.pause)));
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 }

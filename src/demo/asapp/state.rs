@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, Method};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Behaviour, Manners, MockAsappSettings, Reply, SeenRequest, TransferInfo};
+use super::{Behaviour, Fault, Manners, MockAsappSettings, Reply, SeenRequest, TransferInfo};
 use crate::clock;
 
 /// Transfers and log lines kept; the oldest go first.
@@ -26,6 +26,8 @@ pub(super) struct Mock {
     lent: HashMap<String, String>,
     /// Oldest first.
     pub(super) seen: VecDeque<SeenRequest>,
+    /// When the requests were admitted that count against [`Behaviour::rate`], oldest first.
+    counted: VecDeque<i64>,
     errors: u64,
 }
 
@@ -88,6 +90,7 @@ impl Mock {
             order: VecDeque::new(),
             lent: HashMap::new(),
             seen: VecDeque::new(),
+            counted: VecDeque::new(),
             errors: 0,
         }
     }
@@ -113,8 +116,32 @@ impl Mock {
         if chosen.fault.is_none() {
             chosen.effect = None;
         }
+        if self.is_above_the_rate() {
+            chosen.fault = Some(Fault::Status { code: 429, retry_after: None });
+            chosen.effect = Some(false);
+        }
         self.seen.push_back(SeenRequest { at: clock::unix_ms(), method: method.to_string(), path, id, body });
         chosen
+    }
+
+    /// Counts one request; true if it is one too many within a second.
+    fn is_above_the_rate(&mut self) -> bool {
+        let (Some(rate), now) = (self.behaviour.rate, clock::unix_ms()) else { return false };
+        while self.counted.front().is_some_and(|&at| at <= now - 1000) {
+            self.counted.pop_front();
+        }
+        let above = self.counted.len() >= rate as usize;
+        if !above {
+            self.counted.push_back(now);
+        }
+        above
+    }
+
+    /// Whether the connection that brings a request is one of [`Behaviour::resets`].
+    pub(super) fn resets_connection(&mut self) -> bool {
+        let resets = self.behaviour.resets > 0;
+        self.behaviour.resets = self.behaviour.resets.saturating_sub(1);
+        resets
     }
 
     pub(super) fn admitted(&self, headers: &HeaderMap) -> bool {
@@ -195,9 +222,15 @@ impl Mock {
     }
 
     pub(super) fn call_received(&mut self, number: &str) -> Option<TransferInfo> {
+        let holder = self.holder(number)?;
+        self.receive(&holder.id);
+        Some(holder)
+    }
+
+    /// The transfer this number belongs to now.
+    pub(super) fn holder(&mut self, number: &str) -> Option<TransferInfo> {
         self.expire();
         let id = self.lent.get(&format!("+{}", number.trim_start_matches('+')))?.clone();
-        self.receive(&id);
         let request = &self.transfers.get(&id)?.request;
         let input = &request["inputContext"];
         Some(TransferInfo {
