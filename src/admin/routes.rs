@@ -4,7 +4,7 @@ use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -23,6 +23,7 @@ pub(super) fn router(sources: Sources) -> Router {
         .route("/v1/context/{reference}", get(context))
         .route("/v1/calls", get(calls))
         .route("/v1/calls/{call}", delete(hang_up))
+        .route("/v1/calls/{call}/pull-back", post(pull_back))
         .route_layer(from_fn_with_state(sources.clone(), ask_for_token));
     open.merge(guarded)
         .fallback(async || refusal(StatusCode::NOT_FOUND, "there is nothing here"))
@@ -87,12 +88,24 @@ async fn calls(State(sources): State<Sources>) -> Response {
     }
 }
 
+/// The customer is taken back from GenerativeAgent, and handed back by the rules.
+async fn pull_back(State(sources): State<Sources>, Path(call): Path<String>) -> Response {
+    supervise(&sources, &call, AdminQuery::PullBack, "pulling back").await
+}
+
+/// Both legs end; nothing is handed back.
 async fn hang_up(State(sources): State<Sources>, Path(call): Path<String>) -> Response {
-    let Some(call) = call_ref(&call) else {
+    supervise(&sources, &call, AdminQuery::HangUp, "ending").await
+}
+
+type Supervision = fn(CallRef, oneshot::Sender<bool>) -> AdminQuery;
+
+async fn supervise(sources: &Sources, call: &str, query: Supervision, status: &str) -> Response {
+    let Some(call) = call_ref(call) else {
         return refusal(StatusCode::BAD_REQUEST, "a call is 32 hexadecimal digits");
     };
-    match ask(&sources, |answer| AdminQuery::HangUp(call, answer)).await {
-        Ok(true) => (StatusCode::ACCEPTED, Json(json!({ "status": "ending" }))).into_response(),
+    match ask(sources, |answer| query(call, answer)).await {
+        Ok(true) => (StatusCode::ACCEPTED, Json(json!({ "status": status }))).into_response(),
         Ok(false) => refusal(StatusCode::NOT_FOUND, "no such call"),
         Err(refused) => refused,
     }

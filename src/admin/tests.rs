@@ -57,7 +57,7 @@ async fn answer(core: Core, mut queries: mpsc::Receiver<AdminQuery>) {
             query if core == Core::Silent => ignored.push(query),
             AdminQuery::Snapshot(to) => drop(to.send(counters(core))),
             AdminQuery::Calls(to) => drop(to.send(vec![a_call()])),
-            AdminQuery::HangUp(call, to) => drop(to.send(call == CallRef(0xab))),
+            AdminQuery::PullBack(call, to) | AdminQuery::HangUp(call, to) => drop(to.send(call == CallRef(0xab))),
         }
     }
 }
@@ -168,13 +168,22 @@ async fn a_context_is_found_by_its_reference_only() {
 }
 
 #[tokio::test]
-async fn calls_are_listed_and_hung_up() {
+async fn calls_are_listed_pulled_back_and_hung_up() {
     let door = door(Core::Ready, None).await;
     let (_, body) = ask(&door, "GET /v1/calls").await;
     assert!(body.starts_with("[{\"call\":\"000000000000000000000000000000ab\",\"state\":\"bridged\""), "{body}");
-    assert_eq!(ask(&door, &format!("DELETE /v1/calls/{:032x}", 0xab)).await.0, 202);
-    assert_eq!(ask(&door, &format!("DELETE /v1/calls/{:032x}", 1)).await.0, 404);
-    assert_eq!(ask(&door, "DELETE /v1/calls/ab").await.0, 400);
+    let hang_up = |call: &str| format!("DELETE /v1/calls/{call}");
+    let pull_back = |call: &str| format!("POST /v1/calls/{call}/pull-back");
+    let (known, unknown) = (CallRef(0xab).to_string(), CallRef(1).to_string());
+    assert_eq!(ask(&door, &hang_up(&known)).await, (202, r#"{"status":"ending"}"#.to_owned()));
+    assert_eq!(ask(&door, &pull_back(&known)).await, (202, r#"{"status":"pulling back"}"#.to_owned()));
+    for request in [hang_up(&unknown), pull_back(&unknown)] {
+        assert_eq!(ask(&door, &request).await, (404, r#"{"error":"no such call"}"#.to_owned()));
+    }
+    for request in [hang_up("ab"), pull_back("ab")] {
+        assert_eq!(ask(&door, &request).await.0, 400);
+    }
+    assert_eq!(ask(&door, &format!("GET /v1/calls/{known}/pull-back")).await.0, 405);
     assert_eq!(ask(&door, "POST /v1/calls").await.0, 405);
     assert_eq!(ask(&door, "GET /v2").await.0, 404);
 }
@@ -182,7 +191,7 @@ async fn calls_are_listed_and_hung_up() {
 #[tokio::test]
 async fn a_token_guards_everything_about_calls() {
     let door = door(Core::Ready, Some("right")).await;
-    for request in ["GET /v1/calls", "DELETE /v1/calls/ab", "GET /v1/context/ab"] {
+    for request in ["GET /v1/calls", "DELETE /v1/calls/ab", "POST /v1/calls/ab/pull-back", "GET /v1/context/ab"] {
         assert_eq!(ask(&door, request).await.0, 401, "{request}");
         assert_eq!(ask_with(&door, request, "Authorization: Bearer wrong\r\n").await.0, 401, "{request}");
         assert_ne!(ask_with(&door, request, "Authorization: Bearer right\r\n").await.0, 401, "{request}");
