@@ -314,6 +314,10 @@ fn question(query: AdminQuery) -> Question {
     Box::new(move |core, now| match query {
         AdminQuery::Snapshot(answer) => drop(answer.send(core.counters(now))),
         AdminQuery::Calls(answer) => drop(answer.send(core.live_calls(now))),
+        AdminQuery::PullBack(call, answer) => {
+            let _ = answer.send(core.has_call(call));
+            core.handle_input(now, Input::Operator(OperatorCommand::PullBack(call)));
+        }
         AdminQuery::HangUp(call, answer) => {
             let _ = answer.send(core.has_call(call));
             core.handle_input(now, Input::Operator(OperatorCommand::HangUp(call)));

@@ -37,7 +37,9 @@ pub enum AdminQuery {
     Snapshot(oneshot::Sender<Counters>),
     /// Every live call.
     Calls(oneshot::Sender<Vec<LiveCall>>),
-    /// End this call; true when it exists.
+    /// Take this call's customer back from GenerativeAgent; true when the call exists.
+    PullBack(CallRef, oneshot::Sender<bool>),
+    /// End every leg of this call; true when it exists.
     HangUp(CallRef, oneshot::Sender<bool>),
     /// The conversations that may be resumed, the last one first; only those of this caller, where one is named.
     Conversations(Option<String>, oneshot::Sender<Vec<Remembered>>),

@@ -7,7 +7,7 @@ use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, put};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use secrecy::ExposeSecret;
 use serde::Deserialize;
@@ -36,6 +36,7 @@ pub(super) fn router(sources: Sources) -> Router {
         .route("/v1/conversations", get(conversations))
         .route("/v1/conversations/{id}", get(conversation).delete(erase))
         .route("/v1/conversations/{id}/input", put(lay_down).layer(DefaultBodyLimit::max(MAX_INPUT)))
+        .route("/v1/calls/{call}/pull-back", post(pull_back))
         .route_layer(from_fn_with_state(sources.clone(), ask_for_token));
     open.merge(guarded)
         .fallback(async || refusal(StatusCode::NOT_FOUND, "there is nothing here"))
@@ -100,12 +101,24 @@ async fn calls(State(sources): State<Sources>) -> Response {
     }
 }
 
+/// The customer is taken back from GenerativeAgent, and handed back by the rules.
+async fn pull_back(State(sources): State<Sources>, Path(call): Path<String>) -> Response {
+    supervise(&sources, &call, AdminQuery::PullBack, "pulling back").await
+}
+
+/// Both legs end; nothing is handed back.
 async fn hang_up(State(sources): State<Sources>, Path(call): Path<String>) -> Response {
-    let Some(call) = call_ref(&call) else {
+    supervise(&sources, &call, AdminQuery::HangUp, "ending").await
+}
+
+type Supervision = fn(CallRef, oneshot::Sender<bool>) -> AdminQuery;
+
+async fn supervise(sources: &Sources, call: &str, query: Supervision, status: &str) -> Response {
+    let Some(call) = call_ref(call) else {
         return refusal(StatusCode::BAD_REQUEST, "a call is 32 hexadecimal digits");
     };
-    match ask(&sources, |answer| AdminQuery::HangUp(call, answer)).await {
-        Ok(true) => (StatusCode::ACCEPTED, Json(json!({ "status": "ending" }))).into_response(),
+    match ask(sources, |answer| query(call, answer)).await {
+        Ok(true) => (StatusCode::ACCEPTED, Json(json!({ "status": status }))).into_response(),
         Ok(false) => refusal(StatusCode::NOT_FOUND, "no such call"),
         Err(refused) => refused,
     }

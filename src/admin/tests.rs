@@ -62,7 +62,7 @@ async fn answer(core: Core, mut queries: mpsc::Receiver<AdminQuery>) {
             query if core == Core::Silent => ignored.push(query),
             AdminQuery::Snapshot(to) => drop(to.send(counters(core))),
             AdminQuery::Calls(to) => drop(to.send(vec![a_call()])),
-            AdminQuery::HangUp(call, to) => drop(to.send(call == CallRef(0xab))),
+            AdminQuery::PullBack(call, to) | AdminQuery::HangUp(call, to) => drop(to.send(call == CallRef(0xab))),
             AdminQuery::Conversations(caller, to) => {
                 drop(to.send(
                     Some(a_conversation()).filter(|_| caller.is_none_or(|it| it == "+1555")).into_iter().collect(),
@@ -195,13 +195,22 @@ async fn a_context_is_found_by_its_reference_only() {
 }
 
 #[tokio::test]
-async fn calls_are_listed_and_hung_up() {
+async fn calls_are_listed_pulled_back_and_hung_up() {
     let door = door(Core::Ready, None).await;
     let (_, body) = ask(&door, "GET /v1/calls").await;
     assert!(body.starts_with("[{\"call\":\"000000000000000000000000000000ab\",\"state\":\"bridged\""), "{body}");
-    assert_eq!(ask(&door, &format!("DELETE /v1/calls/{:032x}", 0xab)).await.0, 202);
-    assert_eq!(ask(&door, &format!("DELETE /v1/calls/{:032x}", 1)).await.0, 404);
-    assert_eq!(ask(&door, "DELETE /v1/calls/ab").await.0, 400);
+    let hang_up = |call: &str| format!("DELETE /v1/calls/{call}");
+    let pull_back = |call: &str| format!("POST /v1/calls/{call}/pull-back");
+    let (known, unknown) = (CallRef(0xab).to_string(), CallRef(1).to_string());
+    assert_eq!(ask(&door, &hang_up(&known)).await, (202, r#"{"status":"ending"}"#.to_owned()));
+    assert_eq!(ask(&door, &pull_back(&known)).await, (202, r#"{"status":"pulling back"}"#.to_owned()));
+    for request in [hang_up(&unknown), pull_back(&unknown)] {
+        assert_eq!(ask(&door, &request).await, (404, r#"{"error":"no such call"}"#.to_owned()));
+    }
+    for request in [hang_up("ab"), pull_back("ab")] {
+        assert_eq!(ask(&door, &request).await.0, 400);
+    }
+    assert_eq!(ask(&door, &format!("GET /v1/calls/{known}/pull-back")).await.0, 405);
     assert_eq!(ask(&door, "POST /v1/calls").await.0, 405);
     assert_eq!(ask(&door, "GET /v2").await.0, 404);
 }
@@ -249,6 +258,7 @@ async fn a_token_guards_everything_about_calls() {
     for request in [
         "GET /v1/calls",
         "DELETE /v1/calls/ab",
+        "POST /v1/calls/ab/pull-back",
         "GET /v1/context/ab",
         "GET /v1/conversations",
         "GET /v1/conversations/c-1",

@@ -817,7 +817,8 @@ fn event_word(event: &CallEvent) -> &'static str {
         CallEvent::Heard(_) => "heard",
         CallEvent::MediaDead => "media dead",
         CallEvent::Timer(_) => "timer",
-        CallEvent::Pulled => "pulled",
+        CallEvent::PulledBack => "pulled back",
+        CallEvent::Ended => "ended by an operator",
         CallEvent::Stopped => "stopped",
     }
 }

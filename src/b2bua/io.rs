@@ -218,7 +218,9 @@ pub enum OperatorCommand {
     Drain,
     /// End every call now, with a Reason, and write its record.
     Stop,
-    /// End this call.
+    /// Take this call's customer back from GenerativeAgent and hand it back by the rules.
+    PullBack(CallRef),
+    /// End every leg of this call; nothing is handed back.
     HangUp(CallRef),
 }
 

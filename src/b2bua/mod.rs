@@ -338,7 +338,8 @@ impl B2bua {
                 self.draining = true;
                 self.timers.start(TimerKey::DrainLimit, now + self.settings.drain_limit);
             }
-            OperatorCommand::HangUp(call) => self.tell_call(now, call, CallEvent::Pulled),
+            OperatorCommand::PullBack(call) => self.supervise(now, call, CallEvent::PulledBack, "pull back"),
+            OperatorCommand::HangUp(call) => self.supervise(now, call, CallEvent::Ended, "hang up"),
             OperatorCommand::Stop => {
                 self.draining = true;
                 let mut calls: Vec<CallRef> = self.calls.keys().copied().collect();
@@ -350,6 +351,14 @@ impl B2bua {
                 self.timers.stop(TimerKey::DrainLimit);
                 self.timers.start(TimerKey::StopLimit, now + STOP_LIMIT);
             }
+        }
+    }
+
+    /// What a person does to one call is written down, whether it changes anything or not.
+    fn supervise(&mut self, now: Instant, call: CallRef, event: CallEvent, asked: &'static str) {
+        if let Some(entry) = self.calls.get(&call) {
+            tracing::info!(call = %call, state = entry.call.state().name(), asked, "an operator acts");
+            self.tell_call(now, call, event);
         }
     }
 

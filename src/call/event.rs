@@ -29,8 +29,10 @@ pub enum CallEvent {
     MediaDead,
     /// A timer of this call fired.
     Timer(CallTimer),
-    /// A person ends the conversation; the customer is handed back.
-    Pulled,
+    /// A person takes the customer back from GenerativeAgent, to be handed back by the rules.
+    PulledBack,
+    /// A person ends the call for everybody; nothing is handed back.
+    Ended,
     /// The program stops.
     Stopped,
 }

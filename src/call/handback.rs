@@ -6,6 +6,7 @@
 
 use std::time::Instant;
 
+use super::context::Carry;
 use super::event::{CallAction, CallEvent, CallTimer, Sound};
 use super::rules::Rung;
 use super::state::{CallState, Facts, HandingBack, LegStage, Releasing, UnderWay};
@@ -133,14 +134,18 @@ fn dialing(
             ("not answered in time".to_owned(), Cause::NO_ANSWER)
         }
         CallEvent::Timer(CallTimer::LadderLimit) => return enough(facts, state, "no time left", now, actions),
-        CallEvent::Pulled => return enough(facts, state, "pulled", now, actions),
+        CallEvent::PulledBack => return enough(facts, state, "pulled back", now, actions),
+        CallEvent::Ended => {
+            facts.rung_result("hung up by an operator");
+            return dismissed(facts, state, Outcome::Operator, Cause::NORMAL, now, actions);
+        }
         CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
             facts.rung_result("customer hung up");
             return customer_gone(facts, state, &event, now, actions);
         }
         CallEvent::Stopped => {
             facts.rung_result("stopped");
-            return stopped(facts, state, now, actions);
+            return dismissed(facts, state, Outcome::Drained, Cause::FAILURE, now, actions);
         }
         CallEvent::Created(_, answer) => {
             unused(&answer, actions);
@@ -207,8 +212,8 @@ fn talking(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
             CallState::HandingBack(state)
         }
         CallEvent::Timer(CallTimer::MaxDuration) => over(facts, state, EndedBy::Us, Cause::TIMEOUT, now, actions),
-        CallEvent::Pulled => over(facts, state, EndedBy::Us, Cause::NORMAL, now, actions),
-        CallEvent::Stopped => stopped(facts, state, now, actions),
+        CallEvent::Ended => dismissed(facts, state, Outcome::Operator, Cause::NORMAL, now, actions),
+        CallEvent::Stopped => dismissed(facts, state, Outcome::Drained, Cause::FAILURE, now, actions),
         CallEvent::Created(_, answer) => {
             unused(&answer, actions);
             CallState::HandingBack(state)
@@ -217,7 +222,8 @@ fn talking(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
-        | CallEvent::Timer(_) => CallState::HandingBack(state),
+        | CallEvent::Timer(_)
+        | CallEvent::PulledBack => CallState::HandingBack(state),
     }
 }
 
@@ -237,10 +243,18 @@ fn customer_gone(
     }
 }
 
-/// The program stops: whoever is there is told so.
-fn stopped(facts: &mut Facts, state: HandingBack, now: Instant, actions: &mut Actions) -> CallState {
-    facts.hang_up(LegRole::Onward, Cause::FAILURE, actions);
-    actions.push(facts.tell(LegRole::Customer, facts.farewell()));
+/// The program stops, or a person ends the call: whoever is there is told so.
+fn dismissed(
+    facts: &mut Facts,
+    state: HandingBack,
+    why: Outcome,
+    cause: Cause,
+    now: Instant,
+    actions: &mut Actions,
+) -> CallState {
+    facts.hang_up(LegRole::Onward, cause, actions);
+    let carry = Carry::reference(&facts.reference, &facts.settings.context).with_reason(why);
+    actions.push(CallAction::Leg(LegRole::Customer, facts.farewell(why), carry));
     let_go(facts, state, EndedBy::Us, now, actions)
 }
 
@@ -289,7 +303,8 @@ fn parting(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         | CallEvent::Heard(_)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
-        | CallEvent::Pulled
+        | CallEvent::PulledBack
+        | CallEvent::Ended
         | CallEvent::Stopped => CallState::HandingBack(state),
     }
 }

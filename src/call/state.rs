@@ -370,11 +370,14 @@ impl Facts {
         }
     }
 
-    /// What the customer is told when the program stops.
-    pub fn farewell(&self) -> LegCommand {
-        match self.customer {
-            LegStage::Up => LegCommand::HangUp(Cause::FAILURE),
-            _ => LegCommand::Refuse { status: 503, redirect: None, retry_after: Some(5) },
+    /// What the customer is told when the program stops, or a person ends the call for everybody.
+    pub fn farewell(&self, outcome: Outcome) -> LegCommand {
+        let refuse = |status, retry_after| LegCommand::Refuse { status, redirect: None, retry_after };
+        match (self.customer, outcome) {
+            (LegStage::Up, Outcome::Operator) => LegCommand::HangUp(Cause::NORMAL),
+            (LegStage::Up, _) => LegCommand::HangUp(Cause::FAILURE),
+            (_, Outcome::Operator) => refuse(603, None),
+            _ => refuse(503, Some(5)),
         }
     }
 

@@ -131,7 +131,8 @@ fn requesting(
         CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
             customer_gone(facts, &event, facts.phase(), None, now, actions)
         }
-        CallEvent::Pulled => pulled(facts, Outcome::Operator, facts.phase(), now, actions),
+        CallEvent::PulledBack => pulled_back(facts, Outcome::Operator, facts.phase(), now, actions),
+        CallEvent::Ended => hung_up(facts, facts.phase(), None, now, actions),
         CallEvent::Stopped => stopped(facts, facts.phase(), now, actions),
         CallEvent::Timer(CallTimer::DwellLimit) if !facts.heard => vanished(facts, now, actions),
         CallEvent::Fetched(..)
@@ -317,7 +318,8 @@ fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, ac
             unused(&answer, actions);
             CallState::Dialing(state)
         }
-        CallEvent::Pulled => pulled(facts, Outcome::Operator, facts.phase(), now, actions),
+        CallEvent::PulledBack => pulled_back(facts, Outcome::Operator, facts.phase(), now, actions),
+        CallEvent::Ended => hung_up(facts, facts.phase(), None, now, actions),
         CallEvent::Stopped => stopped(facts, facts.phase(), now, actions),
         CallEvent::Timer(CallTimer::DwellLimit) if !facts.heard => vanished(facts, now, actions),
         CallEvent::Leg(..)
@@ -387,8 +389,11 @@ fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, ac
             actions.push(facts.tell(other, LegCommand::Inform(info)));
             CallState::Bridged(state)
         }
-        CallEvent::Timer(CallTimer::MaxDuration) => pulled(facts, Outcome::MaxDuration, Phase::Talking, now, actions),
-        CallEvent::Pulled => pulled(facts, Outcome::Operator, Phase::Talking, now, actions),
+        CallEvent::Timer(CallTimer::MaxDuration) => {
+            pulled_back(facts, Outcome::MaxDuration, Phase::Talking, now, actions)
+        }
+        CallEvent::PulledBack => pulled_back(facts, Outcome::Operator, Phase::Talking, now, actions),
+        CallEvent::Ended => hung_up(facts, Phase::Talking, None, now, actions),
         CallEvent::Stopped => stopped(facts, Phase::Talking, now, actions),
         CallEvent::Created(_, answer) => {
             unused(&answer, actions);
@@ -489,6 +494,11 @@ fn collecting(
             let fetching = state.fetching.then_some(state.transfer);
             customer_gone(facts, &event, Phase::Collecting, fetching, now, actions)
         }
+        CallEvent::PulledBack => pulled_back(facts, Outcome::Operator, Phase::Collecting, now, actions),
+        CallEvent::Ended => {
+            let fetching = state.fetching.then_some(state.transfer);
+            hung_up(facts, Phase::Collecting, fetching, now, actions)
+        }
         CallEvent::Stopped => stopped(facts, Phase::Collecting, now, actions),
         CallEvent::Created(_, answer) => {
             unused(&answer, actions);
@@ -499,8 +509,7 @@ fn collecting(
         | CallEvent::WayFailed(_)
         | CallEvent::Heard(_)
         | CallEvent::Timer(_)
-        | CallEvent::MediaDead
-        | CallEvent::Pulled => CallState::Collecting(state),
+        | CallEvent::MediaDead => CallState::Collecting(state),
     }
 }
 
@@ -612,19 +621,43 @@ fn vanished(facts: &mut Facts, now: Instant, actions: &mut Actions) -> CallState
 }
 
 /// Somebody or a limit takes the customer back from GenerativeAgent.
-fn pulled(facts: &mut Facts, outcome: Outcome, phase: Phase, now: Instant, actions: &mut Actions) -> CallState {
+fn pulled_back(facts: &mut Facts, outcome: Outcome, phase: Phase, now: Instant, actions: &mut Actions) -> CallState {
     facts.hang_up(LegRole::GenerativeAgent, Cause::NORMAL, actions);
     let verdict = facts.verdict(outcome, EndedBy::Us, phase);
     hand_back(facts, verdict, now, actions)
 }
 
+/// A person ends the call: both legs end, with a reason.
+fn hung_up(
+    facts: &mut Facts,
+    phase: Phase,
+    fetching: Option<TransferId>,
+    now: Instant,
+    actions: &mut Actions,
+) -> CallState {
+    facts.hang_up(LegRole::GenerativeAgent, Cause::NORMAL, actions);
+    dismissed(facts, Outcome::Operator, phase, fetching, now, actions)
+}
+
 /// The program stops: both legs end, with a reason.
 fn stopped(facts: &mut Facts, phase: Phase, now: Instant, actions: &mut Actions) -> CallState {
     facts.hang_up(LegRole::GenerativeAgent, Cause::FAILURE, actions);
-    let verdict = facts.verdict(Outcome::Drained, EndedBy::Us, phase);
-    let carry = facts.context(verdict.outcome, &facts.settings.context).with_reason(verdict.outcome);
-    actions.push(CallAction::Leg(LegRole::Customer, facts.farewell(), carry));
-    release(facts, verdict, None, now, actions)
+    dismissed(facts, Outcome::Drained, phase, None, now, actions)
+}
+
+/// The customer is sent away with what is known, by no rule.
+fn dismissed(
+    facts: &mut Facts,
+    outcome: Outcome,
+    phase: Phase,
+    fetching: Option<TransferId>,
+    now: Instant,
+    actions: &mut Actions,
+) -> CallState {
+    let verdict = facts.verdict(outcome, EndedBy::Us, phase);
+    let carry = facts.context(outcome, &facts.settings.context).with_reason(outcome);
+    actions.push(CallAction::Leg(LegRole::Customer, facts.farewell(outcome), carry));
+    release(facts, verdict, fetching, now, actions)
 }
 
 /// Decided: enters [`CallState::Releasing`], or ends at once where nothing is owed.
@@ -665,7 +698,8 @@ fn releasing(facts: &mut Facts, state: Releasing, now: Instant, event: CallEvent
         | CallEvent::Heard(_)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
-        | CallEvent::Pulled
+        | CallEvent::PulledBack
+        | CallEvent::Ended
         | CallEvent::Stopped => CallState::Releasing(state),
     }
 }

@@ -28,7 +28,7 @@ pub enum Outcome {
     CustomerHungUp,
     /// The longest permitted call.
     MaxDuration,
-    /// A person pulled it.
+    /// A person pulled it back, or ended it.
     Operator,
     /// We were shut down.
     Drained,

@@ -156,7 +156,9 @@ impl Chaos {
                 let calls = engine.core.live_calls(engine.now);
                 let chosen = calls.iter().map(|call| call.call).min();
                 if let Some(call) = chosen {
-                    engine.operator(OperatorCommand::HangUp(call));
+                    let command =
+                        if random.below(2) == 0 { OperatorCommand::PullBack } else { OperatorCommand::HangUp };
+                    engine.operator(command(call));
                 }
             }
             6 => {

@@ -27,19 +27,19 @@ pub fn rules<const N: usize>(settings: &mut Settings, rules: [(Matcher, &[&str])
 }
 
 /// A world with one ladder for everyone.
-fn with_ladder(ladder: &[&str]) -> World {
+pub fn with_ladder(ladder: &[&str]) -> World {
     World::set(|settings| rules(settings, [(Matcher::default(), ladder)]))
 }
 
 /// GenerativeAgent hangs up and wants a person.
-fn asks_for_a_person(w: &World, genagent: &mut Line) {
+pub fn asks_for_a_person(w: &World, genagent: &mut Line) {
     genagent.bye();
     genagent.expect("200 BYE");
     w.api.expect_fetch().answer_completed("AGENT", &[("priority", "high")]);
 }
 
 /// Brings a call to where the customer talks with the queue.
-fn taken_over(w: &World) -> (Line, Line) {
+pub fn taken_over(w: &World) -> (Line, Line) {
     let (customer, mut genagent) = talk(w);
     asks_for_a_person(w, &mut genagent);
     let mut queue = w.queue.expect_invite();
@@ -59,7 +59,7 @@ fn refuses(w: &World, status: u16) {
 }
 
 /// The rungs that were tried and what became of them.
-fn tried(w: &World) -> Vec<String> {
+pub fn tried(w: &World) -> Vec<String> {
     let back = w.record().hand_back.expect("it was tried");
     back.rungs.iter().map(|rung| format!("{} {}", rung.rung, rung.result)).collect()
 }
@@ -417,7 +417,7 @@ fn t16_a_ladder_has_an_end_in_time() {
 }
 
 #[test]
-fn t16_an_operator_ends_the_ringing() {
+fn t16_an_operator_pulls_back_from_the_ringing() {
     let w = with_ladder(&["dial:queue", "dial:queue", "bye", "refuse:480"]);
     let (mut customer, mut genagent) = talk(&w);
     asks_for_a_person(&w, &mut genagent);
@@ -428,12 +428,12 @@ fn t16_an_operator_ends_the_ringing() {
         let stage = w.stage();
         stage.engine.core.live_calls(stage.engine.now)[0].call
     };
-    w.operator(OperatorCommand::HangUp(call));
+    w.operator(OperatorCommand::PullBack(call));
     queue.expect_and_ok("CANCEL");
     queue.respond(487);
     queue.expect("ACK");
     customer.expect_and_ok("BYE");
-    assert_eq!(tried(&w), ["dial:queue pulled", "bye done"]);
+    assert_eq!(tried(&w), ["dial:queue pulled back", "bye done"]);
 }
 
 #[test]

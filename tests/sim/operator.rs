@@ -1,12 +1,34 @@
 //! X: what operators and supervisors do.
 
 use switchback::b2bua::io::{FailureClass, OperatorCommand};
+use switchback::call::CallRef;
 use switchback::call::verdict::{EndedBy, Outcome, Phase};
 
 use crate::asapp::NUMBER;
-use crate::engine::secs;
+use crate::engine::{ms, secs};
 use crate::happy::talk;
+use crate::ladders::{asks_for_a_person, taken_over, tried, with_ladder};
+use crate::peer::Line;
 use crate::world::World;
+
+fn the_call(w: &World) -> CallRef {
+    let stage = w.stage();
+    stage.engine.core.live_calls(stage.engine.now)[0].call
+}
+
+fn pull_back(w: &World) {
+    w.operator(OperatorCommand::PullBack(the_call(w)));
+}
+
+fn hang_up(w: &World) {
+    w.operator(OperatorCommand::HangUp(the_call(w)));
+}
+
+/// A customer who has been answered is told that a person ended the call.
+fn is_hung_up_on(customer: &mut Line) {
+    let bye = customer.expect_and_ok("BYE");
+    assert_eq!(bye.all("Reason"), ["Q.850;cause=16", "switchback;text=\"operator\""]);
+}
 
 #[test]
 fn x1_drain_finishes_what_is_there_and_takes_nothing_new() {
@@ -118,17 +140,164 @@ fn x2_stop_twice() {
 }
 
 #[test]
-fn x_a_person_pulls_a_call() {
+fn x_a_person_pulls_a_call_back() {
     let w = World::new();
     let (mut customer, mut genagent) = talk(&w);
-    let call = {
-        let stage = w.stage();
-        stage.engine.core.live_calls(stage.engine.now)[0].call
-    };
-    w.operator(OperatorCommand::HangUp(call));
+    pull_back(&w);
     genagent.expect_and_ok("BYE");
     customer.expect_and_ok("BYE");
     assert_eq!(w.verdict(), (Outcome::Operator, EndedBy::Us, Phase::Talking));
+}
+
+#[test]
+fn x_a_person_pulls_a_call_back_and_the_rules_say_where_to() {
+    let w = with_ladder(&["dial:queue", "bye"]);
+    let (mut customer, mut genagent) = talk(&w);
+    pull_back(&w);
+    genagent.expect_and_ok("BYE");
+    let mut queue = w.queue.expect_invite();
+    assert_eq!(queue.invite.header("X-Switchback-Outcome"), "operator");
+    queue.answer();
+    queue.expect("ACK");
+    w.run_for(ms(5));
+    pull_back(&w);
+    w.run_for(secs(1));
+    assert!(w.talking(&customer, &queue), "who has been handed back already stays there: {}", w.ladder());
+    queue.bye();
+    queue.expect("200 BYE");
+    customer.expect_and_ok("BYE");
+    assert_eq!(w.verdict(), (Outcome::Operator, EndedBy::Us, Phase::Talking));
+}
+
+#[test]
+fn x_a_call_is_pulled_back_before_the_answer() {
+    let w = World::new();
+    let mut customer = w.ivr.invite();
+    customer.expect("180");
+    w.api.expect_create().answer_number(NUMBER, secs(60));
+    let mut genagent = w.carrier.expect_invite();
+    genagent.respond(180);
+    w.run_for(secs(1));
+    pull_back(&w);
+    genagent.expect_and_ok("CANCEL");
+    genagent.respond(487);
+    genagent.expect("ACK");
+    assert_eq!(customer.expect_refusal(480).header("X-Switchback-Outcome"), "operator");
+    assert_eq!(w.verdict(), (Outcome::Operator, EndedBy::Us, Phase::BeforeAnswer));
+}
+
+#[test]
+fn x_a_call_is_pulled_back_without_waiting_for_its_context() {
+    let w = World::new();
+    let (mut customer, mut genagent) = talk(&w);
+    genagent.bye();
+    genagent.expect("200 BYE");
+    let get = w.api.expect_fetch();
+    pull_back(&w);
+    assert_eq!(customer.expect_and_ok("BYE").header("X-Switchback-Outcome"), "operator");
+    assert_eq!(w.verdict(), (Outcome::Operator, EndedBy::Us, Phase::Collecting));
+    get.answer_completed("AGENT", &[]);
+}
+
+#[test]
+fn x_a_person_hangs_up_a_call() {
+    let w = with_ladder(&["dial:queue", "bye"]);
+    let (mut customer, mut genagent) = talk(&w);
+    hang_up(&w);
+    assert_eq!(genagent.expect_and_ok("BYE").header("Reason"), "Q.850;cause=16");
+    is_hung_up_on(&mut customer);
+    w.queue.expect_nothing_for(secs(5));
+    assert_eq!(w.verdict(), (Outcome::Operator, EndedBy::Us, Phase::Talking));
+    assert_eq!(w.record().hand_back, None);
+}
+
+#[test]
+fn x_a_call_is_hung_up_while_its_number_is_asked_for() {
+    let w = with_ladder(&["dial:queue", "refuse:480"]);
+    let mut customer = w.ivr.invite();
+    customer.expect("180");
+    let post = w.api.expect_create();
+    hang_up(&w);
+    assert_eq!(customer.expect_refusal(603).header("Reason"), "switchback;text=\"operator\"");
+    post.answer_number(NUMBER, secs(60));
+    w.carrier.expect_nothing_for(secs(5));
+    w.queue.expect_nothing_for(secs(5));
+    assert_eq!(w.verdict(), (Outcome::Operator, EndedBy::Us, Phase::BeforeAnswer));
+}
+
+#[test]
+fn x_a_call_is_hung_up_while_genagent_rings() {
+    let w = World::new();
+    let mut customer = w.ivr.invite();
+    customer.expect("180");
+    w.api.expect_create().answer_number(NUMBER, secs(60));
+    let mut genagent = w.carrier.expect_invite();
+    genagent.respond(180);
+    w.run_for(secs(1));
+    hang_up(&w);
+    genagent.expect_and_ok("CANCEL");
+    genagent.respond(487);
+    genagent.expect("ACK");
+    customer.expect_refusal(603);
+    assert_eq!(w.verdict(), (Outcome::Operator, EndedBy::Us, Phase::BeforeAnswer));
+}
+
+#[test]
+fn x_a_call_is_hung_up_while_its_context_is_fetched() {
+    let w = with_ladder(&["dial:queue", "bye"]);
+    let (mut customer, mut genagent) = talk(&w);
+    genagent.bye();
+    genagent.expect("200 BYE");
+    let get = w.api.expect_fetch();
+    hang_up(&w);
+    is_hung_up_on(&mut customer);
+    get.answer_completed("AGENT", &[]);
+    w.queue.expect_nothing_for(secs(5));
+    assert_eq!(w.verdict(), (Outcome::Operator, EndedBy::Us, Phase::Collecting));
+    assert_eq!(w.record().verdict.evidence.transfer_type.as_deref(), Some("AGENT"), "kept for the record");
+}
+
+#[test]
+fn x_a_call_is_hung_up_while_the_queue_rings() {
+    let w = with_ladder(&["dial:queue", "dial:queue", "bye"]);
+    let (mut customer, mut genagent) = talk(&w);
+    asks_for_a_person(&w, &mut genagent);
+    let mut queue = w.queue.expect_invite();
+    queue.respond(180);
+    w.run_for(secs(1));
+    hang_up(&w);
+    queue.expect_and_ok("CANCEL");
+    queue.respond(487);
+    queue.expect("ACK");
+    is_hung_up_on(&mut customer);
+    w.queue.expect_nothing_for(secs(5));
+    assert_eq!(tried(&w), ["dial:queue hung up by an operator"]);
+    assert_eq!(w.verdict(), (Outcome::Agent, EndedBy::Genagent, Phase::Talking), "how GenerativeAgent's part ended");
+    assert_eq!(w.record().hand_back.and_then(|back| back.ended_by), Some(EndedBy::Us));
+}
+
+#[test]
+fn x_a_call_is_hung_up_while_the_customer_talks_with_the_queue() {
+    let w = with_ladder(&["dial:queue", "bye"]);
+    let (mut customer, mut queue) = taken_over(&w);
+    hang_up(&w);
+    hang_up(&w);
+    queue.expect_and_ok("BYE");
+    is_hung_up_on(&mut customer);
+    assert_eq!(w.record().hand_back.and_then(|back| back.ended_by), Some(EndedBy::Us));
+}
+
+#[test]
+fn x_an_unknown_call_is_nobodys() {
+    let w = World::new();
+    let (mut customer, mut genagent) = talk(&w);
+    w.operator(OperatorCommand::HangUp(CallRef(1)));
+    w.operator(OperatorCommand::PullBack(CallRef(1)));
+    w.run_for(secs(1));
+    assert!(w.talking(&customer, &genagent));
+    customer.bye();
+    customer.expect("200 BYE");
+    genagent.expect_and_ok("BYE");
 }
 
 #[test]
@@ -162,11 +331,7 @@ fn x_pulled_but_the_customer_leaves_before_its_ack() {
     genagent.answer();
     genagent.expect("ACK");
     customer.expect("200");
-    let call = {
-        let stage = w.stage();
-        stage.engine.core.live_calls(stage.engine.now)[0].call
-    };
-    w.operator(OperatorCommand::HangUp(call));
+    pull_back(&w);
     genagent.expect_and_ok("BYE");
     w.run_for(secs(1));
     // The hand-back still waits for this customer's ACK: it was never sent.

@@ -251,7 +251,8 @@ fn events() -> Vec<(String, CallEvent)> {
     events.push(("customer heard".into(), CallEvent::Heard(LegRole::Customer)));
     events.push(("media dead".into(), CallEvent::MediaDead));
     events.extend(CallTimer::ALL.map(|timer| (format!("timer {timer:?}"), CallEvent::Timer(timer))));
-    events.push(("pulled".into(), CallEvent::Pulled));
+    events.push(("pulled back".into(), CallEvent::PulledBack));
+    events.push(("ended by an operator".into(), CallEvent::Ended));
     events.push(("stopped".into(), CallEvent::Stopped));
     events
 }
