@@ -214,11 +214,15 @@ async fn a7_a_black_hole_under_load_costs_the_first_calls_their_budget_and_the_o
         .key("media.ports", "20000-29999")
         .key("sip.max_calls", "500")
         .key("call.number_budget", format!("{}ms", budget * 1000.0))
+        // SIPp says nothing in RTP, and the running calls are to outlive the darkness.
+        .key("media.timeout", "10m")
         .key("asapp.timeout", format!("{}ms", budget * 500.0))
         .key("asapp.connect_timeout", format!("{}ms", connect * 1000.0))
         .key("asapp.breaker_open_for", format!("{pause}s"));
     let mut stage = Stage::set(setting).await;
-    let carrier = stage.carrier("carrier_is_hung_up_on").calls(RUNNING + 1).start();
+    // SIPp gives up a call after 30 s without a message unless it is told otherwise.
+    let patient = ["-recv_timeout", "180000"];
+    let carrier = stage.carrier("carrier_is_hung_up_on").calls(RUNNING + 1).option(&patient).start();
     let running = stage.ivr("ivr_hangs_up").calls(RUNNING).rate(50).pause(Duration::from_secs(dark_for + 4)).start();
     eventually("calls are up", SOON, async || stage.metrics().await.of("calls_total") == u64::from(RUNNING)).await;
     eventually("they talk", SOON, async || {
