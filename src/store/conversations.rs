@@ -1,6 +1,6 @@
 //! Resumable conversations on disk: one redb file, written behind the core's back by a thread of its own.
 //!
-//! Changes are gathered for [`GATHER`] and committed as one transaction that is on disk when it is done, so a crash loses
+//! Changes are gathered for `GATHER` and committed as one transaction that is on disk when it is done, so a crash loses
 //! at most the last group. When the disk fails, the last word about each conversation waits in bounded memory and is
 //! tried again each second; calls go on.
 
