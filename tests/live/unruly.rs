@@ -120,12 +120,12 @@ async fn a_create_that_goes_wrong_is_a_480_within_the_budget_with_its_reason() {
     let later = Fault::Status { code: 429, retry_after: Some(30) };
     let at_once = Duration::ZERO;
     let cases = [
-        (creates(status(400)), "api_refused", "refused", 1, at_once),
+        (creates(status(400)), "api_refused", "invalid_request", 1, at_once),
         (creates(status(401)), "api_refused", "unauthorized", 1, at_once),
         (creates(status(403)), "api_refused", "unauthorized", 1, at_once),
         (creates(status(404)), "api_refused", "not_found", 1, at_once),
-        (creates(status(413)), "api_refused", "refused", 1, at_once),
-        (creates(status(422)), "api_refused", "refused", 1, at_once),
+        (creates(status(413)), "api_refused", "invalid_request", 1, at_once),
+        (creates(status(422)), "api_refused", "invalid_request", 1, at_once),
         (creates(status(409)), "api_refused", "conflict", 8, at_once),
         (creates(status(429)), "api_throttled", "throttled", 2, BUDGET),
         (creates(later), "api_throttled", "throttled", 1, at_once),

@@ -55,7 +55,7 @@ pub async fn play(customer: Stack, genagent: Stack, over: Over, path: Path) {
     talk.end(2).await;
     let record = world.records(2).await.remove(1);
     ended(&record, "agent", "genagent");
-    assert_eq!(record["hand_back"]["rung"], "bye", "{record}");
+    assert_eq!(record["hand_back"]["rungs"][0]["rung"], "bye", "{record}");
     row.holds(table::GENAGENT_BYE);
 
     capture.end().await;

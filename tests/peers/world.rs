@@ -174,6 +174,7 @@ fn configuration(api: &str, caller: Ipv4Addr, trunk: Ipv4Addr, over: Over, folde
          [media]\naddress = '{SWITCHBACK}'\nports = '20000-20199'\n\
          [trunk.main]\naddress = '{}'\ntransport = '{}'\ndomain = '{DOMAIN}'\ncaller_id = '+15550100000'\n\
          [asapp]\nbase_url = '{api}'\nallow_http = true\napi_id = 'mock-id'\napi_secret = 'mock-secret'\n\
+         [call]\nentry = 'supervised'\n\
          [admin]\nlisten = '{SWITCHBACK}:8080'\ntoken = 'nobody-asks'\n\
          [records]\npath = '{at}/records.jsonl'\n",
         Over::Udp.at(SWITCHBACK),
