@@ -26,7 +26,8 @@ impl DialTicket {
         if !is_e164(number) {
             return Err("transferNumber is not E.164".to_owned());
         }
-        if !settings.number_prefixes.iter().any(|prefix| number.starts_with(prefix.as_str())) {
+        let within = |prefixes: &[String]| prefixes.iter().any(|prefix| number.starts_with(prefix.as_str()));
+        if !within(&settings.number_prefixes) || within(&settings.barred_prefixes) {
             return Err("transferNumber is outside the permitted prefixes".to_owned());
         }
         if transfer.country.as_ref().is_some_and(|country| !country.eq_ignore_ascii_case(&settings.country)) {
