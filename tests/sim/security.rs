@@ -81,7 +81,7 @@ fn s9_a_minute_has_a_cap_on_dials_and_no_number_is_asked_for_beyond_it() {
         genagent.expect("ACK");
         customer.expect_refusal(480);
     };
-    ["+19995550101", "+19995550102"].map(call);
+    ["+19995550101", "+19995550102"].into_iter().for_each(call);
     w.run_for(secs(50));
     let mut refused = w.ivr.invite();
     refused.expect("180");
