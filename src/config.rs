@@ -214,6 +214,8 @@ pub struct Asapp {
     pub api_secret: SecretString,
     /// A file with the secret instead.
     pub api_secret_file: Option<PathBuf>,
+    /// GenerativeAgent's static SIP URI; empty: numbers are asked for and dialled.
+    pub sip_uri: String,
     /// Country of the numbers asked for.
     pub country: String,
     /// E.164 prefixes a transfer number may have.
@@ -456,6 +458,7 @@ impl Config {
     fn call_settings(&self) -> CallSettings {
         let call = &self.call;
         CallSettings {
+            sip_uri: Some(self.asapp.sip_uri.clone()).filter(|uri| !uri.is_empty()),
             country: self.asapp.country.clone(),
             number_prefixes: self.asapp.number_prefixes.clone(),
             barred_prefixes: self.asapp.barred_prefixes.clone(),
@@ -634,6 +637,7 @@ impl Default for Asapp {
             api_id_file: None,
             api_secret: SecretString::default(),
             api_secret_file: None,
+            sip_uri: String::new(),
             country: call.country,
             number_prefixes: call.number_prefixes,
             barred_prefixes: call.barred_prefixes,

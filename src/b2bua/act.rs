@@ -20,7 +20,7 @@ use super::{B2bua, COUNTERS_LIMIT, CallEntry, LegEntry, Side, TimerKey};
 use crate::call::event::{CallAction, CallEvent, CallTimer};
 use crate::call::record::CallRecord;
 use crate::call::state::Call;
-use crate::call::ticket::DialTicket;
+use crate::call::ticket::{Callee, DialTicket};
 use crate::call::verdict::NotConnected;
 use crate::call::{CallRef, TransferId};
 use crate::leg::negotiation::{Negotiation, offer_of};
@@ -41,6 +41,8 @@ const MTU_SAFE: usize = 1_300;
 
 /// Hops that our own requests may take (RFC 3261 section 8.1.1.6).
 const MAX_FORWARDS: u8 = 70;
+/// Which call transfer a call to GenerativeAgent's SIP URI is.
+const TRANSFER_HEADER: &str = "X-ASAPP-CallTransferId";
 
 /// What is known at the door, before there is a call.
 struct Door {
@@ -148,7 +150,7 @@ impl B2bua {
             tag,
             pair,
             way: None,
-            number: None,
+            callee: None,
             heard: false,
             caller: None,
             silent: false,
@@ -335,9 +337,9 @@ impl B2bua {
     /// A way that was given up shows a sign of connection. Its number may be somebody else's any moment: where nothing
     /// has been heard of it on the way taken instead, no further INVITE leaves there either, and a fresh one is due.
     fn number_spent(&mut self, now: Instant, id: LegId) {
-        let Some((call, number)) = self.legs.get(&id).map(|leg| (leg.call, leg.number.clone())) else { return };
+        let Some((call, callee)) = self.legs.get(&id).map(|leg| (leg.call, leg.callee.clone())) else { return };
         let current = self.leg_of(call, LegRole::GenerativeAgent).filter(|current| *current != id);
-        let waits = |leg: &LegEntry| leg.number == number && !leg.heard && !leg.over;
+        let waits = |leg: &LegEntry| leg.callee == callee && !leg.heard && !leg.over;
         if current.and_then(|current| self.legs.get(&current)).is_some_and(waits) {
             self.abandon(now, call, LegRole::GenerativeAgent);
             let lost = LegEvent::Lost(LostCause::NoAnswer);
@@ -448,9 +450,9 @@ impl B2bua {
     fn dial(&mut self, now: Instant, call: CallRef, ticket: DialTicket) {
         let Some(entry) = self.calls.get_mut(&call) else { return };
         let way = self.trunks.take(now, &mut entry.route, &mut self.ids).ok();
-        let number = ticket.spend(now);
-        let ready = way.zip(number).and_then(|(way, number)| Some((way, number, self.lend_pair(call, way.hop)?)));
-        let Some((way, number, pair)) = ready else {
+        let callee = ticket.spend(now);
+        let ready = way.zip(callee).and_then(|(way, callee)| Some((way, callee, self.lend_pair(call, way.hop)?)));
+        let Some((way, callee, pair)) = ready else {
             return self.tell_call(
                 now,
                 call,
@@ -460,11 +462,16 @@ impl B2bua {
         let trunk = self.trunks.settings(way);
         let Some(entry) = self.calls.get_mut(&call) else { return };
         entry.call.facts.leaves_by(&trunk.name);
-        let digits = if trunk.plus { number.as_str() } else { number.trim_start_matches('+') };
-        let uri = format!("sip:{}{digits}@{};user=phone", trunk.prefix, trunk.domain);
+        let (uri, transfer) = match &callee {
+            Callee::Number(number) => {
+                let digits = if trunk.plus { number.as_str() } else { number.trim_start_matches('+') };
+                (format!("sip:{}{digits}@{};user=phone", trunk.prefix, trunk.domain), None)
+            }
+            Callee::Sip { uri, transfer } => (uri.clone(), Some((TRANSFER_HEADER.to_owned(), transfer.0.clone()))),
+        };
         let own = self.endpoint.towards(&way.hop);
         let (from, more) = caller(&trunk, &entry.call.facts.intake.caller, entry.private, own);
-        let headers = [entry.headers.clone(), more].concat();
+        let headers = [entry.headers.clone(), more, Vec::from_iter(transfer)].concat();
         let dial = Dial {
             uri: &uri,
             from: &from,
@@ -474,7 +481,7 @@ impl B2bua {
             silence: trunk.silence,
             redirects: &trunk.redirects,
         };
-        self.place(now, call, LegRole::GenerativeAgent, pair, Some((way, number.clone())), &dial, headers);
+        self.place(now, call, LegRole::GenerativeAgent, pair, Some((way, callee)), &dial, headers);
     }
 
     /// Calls one URI of a configured target. Only the table names it; of the caller nothing but a plain number shows.
@@ -519,7 +526,7 @@ impl B2bua {
         call: CallRef,
         role: LegRole,
         (pair, here): (PortPair, IpAddr),
-        way: Option<(Way, String)>,
+        way: Option<(Way, Callee)>,
         dial: &Dial<'_>,
         headers: Lines,
     ) {
@@ -535,7 +542,7 @@ impl B2bua {
             Surroundings { ids: &mut self.ids, endpoint: &self.endpoint, base: self.base, session, out: &mut out };
         let (leg, tag) = Leg::dial(dial, negotiation, &material, &mut s);
         self.add_leg(id, leg, tag, role, call, pair);
-        self.legs.entry(id).and_modify(|entry| (entry.way, entry.number) = way.unzip());
+        self.legs.entry(id).and_modify(|entry| (entry.way, entry.callee) = way.unzip());
         if let Some(entry) = self.calls.get_mut(&call) {
             *entry.side_mut(role) = Side { leg: Some(id), pair: Some(pair), media: None };
         }

@@ -10,6 +10,8 @@ use super::rules::{Entry, Rule, Target};
 /// Settings of the supervised transfer.
 #[derive(Debug, Clone)]
 pub struct CallSettings {
+    /// The static SIP URI of GenerativeAgent: then no number is asked for and none is dialled.
+    pub sip_uri: Option<String>,
     /// `phoneNumber.country` asked for, and the only one accepted.
     pub country: String,
     /// E.164 prefixes a transfer number may have, plus sign included (`+1`).
@@ -168,6 +170,7 @@ pub struct ContextSettings {
 impl Default for CallSettings {
     fn default() -> Self {
         Self {
+            sip_uri: None,
             country: "US".to_owned(),
             number_prefixes: vec!["+1".to_owned()],
             barred_prefixes: vec!["+1900".to_owned()],

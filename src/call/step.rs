@@ -230,7 +230,7 @@ pub(super) fn unused(answer: &Result<Transfer, ApiFailure>, actions: &mut Action
 
 /// Turns the API's answer into a ticket and dials it at once; enters [`CallState::Dialing`].
 fn dial(facts: &mut Facts, state: Requesting, transfer: &Transfer, now: Instant, actions: &mut Actions) -> CallState {
-    match DialTicket::issue(transfer, &facts.settings, state.asked) {
+    match DialTicket::issue(&state.transfer, transfer, &facts.settings, state.asked) {
         Ok(ticket) if ticket.guard() <= now => came_too_late(facts, &state, now, actions),
         Ok(ticket) => {
             let guard = ticket.guard();

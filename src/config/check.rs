@@ -309,6 +309,12 @@ fn asapp(config: &Config, problems: &mut Vec<String>) {
     if country.len() != 2 || !country.chars().all(|c| c.is_ascii_uppercase()) {
         problems.push(format!("asapp.country = \"{country}\" is not a country: write two capital letters, \"US\""));
     }
+    if !asapp.sip_uri.is_empty() && !super::routes::is_sip_uri(&asapp.sip_uri) {
+        problems.push(format!(
+            "asapp.sip_uri = \"{}\" is no SIP URI: write what ASAPP gave you, \"sip:genagent@sip.example.com\"",
+            asapp.sip_uri
+        ));
+    }
     if asapp.number_prefixes.is_empty() {
         problems.push("asapp.number_prefixes is empty: no number could be dialled; write [\"+1\"]".to_owned());
     }

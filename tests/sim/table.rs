@@ -81,8 +81,9 @@ fn states() -> Vec<(&'static str, At)> {
     };
     let dialing = |dialled, unheard: bool| -> At {
         Box::new(move |now| {
-            let ticket = DialTicket::issue(&active(NUMBER, secs(60)), &CallSettings::default(), now).ok();
-            let state = Dialing { transfer: transfer(), guard: now + secs(55), ticket: ticket.filter(|_| unheard) };
+            let (id, number) = (transfer(), active(NUMBER, secs(60)));
+            let ticket = DialTicket::issue(&id, &number, &CallSettings::default(), now).ok();
+            let state = Dialing { transfer: id, guard: now + secs(55), ticket: ticket.filter(|_| unheard) };
             Call::at(facts(now, Ringing, Ringing, dialled), CallState::Dialing(state))
         })
     };
