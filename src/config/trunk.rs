@@ -67,6 +67,8 @@ pub struct Trunk {
     /// The interval of our registration.
     #[serde(with = "words::span")]
     pub register: Duration,
+    /// What customers whose calls come from there are sent back with, one of `[profile.NAME]`.
+    pub profile: Option<String>,
 }
 
 impl Default for Trunk {
@@ -94,6 +96,7 @@ impl Default for Trunk {
             max_calls_per_second: core.max_calls_per_second,
             redirects: core.redirects,
             register: core.register,
+            profile: None,
         }
     }
 }
@@ -129,6 +132,7 @@ impl Trunk {
             max_calls_per_second: self.max_calls_per_second,
             redirects: self.redirects.clone(),
             register: self.register,
+            profile: self.profile.clone(),
         }
     }
 }
