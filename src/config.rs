@@ -6,6 +6,7 @@
 mod check;
 mod explain;
 mod gather;
+mod profile;
 mod routes;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ use crate::sip::hop::Transport;
 use crate::sip::locate::Place;
 use crate::sip::value::Uri;
 
+pub use profile::Profile;
 pub use trunk::Trunk;
 pub use user::User;
 pub use words::{Advertised, ClientAuth, Destination, Keep, LogFormat, PortRange};
@@ -64,6 +66,8 @@ pub struct Config {
     pub intake: IntakeSettings,
     /// `[context]`
     pub context: ContextSettings,
+    /// `[profile.NAME]`
+    pub profile: BTreeMap<String, Profile>,
     /// `[conversations]`
     pub conversations: Conversations,
     /// `[records]`
@@ -289,6 +293,8 @@ pub struct Target {
     /// How long each URI may ring.
     #[serde(with = "words::span")]
     pub ring_limit: Duration,
+    /// What is sent there, one of `[profile.NAME]`.
+    pub profile: Option<String>,
 }
 
 /// What is remembered of conversations; the meaning of each is in [`ConversationSettings`].
@@ -423,6 +429,7 @@ impl Config {
             product: sip.product.clone(),
             access: sip.access.clone(),
             unlisted: sip.unlisted,
+            profiles: self.peers(),
             challenge: sip.challenge.clone(),
             realm: sip.realm.clone(),
             users: user.iter().map(|(name, user)| user.core(name)).collect(),
@@ -455,6 +462,11 @@ impl Config {
         }
     }
 
+    fn peers(&self) -> Vec<(Network, String)> {
+        let rows = self.profile.iter();
+        rows.flat_map(|(name, row)| row.peers.iter().map(|network| (*network, name.clone()))).collect()
+    }
+
     fn call_settings(&self) -> CallSettings {
         let call = &self.call;
         CallSettings {
@@ -483,6 +495,7 @@ impl Config {
             ladder_limit: call.ladder_limit,
             intake: self.intake.clone(),
             context: self.context.clone(),
+            profiles: self.profile.iter().map(|(name, row)| (name.clone(), row.context.clone())).collect(),
         }
     }
 
@@ -545,7 +558,7 @@ impl Media {
 
 impl Target {
     fn core(&self) -> CoreTarget {
-        CoreTarget { uris: self.uri.clone(), ring_limit: self.ring_limit }
+        CoreTarget { uris: self.uri.clone(), ring_limit: self.ring_limit, profile: self.profile.clone() }
     }
 
     /// Where each of its URIs is found, and whose certificate counts there; without those that are no place.
@@ -569,7 +582,7 @@ impl Target {
 impl Default for Target {
     fn default() -> Self {
         let ring_limit = CallSettings::default().ring_limit;
-        Self { uri: Vec::new(), address: None, transport: None, ring_limit }
+        Self { uri: Vec::new(), address: None, transport: None, ring_limit, profile: None }
     }
 }
 

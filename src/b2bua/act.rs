@@ -17,7 +17,9 @@ use super::settings::{Caller, Trunk};
 use super::transactions::{Holder, LegId};
 use super::trunks::{NoWay, Route, Way};
 use super::{B2bua, COUNTERS_LIMIT, CallEntry, LegEntry, Side, TimerKey};
+use crate::call::context::Carry;
 use crate::call::event::{CallAction, CallEvent, CallTimer};
+use crate::call::intake::Intake;
 use crate::call::record::CallRecord;
 use crate::call::state::Call;
 use crate::call::ticket::{Callee, DialTicket};
@@ -52,6 +54,7 @@ struct Door {
     max_forwards: u8,
     headers: Lines,
     private: bool,
+    profile: Option<String>,
 }
 
 impl B2bua {
@@ -99,12 +102,9 @@ impl B2bua {
                 self.legs.entry(id).and_modify(|entry| entry.caller = Some(origin.ip()));
                 self.remote_changed(id);
                 let (headers, private) = self.invited_with(invite);
-                self.begin_call(
-                    now,
-                    call,
-                    Door { leg: id, pair: customer_pair, spare, max_forwards, headers, private },
-                    out,
-                );
+                let profile = self.profile_of(origin.ip()).map(str::to_owned);
+                let door = Door { leg: id, pair: customer_pair, spare, max_forwards, headers, private, profile };
+                self.begin_call(now, call, door, out);
             }
             Err(refusal) => {
                 *self.counters.rejected.entry("description").or_default() += 1;
@@ -113,6 +113,13 @@ impl B2bua {
                 self.answer_open(now, invite, &key, refusal);
             }
         }
+    }
+
+    /// The profile of who calls from here: that of the smallest network it lies in, or of the trunk that it is a server of.
+    fn profile_of(&self, address: IpAddr) -> Option<&str> {
+        let nets = self.settings.profiles.iter().filter(|(network, _)| network.contains(address));
+        let nearest = nets.max_by_key(|(network, _)| network.prefix).map(|(_, profile)| profile.as_str());
+        nearest.or_else(|| self.trunks.settings_at(address)?.profile.as_deref())
     }
 
     fn answer_open(&mut self, now: Instant, invite: &Message, key: &ServerKey, refusal: Refusal) {
@@ -177,12 +184,12 @@ impl B2bua {
     }
 
     fn open_call(&mut self, now: Instant, reference: CallRef, door: Door, invitation: &Invitation) {
-        let Door { leg: customer, pair: customer_pair, spare, max_forwards, headers, private } = door;
+        let Door { leg: customer, pair: customer_pair, spare, max_forwards, headers, private, profile } = door;
         self.counters.calls += 1;
         let mut actions = Vec::new();
         let context_ref = format!("{:032x}", self.ids.number());
         let settings = self.call_settings.clone();
-        let intake = self.intake(now, invitation);
+        let intake = Intake { profile, ..self.intake(now, invitation) };
         let call = Call::begin(reference, context_ref, intake, settings, self.epoch, now, &mut actions);
         info!(call = %reference, conversation = ?call.facts.intake.conversation.0, "call taken");
         let mut entry = CallEntry {
@@ -376,7 +383,7 @@ impl B2bua {
     fn act(&mut self, now: Instant, call: CallRef, actions: Vec<CallAction>) {
         for action in actions {
             match action {
-                CallAction::Leg(role, command, carry) => self.command(now, call, role, command, carry.lines),
+                CallAction::Leg(role, command, carry) => self.command(now, call, role, command, carry),
                 CallAction::Dial(ticket) => self.dial(now, call, ticket),
                 CallAction::Onward { target, member, carry } => {
                     self.dial_onward(now, call, &target, member, carry.lines)
@@ -411,7 +418,8 @@ impl B2bua {
         self.calls.get(&call)?.side(role).leg
     }
 
-    fn command(&mut self, now: Instant, call: CallRef, role: LegRole, command: LegCommand, mut headers: Lines) {
+    fn command(&mut self, now: Instant, call: CallRef, role: LegRole, command: LegCommand, carry: Carry) {
+        let Carry { lines: mut headers, body, .. } = carry;
         let Some(entry) = self.calls.get(&call) else { return };
         let other = if role == LegRole::Customer { entry.far() } else { LegRole::Customer };
         let Some(id) = entry.side(role).leg else { return };
@@ -420,7 +428,7 @@ impl B2bua {
         let is_ours = |name: &str| name != "Reason" && own.contains(&name.to_ascii_lowercase());
         headers.extend(self.crossed(call, other, &command).into_iter().filter(|(name, _)| !is_ours(name)));
         let audio = self.leg_of(call, other).and_then(|id| self.legs.get(&id)?.leg.audio_for_other());
-        let material = Material { headers, audio };
+        let material = Material { headers, body, audio };
         self.with_leg(id, |leg, s| leg.command(command, &material, s));
         self.work_off(now);
     }
@@ -533,7 +541,7 @@ impl B2bua {
         let customer = self.leg_of(call, LegRole::Customer);
         let audio = customer.and_then(|id| self.legs.get(&id)?.leg.audio_for_other());
         let negotiation = self.negotiation(SocketAddr::new(here, pair.port), None);
-        let material = Material { headers, audio };
+        let material = Material { headers, body: None, audio };
         self.next_leg += 1;
         let id = LegId(self.next_leg);
         let mut out = Vec::new();

@@ -661,7 +661,7 @@ fn dismissed(
     actions: &mut Actions,
 ) -> CallState {
     let verdict = facts.verdict(outcome, EndedBy::Us, phase);
-    let carry = facts.context(outcome, &facts.settings.context).with_reason(outcome);
+    let carry = facts.context(outcome, facts.profile()).with_reason(outcome);
     actions.push(CallAction::Leg(LegRole::Customer, facts.farewell(outcome), carry));
     release(facts, verdict, fetching, now, actions)
 }

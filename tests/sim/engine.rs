@@ -160,6 +160,7 @@ pub fn settings() -> Settings {
                 Target {
                     uris: ["sip:queue@pbx.example", "sip:next@pbx.example"].map(str::to_owned).into(),
                     ring_limit: secs(20),
+                    profile: None,
                 },
             )]
             .into(),

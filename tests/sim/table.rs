@@ -160,7 +160,7 @@ fn states() -> Vec<(&'static str, At)> {
 
 fn facts(now: Instant, customer: LegStage, genagent: LegStage, dialled: u8) -> Facts {
     let uris = ["sip:queue@pbx.example", "sip:next@pbx.example"].map(str::to_owned).into();
-    let targets = [("queue".to_owned(), Target { uris, ring_limit: secs(20) })].into();
+    let targets = [("queue".to_owned(), Target { uris, ring_limit: secs(20), profile: None })].into();
     let settings = Arc::new(CallSettings { targets, retry_without_context: true, ..CallSettings::default() });
     let invitation = Invitation { call_id: "1@ivr".into(), ..Invitation::default() };
     let mut facts = Facts {
