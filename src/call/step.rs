@@ -140,6 +140,7 @@ fn requesting(
         | CallEvent::WayFailed(_)
         | CallEvent::Heard(_)
         | CallEvent::MediaDead
+        | CallEvent::Played
         | CallEvent::Timer(_) => CallState::Requesting(state),
     }
 }
@@ -326,6 +327,7 @@ fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, ac
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
         | CallEvent::MediaDead
+        | CallEvent::Played
         | CallEvent::Timer(_) => CallState::Dialing(state),
     }
 }
@@ -403,7 +405,8 @@ fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, ac
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
-        | CallEvent::Timer(_) => CallState::Bridged(state),
+        | CallEvent::Timer(_)
+        | CallEvent::Played => CallState::Bridged(state),
     }
 }
 
@@ -450,7 +453,7 @@ fn broken_off(facts: &mut Facts, verdict: Verdict, now: Instant, actions: &mut A
     actions.push(CallAction::Abandon(LegRole::GenerativeAgent));
     facts.genagent = LegStage::None;
     facts.broken_off = Some(verdict);
-    actions.push(CallAction::Play(Sound::ComfortNoise));
+    actions.push(CallAction::Play(Sound::Waiting));
     request_number(facts, now, actions)
 }
 
@@ -460,7 +463,7 @@ fn broken_off(facts: &mut Facts, verdict: Verdict, now: Instant, actions: &mut A
 fn collect(facts: &mut Facts, state: Bridged, now: Instant, actions: &mut Actions) -> CallState {
     let deadline = now + facts.settings.collect_limit;
     actions.push(CallAction::StopTimers);
-    actions.push(CallAction::Play(Sound::ComfortNoise));
+    actions.push(CallAction::Play(Sound::Waiting));
     actions.push(CallAction::Start(CallTimer::CollectLimit, deadline));
     let collecting = Collecting { transfer: state.transfer, deadline, fetching: false, polls: 0, failures: 0 };
     fetch(facts, collecting, actions)
@@ -509,7 +512,8 @@ fn collecting(
         | CallEvent::WayFailed(_)
         | CallEvent::Heard(_)
         | CallEvent::Timer(_)
-        | CallEvent::MediaDead => CallState::Collecting(state),
+        | CallEvent::MediaDead
+        | CallEvent::Played => CallState::Collecting(state),
     }
 }
 
@@ -698,6 +702,7 @@ fn releasing(facts: &mut Facts, state: Releasing, now: Instant, event: CallEvent
         | CallEvent::Heard(_)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
+        | CallEvent::Played
         | CallEvent::PulledBack
         | CallEvent::Ended
         | CallEvent::Stopped => CallState::Releasing(state),
