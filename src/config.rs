@@ -220,6 +220,8 @@ pub struct Asapp {
     pub country: String,
     /// E.164 prefixes a transfer number may have.
     pub number_prefixes: Vec<String>,
+    /// E.164 prefixes it must not have.
+    pub barred_prefixes: Vec<String>,
     /// TCP and TLS set-up.
     #[serde(with = "words::span")]
     pub connect_timeout: Duration,
@@ -480,6 +482,7 @@ impl Config {
         CallSettings {
             country: self.asapp.country.clone(),
             number_prefixes: self.asapp.number_prefixes.clone(),
+            barred_prefixes: self.asapp.barred_prefixes.clone(),
             number_budget: call.number_budget,
             api_timeout: self.asapp.timeout,
             expiry_margin: call.expiry_margin,
@@ -662,6 +665,7 @@ impl Default for Asapp {
             api_secret_file: None,
             country: call.country,
             number_prefixes: call.number_prefixes,
+            barred_prefixes: call.barred_prefixes,
             connect_timeout: Duration::from_secs(2),
             timeout: call.api_timeout,
             rate: Settings::default().api_rate,

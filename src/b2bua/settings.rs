@@ -108,6 +108,8 @@ pub struct Trunk {
     pub max_calls: usize,
     /// INVITEs a second; 0: any number.
     pub max_calls_per_second: u32,
+    /// INVITEs within any sixty seconds; 0: any number.
+    pub max_calls_per_minute: u32,
     /// Addresses that a 3xx may send us to.
     pub redirects: Vec<IpAddr>,
     /// The interval of our registration there; zero: none.
@@ -153,6 +155,7 @@ impl Default for Trunk {
             ping: Duration::ZERO,
             max_calls: 0,
             max_calls_per_second: 0,
+            max_calls_per_minute: 0,
             redirects: Vec::new(),
             register: Duration::ZERO,
         }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::limiter::{Limiter, Priority};
+use super::limiter::{Limiter, PerMinute, Priority};
 use super::places::{Look, Progress, Search};
 use super::settings::Trunk;
 use crate::sip::hop::{Hop, Transport};
@@ -93,12 +93,16 @@ struct Line {
     servers: Vec<Server>,
     members: Vec<Member>,
     rate: Limiter,
+    minute: PerMinute,
     calls: usize,
 }
 
 impl Line {
-    fn bears_more(&self, held: bool) -> bool {
-        held || self.settings.max_calls == 0 || self.calls < self.settings.max_calls
+    /// Whether one more INVITE may go there; one that may is counted.
+    fn admit(&mut self, held: bool, now: Instant) -> bool {
+        (held || self.settings.max_calls == 0 || self.calls < self.settings.max_calls)
+            && self.rate.admit(now, Priority::Fetch)
+            && self.minute.admit(now)
     }
 }
 
@@ -126,6 +130,7 @@ impl Trunks {
             servers: Vec::new(),
             members: Vec::new(),
             rate: Limiter::new(trunk.max_calls_per_second),
+            minute: PerMinute::new(trunk.max_calls_per_minute),
             calls: 0,
             settings: Arc::new(trunk.clone()),
         };
@@ -284,7 +289,7 @@ impl Trunks {
             for &trunk in &order {
                 let line = &mut self.lines[trunk];
                 let Some(hop) = usable(line, wanted, now, &route.tried, ids) else { continue };
-                if !line.bears_more(route.holds == Some(trunk)) || !line.rate.admit(now, Priority::Fetch) {
+                if !line.admit(route.holds == Some(trunk), now) {
                     why = NoWay::Full;
                     continue;
                 }

@@ -14,6 +14,8 @@ pub struct CallSettings {
     pub country: String,
     /// E.164 prefixes a transfer number may have, plus sign included (`+1`).
     pub number_prefixes: Vec<String>,
+    /// E.164 prefixes a transfer number must not have, whatever is permitted: premium rate.
+    pub barred_prefixes: Vec<String>,
     /// From asking for a number to dialling it.
     pub number_budget: Duration,
     /// One API exchange.
@@ -170,6 +172,7 @@ impl Default for CallSettings {
         Self {
             country: "US".to_owned(),
             number_prefixes: vec!["+1".to_owned()],
+            barred_prefixes: vec!["+1900".to_owned()],
             number_budget: Duration::from_secs(8),
             api_timeout: Duration::from_secs(4),
             expiry_margin: Duration::from_secs(5),

@@ -48,6 +48,8 @@ pub struct Requesting {
     pub transfer: TransferId,
     /// What is under way.
     pub asking: Asking,
+    /// When the last exchange was begun: a number that it brings lives at most from then on.
+    pub asked: Instant,
     /// When the budget is spent.
     pub deadline: Instant,
     /// Exchanges that failed in this request.

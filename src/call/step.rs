@@ -58,8 +58,7 @@ pub(super) fn request_number(facts: &mut Facts, now: Instant, actions: &mut Acti
     actions.push(CallAction::StopTimers);
     actions.push(CallAction::Start(CallTimer::NumberBudget, deadline));
     dwell(facts, actions);
-    let transfer = create(facts, now, deadline, actions);
-    CallState::Requesting(Requesting { transfer, asking: Asking::Creating, deadline, failures: 0 })
+    create(facts, deadline, 0, now, actions)
 }
 
 /// A customer who was answered before anybody was there to talk to must be heard of in time.
@@ -71,16 +70,16 @@ fn dwell(facts: &Facts, actions: &mut Actions) {
     }
 }
 
-fn create(facts: &mut Facts, now: Instant, deadline: Instant, actions: &mut Actions) -> TransferId {
+fn create(facts: &mut Facts, deadline: Instant, failures: u8, now: Instant, actions: &mut Actions) -> CallState {
     let transfer = facts.begin_attempt(now);
     actions.push(CallAction::Create(transfer.clone(), deadline.min(now + facts.settings.api_timeout)));
-    transfer
+    CallState::Requesting(Requesting { transfer, asking: Asking::Creating, asked: now, deadline, failures })
 }
 
 fn settle(facts: &Facts, state: Requesting, now: Instant, actions: &mut Actions) -> CallState {
     let deadline = state.deadline.min(now + facts.settings.api_timeout);
     actions.push(CallAction::Fetch(state.transfer.clone(), deadline));
-    CallState::Requesting(Requesting { asking: Asking::Settling, ..state })
+    CallState::Requesting(Requesting { asking: Asking::Settling, asked: now, ..state })
 }
 
 fn requesting(
@@ -105,9 +104,7 @@ fn requesting(
                     if failure.class == FailureClass::NotFound && usize::from(state.failures) < RETRY_TROUBLE.len() =>
                 {
                     facts.attempt_result("never created");
-                    let transfer = create(facts, now, state.deadline, actions);
-                    let failures = state.failures + 1;
-                    CallState::Requesting(Requesting { transfer, asking: Asking::Creating, failures, ..state })
+                    create(facts, state.deadline, state.failures + 1, now, actions)
                 }
                 Err(failure) => settling_failed(facts, state, &failure, now, actions),
             }
@@ -117,10 +114,7 @@ fn requesting(
             CallState::Requesting(state)
         }
         CallEvent::Timer(CallTimer::RetryDue) => match state.asking {
-            Asking::PausingToCreate => {
-                let transfer = create(facts, now, state.deadline, actions);
-                CallState::Requesting(Requesting { transfer, asking: Asking::Creating, ..state })
-            }
+            Asking::PausingToCreate => create(facts, state.deadline, state.failures, now, actions),
             Asking::PausingToSettle => settle(facts, state, now, actions),
             Asking::Creating | Asking::Settling => CallState::Requesting(state),
         },
@@ -163,8 +157,7 @@ fn create_failed(
         }
         FailureClass::InvalidRequest if facts.settings.retry_without_context && !facts.without_context => {
             facts.without_context = true;
-            let transfer = create(facts, now, state.deadline, actions);
-            CallState::Requesting(Requesting { transfer, ..state })
+            create(facts, state.deadline, state.failures, now, actions)
         }
         FailureClass::InvalidRequest | FailureClass::Refused | FailureClass::Unauthorized | FailureClass::NotFound => {
             not_connected(facts, NotConnected::ApiRefused, now, actions)
@@ -238,7 +231,8 @@ pub(super) fn unused(answer: &Result<Transfer, ApiFailure>, actions: &mut Action
 
 /// Turns the API's answer into a ticket and dials it at once; enters [`CallState::Dialing`].
 fn dial(facts: &mut Facts, state: Requesting, transfer: &Transfer, now: Instant, actions: &mut Actions) -> CallState {
-    match DialTicket::issue(transfer, &facts.settings, now) {
+    match DialTicket::issue(transfer, &facts.settings, state.asked) {
+        Ok(ticket) if ticket.guard() <= now => came_too_late(facts, &state, now, actions),
         Ok(ticket) => {
             let guard = ticket.guard();
             facts.dialed(&ticket, now);
@@ -254,6 +248,18 @@ fn dial(facts: &mut Facts, state: Requesting, transfer: &Transfer, now: Instant,
             facts.evidence.api_failure = Some(why);
             not_connected(facts, NotConnected::ApiRefused, now, actions)
         }
+    }
+}
+
+/// The answer took as long as the number was safe, or we were too slow to look at it: a fresh number, if the budget
+/// allows another exchange.
+fn came_too_late(facts: &mut Facts, state: &Requesting, now: Instant, actions: &mut Actions) -> CallState {
+    facts.attempt_result("expired");
+    actions.push(CallAction::NumberUnused);
+    if now < state.deadline && usize::from(state.failures) < RETRY_TROUBLE.len() {
+        create(facts, state.deadline, state.failures + 1, now, actions)
+    } else {
+        not_connected(facts, NotConnected::NumberExpired, now, actions)
     }
 }
 

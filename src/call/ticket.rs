@@ -17,8 +17,11 @@ pub struct DialTicket {
 const LONGEST_LIFE: Duration = Duration::from_secs(600);
 
 impl DialTicket {
-    /// Checks the number of a create answer that arrived at `now`. The error is one line for the record.
-    pub fn issue(transfer: &Transfer, settings: &CallSettings, now: Instant) -> Result<Self, String> {
+    /// Checks the number that the exchange begun at `asked` brought. The error is one line for the record.
+    ///
+    /// The life counts from `asked`, not from the answer's arrival: ASAPP dated its answer later than that, so neither
+    /// the way back nor a stall of ours can stretch it.
+    pub fn issue(transfer: &Transfer, settings: &CallSettings, asked: Instant) -> Result<Self, String> {
         if !matches!(transfer.status, None | Some(TransferStatus::Active)) {
             return Err("the transfer is not ACTIVE".to_owned());
         }
@@ -26,7 +29,8 @@ impl DialTicket {
         if !is_e164(number) {
             return Err("transferNumber is not E.164".to_owned());
         }
-        if !settings.number_prefixes.iter().any(|prefix| number.starts_with(prefix.as_str())) {
+        let within = |prefixes: &[String]| prefixes.iter().any(|prefix| number.starts_with(prefix.as_str()));
+        if !within(&settings.number_prefixes) || within(&settings.barred_prefixes) {
             return Err("transferNumber is outside the permitted prefixes".to_owned());
         }
         if transfer.country.as_ref().is_some_and(|country| !country.eq_ignore_ascii_case(&settings.country)) {
@@ -38,7 +42,7 @@ impl DialTicket {
             None => settings.default_lifetime,
         };
         let safe = life.min(LONGEST_LIFE).checked_sub(settings.expiry_margin).filter(|safe| !safe.is_zero());
-        let guard = now + safe.ok_or("the number has expired, or will within the margin")?;
+        let guard = asked + safe.ok_or("the number has expired, or will within the margin")?;
         Ok(Self { number: number.to_owned(), guard })
     }
 
@@ -80,9 +84,9 @@ mod tests {
     #[test]
     #[expect(clippy::disallowed_methods, reason = "any instant will do")]
     fn a9_only_a_plausible_number_with_life_left_becomes_a_ticket() {
-        let (settings, now) = (CallSettings::default(), Instant::now());
-        let issue = |t: &Transfer| DialTicket::issue(t, &settings, now);
-        assert_eq!(issue(&transfer("+19995550199")).unwrap().guard(), now + Duration::from_secs(55));
+        let (settings, asked) = (CallSettings::default(), Instant::now());
+        let issue = |t: &Transfer| DialTicket::issue(t, &settings, asked);
+        assert_eq!(issue(&transfer("+19995550199")).unwrap().guard(), asked + Duration::from_secs(55));
         for bad in ["", "19995550199", "+1999555019x", "+0123456789", "+449995550199", "+1", "+1999;evil@x"] {
             assert!(issue(&transfer(bad)).is_err(), "{bad}");
         }

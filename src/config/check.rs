@@ -317,8 +317,10 @@ fn asapp(config: &Config, problems: &mut Vec<String>) {
     let is_prefix = |text: &str| {
         text.strip_prefix('+').is_some_and(|digits| !digits.is_empty() && digits.chars().all(|c| c.is_ascii_digit()))
     };
-    for prefix in asapp.number_prefixes.iter().filter(|prefix| !is_prefix(prefix)) {
-        problems.push(format!("asapp.number_prefixes holds \"{prefix}\": write a plus sign and digits, \"+1\""));
+    for (key, prefixes) in [("number_prefixes", &asapp.number_prefixes), ("barred_prefixes", &asapp.barred_prefixes)] {
+        for prefix in prefixes.iter().filter(|prefix| !is_prefix(prefix)) {
+            problems.push(format!("asapp.{key} holds \"{prefix}\": write a plus sign and digits, \"+1\""));
+        }
     }
 }
 

@@ -271,6 +271,7 @@ fn what_cannot_work_is_refused_with_its_fix() {
         ("asapp.base_url = 'http://127.0.0.1:9'", "allow_http"),
         ("asapp.base_url = 'ftp://x'", "https://api.asapp.com"),
         ("asapp.number_prefixes = ['1']", "plus sign"),
+        ("asapp.barred_prefixes = ['900']", "plus sign"),
         ("asapp.country = 'usa'", "two capital letters"),
         ("asapp.api_secret_file = 'x'", "both given"),
         ("admin.listen = '0.0.0.0:8080'", "token_file"),

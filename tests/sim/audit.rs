@@ -140,7 +140,7 @@ impl Audit {
             _ if !numbered => {}
             _ if others => self.breach(format!("{number} is dialled twice: {} at {to}", sip.call_id())),
             None => self.breach(format!("{number} is dialled and is no number of ASAPP's")),
-            Some(&guard) if now > guard => self.breach(format!("an INVITE leaves after the guard of {number}")),
+            Some(&guard) if now >= guard => self.breach(format!("an INVITE leaves after the guard of {number}")),
             Some(_) => {}
         }
         let until = Some(now + LONG);
@@ -148,10 +148,10 @@ impl Audit {
         self.dialled.entry(sip.call_id().to_owned()).or_insert(dialled);
     }
 
-    /// ASAPP has told the core a number; the last INVITE to it leaves before `guard`.
-    pub fn numbered(&mut self, number: &str, now: Instant, safe: Duration) {
-        let guard = self.guards.entry(number.to_owned()).or_insert(now + safe);
-        *guard = (*guard).min(now + safe);
+    /// ASAPP has told the core a number that it was asked for then; from so much later on no INVITE to it leaves.
+    pub fn numbered(&mut self, number: &str, asked: Instant, safe: Duration) {
+        let guard = self.guards.entry(number.to_owned()).or_insert(asked + safe);
+        *guard = (*guard).min(asked + safe);
     }
 
     /// The connection to this party broke: an INVITE that nobody there has answered has failed (RFC 3261 section

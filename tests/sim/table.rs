@@ -75,7 +75,7 @@ fn states() -> Vec<(&'static str, At)> {
     let requesting = |asking| -> At {
         Box::new(move |now| {
             let deadline = now + secs(8);
-            let state = Requesting { transfer: transfer(), asking, deadline, failures: 0 };
+            let state = Requesting { transfer: transfer(), asking, asked: now, deadline, failures: 0 };
             Call::at(facts(now, Ringing, None, 0), CallState::Requesting(state))
         })
     };
