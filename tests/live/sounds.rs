@@ -261,3 +261,29 @@ fn a_file_that_cannot_be_played_stops_check_and_run_with_its_key_and_the_fix() {
         assert!(told.contains("sox IN") && told.contains("sounds.onward: there is no tone for \"uk\""), "{told}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn m6_genagent_hears_the_chosen_sound_while_the_customer_holds_and_not_longer() {
+    let _machine = crate::heavy::alone().await;
+    let setting = Setting::default().key("call.verify_after", "0s").key("sounds.hold", "tone:gb");
+    let stage = Stage::set(setting).await;
+    let mut carrier = Party::start(stage.street.carrier(), Tap::default()).await.unwrap();
+    let there = stage.street.at(4, 9000);
+    let ear = listen(there, 8 * SECOND).await;
+    let ivr = stage.ivr("customer_holds").pause(2 * SECOND).start();
+    let mut genagent = timeout(SOON, carrier.accept()).await.unwrap().unwrap();
+    assert!(genagent.respond(200, &sdp::describe(there)));
+    until_hung_up(&mut genagent).await;
+    ivr.well(SOON).await;
+
+    // The customer himself says nothing: all that is heard is ours.
+    let heard = ear.await.unwrap();
+    strictly(&heard);
+    assert_eq!(spurts(&heard).len(), 1);
+    assert!((95..110).contains(&heard.len()), "{} packets in a hold of two seconds", heard.len());
+    for hertz in [400.0, 450.0] {
+        let share = strength(&heard, hertz, 10) / 2500.0;
+        assert!((0.9..1.1).contains(&share), "{hertz} Hz at {share}");
+    }
+    stage.close(&[]).await;
+}
