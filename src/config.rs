@@ -36,7 +36,7 @@ use crate::sip::value::Uri;
 pub use profile::Profile;
 pub use trunk::Trunk;
 pub use user::User;
-pub use words::{Advertised, ClientAuth, Destination, Keep, LogFormat, PortRange};
+pub use words::{Advertised, ClientAuth, Destination, Keep, LogFormat, PortRange, Source};
 
 /// Everything the program can be told, read and checked.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -56,6 +56,8 @@ pub struct Config {
     pub asapp: Asapp,
     /// `[call]`
     pub call: Call,
+    /// `[sounds]`
+    pub sounds: Sounds,
     /// `[[rule]]`: how customers are handed back, the first that fits.
     pub rule: Vec<Rule>,
     /// `[target.NAME]`: where they may be sent.
@@ -278,6 +280,28 @@ pub struct Call {
     pub ladder_limit: Duration,
 }
 
+/// What is heard of ours, by occasion.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sounds {
+    /// By the customer before GenerativeAgent answers, where ringing is ours.
+    pub ringback: Source,
+    /// By the customer while nobody is being called: the outputContext is fetched, another number is asked for.
+    pub waiting: Source,
+    /// By the customer while a target rings.
+    pub onward: Source,
+    /// By GenerativeAgent or the target while the customer holds.
+    pub hold: Source,
+    /// By the customer before the BYE when no target could be reached; absent: nothing is said.
+    pub announcement: Option<Source>,
+    /// The announcement is cut after this time.
+    #[serde(with = "words::span")]
+    pub announcement_limit: Duration,
+    /// The longest file that is read.
+    #[serde(with = "words::span")]
+    pub max_length: Duration,
+}
+
 /// One row of the table of places where customers may be sent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -493,6 +517,11 @@ impl Config {
             rules: self.rule.clone(),
             targets: self.target.iter().map(|(name, row)| (name.clone(), row.core())).collect(),
             ladder_limit: call.ladder_limit,
+            announcement_limit: self
+                .sounds
+                .announcement
+                .as_ref()
+                .map_or(Duration::ZERO, |_| self.sounds.announcement_limit),
             intake: self.intake.clone(),
             context: self.context.clone(),
             profiles: self.profile.iter().map(|(name, row)| (name.clone(), row.context.clone())).collect(),
@@ -683,6 +712,21 @@ impl Default for Call {
             dwell_limit: core.dwell_limit,
             entry: core.entry,
             ladder_limit: core.ladder_limit,
+        }
+    }
+}
+
+impl Default for Sounds {
+    fn default() -> Self {
+        let ringing = || Source::Tone("us".to_owned());
+        Self {
+            ringback: ringing(),
+            waiting: Source::ComfortNoise,
+            onward: ringing(),
+            hold: Source::ComfortNoise,
+            announcement: None,
+            announcement_limit: Duration::from_secs(30),
+            max_length: Duration::from_secs(300),
         }
     }
 }

@@ -161,6 +161,7 @@ impl B2bua {
             heard: false,
             caller: None,
             silent: false,
+            covered: None,
             said: None,
             over: false,
         };
@@ -397,7 +398,7 @@ impl B2bua {
                     warn!(call = %call, transfer = transfer.0, "the number led to somebody else: leg cut");
                 }
                 CallAction::Connect { with, watched } => self.connect(call, with, watched),
-                CallAction::Play(sound) => self.play(call, sound),
+                CallAction::Play(sound) => self.play(now, call, sound),
                 CallAction::Start(timer, at) => self.timers.start(TimerKey::Call(call, timer), at),
                 CallAction::StopTimers => self.stop_timers(call),
                 CallAction::Publish(context) => self.outputs.push_back(Output::Publish(context)),
@@ -660,6 +661,21 @@ impl B2bua {
         if customer {
             self.sound_again(call);
         }
+        self.cover(call);
+    }
+
+    /// Whoever talks with a customer who holds hears a sound of ours meanwhile (flow M6).
+    fn cover(&mut self, call: CallRef) {
+        let Some(entry) = self.calls.get(&call) else { return };
+        let customer = entry.side(LegRole::Customer).leg.and_then(|id| self.legs.get(&id));
+        let held = customer.and_then(|leg| leg.leg.remote()).is_some_and(|audio| audio.is_held());
+        let far = entry.side(entry.far()).leg;
+        let Some(far) = far.and_then(|id| self.legs.get_mut(&id)).filter(|leg| !leg.over) else { return };
+        let law = law_of(&far.leg).filter(|_| held);
+        if std::mem::replace(&mut far.covered, law) != law {
+            let sound = law.map(|law| (Sound::Hold, law));
+            self.outputs.push_back(Output::Media(MediaCommand::Cover { pair: far.pair, sound }));
+        }
     }
 
     fn connect(&mut self, call: CallRef, with: LegRole, watched: bool) {
@@ -674,13 +690,27 @@ impl B2bua {
             let limit = Some(self.settings.media_timeout);
             self.outputs.push_back(Output::Media(MediaCommand::Watch { pair, limit }));
         }
+        self.cover(call);
     }
 
-    fn play(&mut self, call: CallRef, sound: Sound) {
+    /// An announcement that cannot be said is over at once.
+    fn play(&mut self, now: Instant, call: CallRef, sound: Sound) {
         if let Some(entry) = self.calls.get_mut(&call) {
             entry.sound = Some((sound, None));
         }
         self.sound_again(call);
+        if self.calls.get(&call).is_some_and(|entry| entry.sound == Some((Sound::Announcement, None))) {
+            self.tell_call(now, call, CallEvent::Played);
+        }
+    }
+
+    /// An announcement has been heard to its end.
+    pub(super) fn played(&mut self, now: Instant, pair: PortPair) {
+        let Some(call) = self.ports.owner(pair) else { return };
+        let announced = |entry: &CallEntry| matches!(entry.sound, Some((Sound::Announcement, _)));
+        if self.calls.get(&call).is_some_and(announced) {
+            self.tell_call(now, call, CallEvent::Played);
+        }
     }
 
     /// Says our own sound to the relay where that has not been done in the law that the customer speaks now: a customer
@@ -689,11 +719,7 @@ impl B2bua {
         let Some(entry) = self.calls.get_mut(&call) else { return };
         let Some(leg) = entry.side(LegRole::Customer).leg.and_then(|id| self.legs.get(&id)) else { return };
         let Some((sound, said)) = entry.sound else { return };
-        // What the two sides agreed on; without G.711 in it there is nothing we can say.
-        let law = leg.leg.audio_for_other().and_then(|audio| audio.g711()).map(|law| match law {
-            G711::Mu => Law::Mu,
-            G711::A => Law::A,
-        });
+        let law = law_of(&leg.leg);
         if let (Some(law), false) = (law.filter(|law| said != Some(*law)), leg.over) {
             entry.sound = Some((sound, Some(law)));
             self.outputs.push_back(Output::Media(MediaCommand::Play { pair: leg.pair, sound, law }));
@@ -802,6 +828,14 @@ fn caller(trunk: &Trunk, customer: &str, private: bool, here: SocketAddr) -> (St
     }
 }
 
+/// What a leg and we agreed on; without G.711 in it there is nothing we can say.
+fn law_of(leg: &Leg) -> Option<Law> {
+    leg.audio_for_other().and_then(|audio| audio.g711()).map(|law| match law {
+        G711::Mu => Law::Mu,
+        G711::A => Law::A,
+    })
+}
+
 /// Hops that an INVITE of ours may take because of this one (flow T17); `None`: it has come round often enough.
 fn hops_left(invite: &Message) -> Option<u8> {
     invite.max_forwards().map_or(Some(MAX_FORWARDS), |hops| Some(hops.checked_sub(1)?.min(MAX_FORWARDS)))
@@ -831,6 +865,7 @@ fn event_word(event: &CallEvent) -> &'static str {
         CallEvent::Fetched(..) => "fetched",
         CallEvent::Heard(_) => "heard",
         CallEvent::MediaDead => "media dead",
+        CallEvent::Played => "played",
         CallEvent::Timer(_) => "timer",
         CallEvent::PulledBack => "pulled back",
         CallEvent::Ended => "ended by an operator",

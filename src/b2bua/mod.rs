@@ -102,6 +102,8 @@ struct LegEntry {
     caller: Option<IpAddr>,
     /// Whether the relay has reported silence on it.
     silent: bool,
+    /// In which law the relay has been told to cover what the customer, who holds, says to it.
+    covered: Option<Law>,
     /// What its peer's last word lets cross to the other leg.
     said: Option<(headers::Word, headers::Lines)>,
     /// Whether it has spoken its last word.
@@ -390,6 +392,7 @@ impl B2bua {
             MediaEvent::Started(pair) => self.heard(now, pair),
             MediaEvent::Silent(pair) => self.silence(now, pair, true),
             MediaEvent::Resumed(pair) => self.silence(now, pair, false),
+            MediaEvent::Played(pair) => self.played(now, pair),
             MediaEvent::Closed(pair, counters) => self.media_closed(pair, counters),
             MediaEvent::Quiet(pair) => self.ports.quiet(pair),
         }

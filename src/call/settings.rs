@@ -60,6 +60,8 @@ pub struct CallSettings {
     pub targets: BTreeMap<String, Target>,
     /// From the end of GenerativeAgent's part to the last attempt to hand the customer back.
     pub ladder_limit: Duration,
+    /// How long the announcement that nobody could be reached may take. Zero: there is none.
+    pub announcement_limit: Duration,
     /// Which request headers are read.
     pub intake: IntakeSettings,
     /// Which context is sent to whom no profile is made for.
@@ -291,6 +293,7 @@ impl Default for CallSettings {
             rules: Vec::new(),
             targets: BTreeMap::new(),
             ladder_limit: Duration::from_secs(90),
+            announcement_limit: Duration::ZERO,
             intake: IntakeSettings::default(),
             context: ContextSettings::default(),
             profiles: BTreeMap::new(),

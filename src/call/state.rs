@@ -140,6 +140,8 @@ pub enum UnderWay {
     },
     /// The customer talks with the onward leg.
     Talking,
+    /// Nobody could be reached; the customer is told so, then hung up on.
+    Announcing,
     /// The customer has been sent away, by BYE or by a final response.
     Parting,
 }

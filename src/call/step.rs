@@ -134,6 +134,7 @@ fn requesting(
         | CallEvent::WayFailed(_)
         | CallEvent::Heard(_)
         | CallEvent::MediaDead
+        | CallEvent::Played
         | CallEvent::Timer(_) => CallState::Requesting(state),
     }
 }
@@ -332,6 +333,7 @@ fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, ac
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
         | CallEvent::MediaDead
+        | CallEvent::Played
         | CallEvent::Timer(_) => CallState::Dialing(state),
     }
 }
@@ -409,7 +411,8 @@ fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, ac
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
-        | CallEvent::Timer(_) => CallState::Bridged(state),
+        | CallEvent::Timer(_)
+        | CallEvent::Played => CallState::Bridged(state),
     }
 }
 
@@ -456,7 +459,7 @@ fn broken_off(facts: &mut Facts, verdict: Verdict, now: Instant, actions: &mut A
     actions.push(CallAction::Abandon(LegRole::GenerativeAgent));
     facts.genagent = LegStage::None;
     facts.broken_off = Some(verdict);
-    actions.push(CallAction::Play(Sound::ComfortNoise));
+    actions.push(CallAction::Play(Sound::Waiting));
     request_number(facts, now, actions)
 }
 
@@ -466,7 +469,7 @@ fn broken_off(facts: &mut Facts, verdict: Verdict, now: Instant, actions: &mut A
 fn collect(facts: &mut Facts, state: Bridged, now: Instant, actions: &mut Actions) -> CallState {
     let deadline = now + facts.settings.collect_limit;
     actions.push(CallAction::StopTimers);
-    actions.push(CallAction::Play(Sound::ComfortNoise));
+    actions.push(CallAction::Play(Sound::Waiting));
     actions.push(CallAction::Start(CallTimer::CollectLimit, deadline));
     let collecting = Collecting { transfer: state.transfer, deadline, fetching: false, polls: 0, failures: 0 };
     fetch(facts, collecting, actions)
@@ -515,7 +518,8 @@ fn collecting(
         | CallEvent::WayFailed(_)
         | CallEvent::Heard(_)
         | CallEvent::Timer(_)
-        | CallEvent::MediaDead => CallState::Collecting(state),
+        | CallEvent::MediaDead
+        | CallEvent::Played => CallState::Collecting(state),
     }
 }
 
@@ -704,6 +708,7 @@ fn releasing(facts: &mut Facts, state: Releasing, now: Instant, event: CallEvent
         | CallEvent::Heard(_)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
+        | CallEvent::Played
         | CallEvent::PulledBack
         | CallEvent::Ended
         | CallEvent::Stopped => CallState::Releasing(state),

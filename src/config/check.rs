@@ -87,7 +87,7 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
 }
 
 fn durations(config: &Config, problems: &mut Vec<String>) {
-    let Config { sip, media, asapp, call, conversations, .. } = config;
+    let Config { sip, media, asapp, call, sounds, conversations, .. } = config;
     let (ms, s, h) = (Duration::from_millis, Duration::from_secs, |hours: u64| Duration::from_secs(hours * 3600));
     let limits = [
         ("sip.t1", sip.t1, ms(10), s(10)),
@@ -116,6 +116,8 @@ fn durations(config: &Config, problems: &mut Vec<String>) {
         ("call.release_limit", call.release_limit, s(1), s(600)),
         ("call.dwell_limit", call.dwell_limit, Duration::ZERO, s(600)),
         ("call.ladder_limit", call.ladder_limit, s(1), s(600)),
+        ("sounds.announcement_limit", sounds.announcement_limit, s(1), s(600)),
+        ("sounds.max_length", sounds.max_length, s(1), h(1)),
         ("conversations.resume_window", conversations.resume_window, Duration::ZERO, h(24 * 30)),
         ("conversations.input_window", conversations.input_window, Duration::ZERO, h(24)),
     ];

@@ -151,6 +151,7 @@ fn states() -> Vec<(&'static str, At)> {
         ("handing back: dialing", handing_back(dialing_onward(0), Up, Ringing)),
         ("handing back: dialing, unanswered", handing_back(dialing_onward(1), Ringing, Ringing)),
         ("handing back: talking", handing_back(UnderWay::Talking, Up, Up)),
+        ("handing back: announcing", handing_back(UnderWay::Announcing, Up, None)),
         ("handing back: parting", handing_back(UnderWay::Parting, Up, None)),
         ("releasing: a leg owes", releasing(Option::None, Up)),
         ("releasing: fetching", releasing(Some(transfer()), Over)),
@@ -251,6 +252,7 @@ fn events() -> Vec<(String, CallEvent)> {
     events.push(("the way failed".into(), CallEvent::WayFailed("silent".into())));
     events.push(("customer heard".into(), CallEvent::Heard(LegRole::Customer)));
     events.push(("media dead".into(), CallEvent::MediaDead));
+    events.push(("played".into(), CallEvent::Played));
     events.extend(CallTimer::ALL.map(|timer| (format!("timer {timer:?}"), CallEvent::Timer(timer))));
     events.push(("pulled back".into(), CallEvent::PulledBack));
     events.push(("ended by an operator".into(), CallEvent::Ended));
@@ -277,6 +279,7 @@ fn named(state: &CallState) -> String {
                 format!("handing back: {}, dialing {target} {member}", verdict.outcome)
             }
             UnderWay::Talking => format!("handing back: {}, talking", verdict.outcome),
+            UnderWay::Announcing => format!("handing back: {}, announcing", verdict.outcome),
             UnderWay::Parting => format!("handing back: {}, parting", verdict.outcome),
         },
         CallState::Releasing(Releasing { verdict, fetching: None }) => format!("releasing: {}", verdict.outcome),
