@@ -155,6 +155,7 @@ fn dialing(
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
         | CallEvent::Timer(_)
         | CallEvent::MediaDead => return CallState::HandingBack(state),
     };
@@ -222,6 +223,7 @@ fn talking(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
         | CallEvent::Timer(_)
         | CallEvent::PulledBack => CallState::HandingBack(state),
     }
@@ -301,6 +303,7 @@ fn parting(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
         | CallEvent::PulledBack

@@ -139,6 +139,7 @@ fn requesting(
         | CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
         | CallEvent::MediaDead
         | CallEvent::Timer(_) => CallState::Requesting(state),
     }
@@ -325,6 +326,7 @@ fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, ac
         CallEvent::Leg(..)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
         | CallEvent::MediaDead
         | CallEvent::Timer(_) => CallState::Dialing(state),
     }
@@ -403,6 +405,7 @@ fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, ac
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
         | CallEvent::Timer(_) => CallState::Bridged(state),
     }
 }
@@ -508,6 +511,7 @@ fn collecting(
         | CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
         | CallEvent::Timer(_)
         | CallEvent::MediaDead => CallState::Collecting(state),
     }
@@ -696,6 +700,7 @@ fn releasing(facts: &mut Facts, state: Releasing, now: Instant, event: CallEvent
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
         | CallEvent::PulledBack
