@@ -25,6 +25,8 @@ pub enum CallEvent {
     Fetched(TransferId, Result<Transfer, ApiFailure>),
     /// The first RTP came from this leg.
     Heard(LegRole),
+    /// The successor is the customer's leg now.
+    ChangedHands,
     /// Nothing is heard from either side any more.
     MediaDead,
     /// The announcement is over, or cannot be heard at all.
@@ -124,6 +126,8 @@ pub enum CallAction {
     },
     /// Hang up a leg that we dialled, and hear no more of it.
     Abandon(LegRole),
+    /// Let the successor, if it could be answered, be the customer's leg; hang up the old one and hear no more of it.
+    ChangeHands,
     /// Ask for a number under this id.
     Create(TransferId, Instant),
     /// Look this transfer up.

@@ -172,6 +172,7 @@ fn dialing(
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
         | CallEvent::Played => return CallState::HandingBack(state),
@@ -240,6 +241,7 @@ fn talking(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
         | CallEvent::Timer(_)
         | CallEvent::Played
         | CallEvent::PulledBack => CallState::HandingBack(state),
@@ -325,6 +327,7 @@ fn announcing(
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
         | CallEvent::PulledBack => CallState::HandingBack(state),
@@ -353,6 +356,7 @@ fn parting(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
         | CallEvent::Played

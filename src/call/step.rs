@@ -133,6 +133,7 @@ fn requesting(
         | CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
         | CallEvent::MediaDead
         | CallEvent::Played
         | CallEvent::Timer(_) => CallState::Requesting(state),
@@ -332,6 +333,7 @@ fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, ac
         CallEvent::Leg(..)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
         | CallEvent::MediaDead
         | CallEvent::Played
         | CallEvent::Timer(_) => CallState::Dialing(state),
@@ -411,6 +413,7 @@ fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, ac
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
         | CallEvent::Timer(_)
         | CallEvent::Played => CallState::Bridged(state),
     }
@@ -517,6 +520,7 @@ fn collecting(
         | CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
         | CallEvent::Played => CallState::Collecting(state),
@@ -706,6 +710,7 @@ fn releasing(facts: &mut Facts, state: Releasing, now: Instant, event: CallEvent
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
         | CallEvent::Played

@@ -8,7 +8,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use switchback::asapp::{AsappClient, AsappSettings};
-use switchback::b2bua::io::{ApiFailure, ApiOperation, ApiRequest, CreateTransfer, FailureClass, Transfer, TransferKind};
+use switchback::b2bua::io::{
+    ApiFailure, ApiOperation, ApiRequest, CreateTransfer, FailureClass, Transfer, TransferKind,
+};
 use switchback::call::{CallRef, ConversationId};
 use switchback::demo::asapp::{Behaviour, MockAsapp, MockAsappSettings};
 
