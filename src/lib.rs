@@ -43,6 +43,7 @@
 //! - Which message belongs to whom? `src/b2bua/route.rs`. What becomes of an intent? `src/b2bua/act.rs`.
 //! - What of one leg's headers may the other leg's peer see? [`b2bua::headers`].
 //! - Which conversation is a call part of? [`call::intake`]. What is remembered of it? `src/b2bua/memory.rs`.
+//! - Which keys take a call back from GenerativeAgent? [`call::escape`]; how are they heard? [`media::digits`].
 //! - Whom does a media port listen to? [`media::latch`].
 //!
 //! # The life of a call

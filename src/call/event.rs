@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::TransferId;
 use super::asapp::{ApiFailure, Transfer};
 use super::context::{Carry, PublishedContext};
+use super::escape::Digit;
 use super::record::CallRecord;
 use super::ticket::DialTicket;
 use super::verdict::NotConnected;
@@ -25,6 +26,8 @@ pub enum CallEvent {
     Fetched(TransferId, Result<Transfer, ApiFailure>),
     /// The first RTP came from this leg.
     Heard(LegRole),
+    /// A key was pressed on this leg.
+    Pressed(LegRole, Digit),
     /// Nothing is heard from either side any more.
     MediaDead,
     /// A timer of this call fired.
@@ -123,6 +126,8 @@ pub enum CallAction {
         /// Whether silence on both sides is to be reported.
         watched: bool,
     },
+    /// A key was pressed on the other side: tell this leg of it, unless the relay takes it there.
+    Pass(LegRole, Digit),
     /// Let the customer hear this instead of a peer.
     Play(Sound),
     /// Set a timer.

@@ -155,6 +155,7 @@ fn dialing(
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
+        | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead => return CallState::HandingBack(state),
     };
@@ -211,6 +212,11 @@ fn talking(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
             actions.push(facts.tell(other, LegCommand::Inform(info)));
             CallState::HandingBack(state)
         }
+        CallEvent::Pressed(role, digit) if role != LegRole::GenerativeAgent => {
+            let other = if role == LegRole::Customer { LegRole::Onward } else { LegRole::Customer };
+            actions.push(CallAction::Pass(other, digit));
+            CallState::HandingBack(state)
+        }
         CallEvent::Timer(CallTimer::MaxDuration) => over(facts, state, EndedBy::Us, Cause::TIMEOUT, now, actions),
         CallEvent::Ended => dismissed(facts, state, Outcome::Operator, Cause::NORMAL, now, actions),
         CallEvent::Stopped => dismissed(facts, state, Outcome::Drained, Cause::FAILURE, now, actions),
@@ -222,6 +228,7 @@ fn talking(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
+        | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
         | CallEvent::PulledBack => CallState::HandingBack(state),
     }
@@ -301,6 +308,7 @@ fn parting(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
+        | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
         | CallEvent::PulledBack

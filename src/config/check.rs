@@ -57,6 +57,11 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     if asapp.timeout > call.number_budget {
         warnings.push("asapp.timeout is longer than call.number_budget: the budget ends the exchange first".to_owned());
     }
+    if call.escape.len() == 1 {
+        warnings.push(
+            "call.escape is a single key: whoever presses it for GenerativeAgent leaves it; write two keys".to_owned(),
+        );
+    }
     if call.release_limit < sip.t1 * 64 {
         warnings
             .push("call.release_limit is below 64 × sip.t1: a lost BYE ends a record before its last word".to_owned());
@@ -113,6 +118,7 @@ fn durations(config: &Config, problems: &mut Vec<String>) {
         ("call.max_duration", call.max_duration, s(1), h(24)),
         ("call.release_limit", call.release_limit, s(1), s(600)),
         ("call.dwell_limit", call.dwell_limit, Duration::ZERO, s(600)),
+        ("call.escape_pause", call.escape_pause, ms(100), s(60)),
         ("call.ladder_limit", call.ladder_limit, s(1), s(600)),
         ("conversations.resume_window", conversations.resume_window, Duration::ZERO, h(24 * 30)),
         ("conversations.input_window", conversations.input_window, Duration::ZERO, h(24)),

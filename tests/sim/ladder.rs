@@ -84,6 +84,7 @@ impl Ladder {
             MediaCommand::Play { sound, .. } => self.remark(at, &format!("audio: {sound:?} plays")),
             MediaCommand::Expect { .. }
             | MediaCommand::Hold { .. }
+            | MediaCommand::Events { .. }
             | MediaCommand::Watch { .. }
             | MediaCommand::Close(_) => {}
         }
