@@ -9,8 +9,8 @@ use tracing::{debug, info, warn};
 
 use super::headers::Lines;
 use super::io::{
-    ApiFailure, ApiOperation, ApiReply, ApiRequest, Datagram, FailureClass, Law, MediaCommand, Output, PortPair, Sound,
-    Transport,
+    ApiFailure, ApiOperation, ApiReply, ApiRequest, Datagram, Digit, EventTypes, FailureClass, Law, MediaCommand,
+    Output, PortPair, Sound, Transport,
 };
 use super::limiter::Priority;
 use super::settings::{Caller, Trunk};
@@ -405,6 +405,7 @@ impl B2bua {
                     warn!(call = %call, transfer = transfer.0, "the number led to somebody else: leg cut");
                 }
                 CallAction::Connect { with, watched } => self.connect(call, with, watched),
+                CallAction::Pass(role, digit) => self.pass(now, call, role, digit),
                 CallAction::Play(sound) => self.play(now, call, sound),
                 CallAction::Start(timer, at) => self.timers.start(TimerKey::Call(call, timer), at),
                 CallAction::StopTimers => self.stop_timers(call),
@@ -667,7 +668,9 @@ impl B2bua {
         }
         let (held, listens) = (audio.is_held(), audio.listens());
         let (call, customer) = (entry.call, entry.role == LegRole::Customer);
+        let types = entry.leg.telephone_events().map(|(hears, told)| EventTypes { hears, told });
         self.outputs.push_back(Output::Media(MediaCommand::Hold { pair, held: !listens }));
+        self.outputs.push_back(Output::Media(MediaCommand::Events { pair, types }));
         if held {
             entry.silent = false;
             self.outputs.push_back(Output::Media(MediaCommand::Watch { pair, limit: None }));
@@ -750,6 +753,25 @@ impl B2bua {
         let role = LegRole::ALL.into_iter().find(|role| entry.side(*role).pair == Some(pair));
         if let Some(role) = role {
             self.tell_call(now, call, CallEvent::Heard(role));
+        }
+    }
+
+    /// A key was pressed on the far side of this pair.
+    pub(super) fn pressed(&mut self, now: Instant, pair: PortPair, digit: Digit) {
+        let Some(call) = self.ports.owner(pair) else { return };
+        let Some(entry) = self.calls.get(&call) else { return };
+        let role = LegRole::ALL.into_iter().find(|role| entry.side(*role).pair == Some(pair));
+        if let Some(role) = role {
+            self.tell_call(now, call, CallEvent::Pressed(role, digit));
+        }
+    }
+
+    /// The relay takes telephone events to whoever hears them; to everybody else an INFO goes.
+    fn pass(&mut self, now: Instant, call: CallRef, role: LegRole, digit: Digit) {
+        let Some(id) = self.leg_of(call, role) else { return };
+        if self.legs.get(&id).is_some_and(|entry| entry.leg.telephone_events().is_none()) {
+            self.with_leg(id, |leg, s| leg.command(LegCommand::Inform(digit.info()), &Material::default(), s));
+            self.work_off(now);
         }
     }
 
@@ -883,6 +905,7 @@ fn event_word(event: &CallEvent) -> &'static str {
         CallEvent::Fetched(..) => "fetched",
         CallEvent::Heard(_) => "heard",
         CallEvent::ChangedHands => "changed hands",
+        CallEvent::Pressed(..) => "key pressed",
         CallEvent::MediaDead => "media dead",
         CallEvent::Played => "played",
         CallEvent::Timer(_) => "timer",

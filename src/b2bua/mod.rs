@@ -402,6 +402,7 @@ impl B2bua {
             MediaEvent::Silent(pair) => self.silence(now, pair, true),
             MediaEvent::Resumed(pair) => self.silence(now, pair, false),
             MediaEvent::Played(pair) => self.played(now, pair),
+            MediaEvent::Digit(pair, digit) => self.pressed(now, pair, digit),
             MediaEvent::Closed(pair, counters) => self.media_closed(pair, counters),
             MediaEvent::Quiet(pair) => self.ports.quiet(pair),
         }

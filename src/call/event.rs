@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::TransferId;
 use super::asapp::{ApiFailure, Transfer};
 use super::context::{Carry, PublishedContext};
+use super::escape::Digit;
 use super::record::CallRecord;
 use super::ticket::DialTicket;
 use super::verdict::NotConnected;
@@ -27,6 +28,8 @@ pub enum CallEvent {
     Heard(LegRole),
     /// The successor is the customer's leg now.
     ChangedHands,
+    /// A key was pressed on this leg.
+    Pressed(LegRole, Digit),
     /// Nothing is heard from either side any more.
     MediaDead,
     /// The announcement is over, or cannot be heard at all.
@@ -143,6 +146,8 @@ pub enum CallAction {
         /// Whether silence on both sides is to be reported.
         watched: bool,
     },
+    /// A key was pressed on the other side: tell this leg of it, unless the relay takes it there.
+    Pass(LegRole, Digit),
     /// Let the customer hear this instead of a peer.
     Play(Sound),
     /// Set a timer.

@@ -173,6 +173,7 @@ fn dialing(
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
         | CallEvent::Played => return CallState::HandingBack(state),
@@ -230,6 +231,11 @@ fn talking(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
             actions.push(facts.tell(other, LegCommand::Inform(info)));
             CallState::HandingBack(state)
         }
+        CallEvent::Pressed(role, digit) if role != LegRole::GenerativeAgent => {
+            let other = if role == LegRole::Customer { LegRole::Onward } else { LegRole::Customer };
+            actions.push(CallAction::Pass(other, digit));
+            CallState::HandingBack(state)
+        }
         CallEvent::Timer(CallTimer::MaxDuration) => over(facts, state, EndedBy::Us, Cause::TIMEOUT, now, actions),
         CallEvent::Ended => dismissed(facts, state, Outcome::Operator, Cause::NORMAL, now, actions),
         CallEvent::Stopped => dismissed(facts, state, Outcome::Drained, Cause::FAILURE, now, actions),
@@ -242,6 +248,7 @@ fn talking(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
         | CallEvent::Played
         | CallEvent::PulledBack => CallState::HandingBack(state),
@@ -328,6 +335,7 @@ fn announcing(
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
         | CallEvent::PulledBack => CallState::HandingBack(state),
@@ -357,6 +365,7 @@ fn parting(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
         | CallEvent::Played

@@ -2,6 +2,7 @@
 
 pub mod asapp;
 pub mod context;
+pub mod escape;
 pub mod event;
 mod handback;
 pub mod intake;

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::asapp::{CreateTransfer, OutputContext, TransferKind};
 use super::context::{Carry, Known, PublishedContext};
+use super::escape::Escape;
 use super::event::{CallAction, CallEvent, Sound};
 use super::intake::Intake;
 use super::record::{AttemptRecord, CallRecord, Epoch, HandBackRecord, RungRecord, masked};
@@ -88,6 +89,8 @@ pub struct Bridged {
     pub transfer: TransferId,
     /// What the API said of the party that answered.
     pub party: Party,
+    /// How far the customer has come with taking the call back.
+    pub escape: Escape,
 }
 
 /// Whether the party that answered is ours (design section 4).

@@ -452,6 +452,11 @@ impl Leg {
         self.negotiation.remote()
     }
 
+    /// The payload types of telephone events: by which the far side hears them, and by which we have asked for them.
+    pub fn telephone_events(&self) -> Option<(u8, u8)> {
+        self.negotiation.telephone_events()
+    }
+
     /// The far side's audio, to be described to the other leg.
     pub fn audio_for_other(&self) -> Option<Audio> {
         self.negotiation.for_other()

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use switchback::b2bua::io::{MediaCommand, PortPair, Sound};
+use switchback::b2bua::io::{EventTypes, MediaCommand, PortPair, Sound};
 
 /// One open port pair.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct Pair {
     pub cover: Option<Sound>,
     /// Its far side does not listen.
     pub held: bool,
+    /// The payload types of telephone events.
+    pub events: Option<EventTypes>,
     /// The silence that is reported.
     pub watch: Option<Duration>,
 }
@@ -55,6 +57,7 @@ impl Relay {
             MediaCommand::Cover { pair, sound } => {
                 self.pairs.entry(pair).or_default().cover = sound.map(|(sound, _)| sound);
             }
+            MediaCommand::Events { pair, types } => self.pairs.entry(pair).or_default().events = types,
             MediaCommand::Hold { pair, held } => self.pairs.entry(pair).or_default().held = held,
             MediaCommand::Watch { pair, limit } => self.pairs.entry(pair).or_default().watch = limit,
             MediaCommand::Close(pair) => {
@@ -79,6 +82,7 @@ impl Relay {
             | MediaCommand::Play { pair, .. }
             | MediaCommand::Cover { pair, .. }
             | MediaCommand::Hold { pair, .. }
+            | MediaCommand::Events { pair, .. }
             | MediaCommand::Watch { pair, .. }
             | MediaCommand::Close(pair) => vec![pair],
         };

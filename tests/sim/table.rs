@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use switchback::b2bua::io::{FailureClass, Transfer, TransferStatus};
 use switchback::call::context::Carry;
+use switchback::call::escape::{Digit, Escape, Sequence};
 use switchback::call::event::{CallAction, CallEvent, CallTimer};
 use switchback::call::intake::Intake;
 use switchback::call::record::Epoch;
@@ -61,6 +62,10 @@ type Row = (&'static str, String, String, String);
 /// A state by name, and a fresh call in it.
 type At = Box<dyn Fn(Instant) -> Call>;
 
+fn key(key: char) -> Digit {
+    Digit::read(key).expect("a key")
+}
+
 fn transfer() -> TransferId {
     CallRef(1).transfer(1)
 }
@@ -98,8 +103,17 @@ fn states() -> Vec<(&'static str, At)> {
     };
     let bridged = |party| -> At {
         Box::new(move |now| {
-            let state = Bridged { transfer: transfer(), party };
+            let state = Bridged { transfer: transfer(), party, escape: Escape::default() };
             Call::at(facts(now, Up, Up, 1), CallState::Bridged(state))
+        })
+    };
+    let escaping = || -> At {
+        Box::new(move |now| {
+            let facts = facts(now, Up, Up, 1);
+            let mut escape = Escape::default();
+            escape.press(key('*'), &facts.settings.escape, secs(3), now);
+            let state = Bridged { transfer: transfer(), party: Party::Accepted, escape };
+            Call::at(facts, CallState::Bridged(state))
         })
     };
     let collecting = |fetching| -> At {
@@ -146,6 +160,7 @@ fn states() -> Vec<(&'static str, At)> {
         ("bridged: unverified", bridged(Party::Unverified)),
         ("bridged: doubtful", bridged(Party::Doubtful)),
         ("bridged: accepted", bridged(Party::Accepted)),
+        ("bridged: half escaped", escaping()),
         ("collecting: fetching", collecting(true)),
         ("collecting: poll due", collecting(false)),
         ("handing back: dialing", handing_back(dialing_onward(0), Up, Ringing)),
@@ -162,7 +177,8 @@ fn states() -> Vec<(&'static str, At)> {
 fn facts(now: Instant, customer: LegStage, genagent: LegStage, dialled: u8) -> Facts {
     let uris = ["sip:queue@pbx.example", "sip:next@pbx.example"].map(str::to_owned).into();
     let targets = [("queue".to_owned(), Target { uris, ring_limit: secs(20), profile: None })].into();
-    let settings = Arc::new(CallSettings { targets, retry_without_context: true, ..CallSettings::default() });
+    let escape = Sequence::try_from("*0".to_owned()).expect("keys");
+    let settings = Arc::new(CallSettings { targets, escape, retry_without_context: true, ..CallSettings::default() });
     let invitation = Invitation { call_id: "1@ivr".into(), ..Invitation::default() };
     let mut facts = Facts {
         call: CallRef(1),
@@ -216,6 +232,9 @@ fn events() -> Vec<(String, CallEvent)> {
             ("lost: no ACK", LegEvent::Lost(LostCause::NoAck)),
             ("lost: unusable answer", LegEvent::Lost(LostCause::UnusableAnswer)),
         ];
+        for pressed in ['*', '0'] {
+            events.push((format!("{who} pressed {pressed}"), CallEvent::Pressed(role, key(pressed))));
+        }
         events.extend(said.map(|(what, event)| (format!("{who} {what}"), CallEvent::Leg(role, event))));
     }
     let invited = LegEvent::Invited(Box::default());
@@ -290,6 +309,7 @@ fn named(state: &CallState) -> String {
         CallState::Releasing(Releasing { verdict, fetching: None }) => format!("releasing: {}", verdict.outcome),
         CallState::Releasing(state) => format!("releasing: {}, fetching", state.verdict.outcome),
         CallState::Dialing(Dialing { ticket: Some(_), .. }) => "dialing: nobody heard".into(),
+        CallState::Bridged(Bridged { escape, .. }) if *escape != Escape::default() => "bridged: keys pressed".into(),
         CallState::Dialing(_) | CallState::Bridged(_) | CallState::Ended => state.name().to_owned(),
     }
 }
@@ -337,6 +357,7 @@ fn worded(action: &CallAction, now: Instant) -> String {
         CallAction::Misdirected(_) => "alarm: misdirected".to_owned(),
         CallAction::Connect { with, watched: true } => format!("connect {}", name_of(*with)),
         CallAction::Connect { with, watched: false } => format!("connect {} unwatched", name_of(*with)),
+        CallAction::Pass(role, digit) => format!("{}: key {}", name_of(*role), digit.key()),
         CallAction::Play(sound) => format!("play {sound:?}"),
         CallAction::Start(timer, at) => format!("{timer:?} {}", after(*at)),
         CallAction::StopTimers => "stop timers".to_owned(),
