@@ -22,7 +22,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 use crate::b2bua::settings::{
-    BreakerSettings, ConversationSettings, HeaderSettings, Network, Reach, Settings, SipTimers, Unlisted,
+    BreakerSettings, ConversationSettings, HeaderSettings, Network, Reach, Settings, SipTimers, Srtp, Unlisted,
 };
 use crate::call::rules::{Rule, Target as CoreTarget, one_or_many};
 use crate::call::settings::{Answer, CallSettings, ContextSettings, EntrySetting, IntakeSettings, Ringing};
@@ -185,6 +185,11 @@ pub struct Media {
     pub quarantine: Duration,
     /// DSCP of RTP.
     pub dscp: u8,
+    /// Plain RTP or SRTP with callers.
+    #[serde(deserialize_with = "words::choice")]
+    pub srtp: Srtp,
+    /// Whether SRTP keys may be told over UDP and TCP.
+    pub srtp_without_tls: bool,
 }
 
 /// Who answers for names of trunks.
@@ -285,6 +290,9 @@ pub struct Target {
     /// How long each URI may ring.
     #[serde(with = "words::span")]
     pub ring_limit: Duration,
+    /// Plain RTP or SRTP.
+    #[serde(deserialize_with = "words::choice")]
+    pub srtp: Srtp,
 }
 
 /// What is remembered of conversations; the meaning of each is in [`ConversationSettings`].
@@ -416,6 +424,8 @@ impl Config {
             sip_others: told.collect(),
             tcp_for_long: sip.tcp_for_long,
             media_addresses: media.address.iter().map(|address| media.told(*address)).collect(),
+            srtp: media.srtp,
+            srtp_without_tls: media.srtp_without_tls,
             product: sip.product.clone(),
             access: sip.access.clone(),
             unlisted: sip.unlisted,
@@ -531,6 +541,16 @@ impl Sip {
 }
 
 impl Media {
+    /// What is wrong where SRTP is required and its keys may not be told on the way there.
+    fn untold(&self, srtp: Srtp, transport: Option<Transport>) -> Option<String> {
+        let told = transport == Some(Transport::Tls) || self.srtp_without_tls;
+        (srtp == Srtp::Require && !told).then(|| {
+            "srtp = \"require\" tells its keys over TLS: write transport = \"tls\", or media.srtp_without_tls = true \
+             where nobody reads along"
+                .to_owned()
+        })
+    }
+
     /// The address peers reach this one of ours at.
     pub fn told(&self, here: IpAddr) -> IpAddr {
         self.advertise.iter().copied().find(|told| told.is_ipv4() == here.is_ipv4()).unwrap_or(here)
@@ -556,14 +576,14 @@ impl Target {
             Some(address) => trunk::place(address, transport)?,
             None => Place { host: host.clone(), port: uri.port, transport },
         };
-        Some(Reach { place, domain: host })
+        Some(Reach { place, domain: host, srtp: self.srtp })
     }
 }
 
 impl Default for Target {
     fn default() -> Self {
         let ring_limit = CallSettings::default().ring_limit;
-        Self { uri: Vec::new(), address: None, transport: None, ring_limit }
+        Self { uri: Vec::new(), address: None, transport: None, ring_limit, srtp: Srtp::Allow }
     }
 }
 
@@ -617,6 +637,8 @@ impl Default for Media {
             timeout: Settings::default().media_timeout,
             quarantine: Duration::from_secs(3),
             dscp: 46,
+            srtp: Settings::default().srtp,
+            srtp_without_tls: Settings::default().srtp_without_tls,
         }
     }
 }

@@ -44,6 +44,7 @@
 //! - What of one leg's headers may the other leg's peer see? [`b2bua::headers`].
 //! - Which conversation is a call part of? [`call::intake`]. What is remembered of it? `src/b2bua/memory.rs`.
 //! - Whom does a media port listen to? [`media::latch`].
+//! - Where do SRTP keys come from, and where do they go? [`leg::keys`], [`media::srtp`].
 //!
 //! # The life of a call
 //!

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::words::{self, span};
 use super::{Config, Sip};
-use crate::b2bua::settings::{Caller, Trunk as CoreTrunk};
+use crate::b2bua::settings::{Caller, Srtp, Trunk as CoreTrunk};
 use crate::sip::digest::Credentials;
 use crate::sip::hop::Transport;
 use crate::sip::locate::Place;
@@ -67,6 +67,9 @@ pub struct Trunk {
     /// The interval of our registration.
     #[serde(with = "words::span")]
     pub register: Duration,
+    /// Plain RTP or SRTP.
+    #[serde(deserialize_with = "words::choice")]
+    pub srtp: Srtp,
 }
 
 impl Default for Trunk {
@@ -94,6 +97,7 @@ impl Default for Trunk {
             max_calls_per_second: core.max_calls_per_second,
             redirects: core.redirects,
             register: core.register,
+            srtp: core.srtp,
         }
     }
 }
@@ -129,6 +133,7 @@ impl Trunk {
             max_calls_per_second: self.max_calls_per_second,
             redirects: self.redirects.clone(),
             register: self.register,
+            srtp: self.srtp,
         }
     }
 }
@@ -170,6 +175,7 @@ pub(super) fn problems(config: &Config, problems: &mut Vec<String>) {
         identity(trunk, &mut complain);
         transport(trunk, &config.sip, &mut complain);
         family(trunk, config, &mut complain);
+        srtp(trunk, config, &mut complain);
         limits(trunk, &mut complain);
     }
 }
@@ -212,6 +218,12 @@ fn transport(trunk: &Trunk, sip: &Sip, complain: &mut impl FnMut(String)) {
             "transport = \"tls\" needs to know whom to believe: write sip.tls_ca, a PEM file of certificate authorities"
                 .to_owned(),
         );
+    }
+}
+
+fn srtp(trunk: &Trunk, config: &Config, complain: &mut impl FnMut(String)) {
+    if let Some(problem) = config.media.untold(trunk.srtp, trunk.transport) {
+        complain(problem);
     }
 }
 

@@ -7,6 +7,7 @@
 //! - [`worker`]: one thread, its epoll and its timer.
 //! - [`relay`]: the table of what happens to a packet. Pure.
 //! - [`latch`]: whom a port listens to. Pure.
+//! - [`srtp`]: what protects the packets of a pair, before anybody is learned and after everything is decided.
 //! - [`stream`]: one continuous stream from many sources. Pure.
 //! - [`tones`]: our own sounds. [`ports`]: sockets. [`guard`]: where we never send.
 
@@ -14,6 +15,7 @@ pub mod guard;
 pub mod latch;
 pub mod ports;
 pub mod relay;
+pub mod srtp;
 pub mod stream;
 pub mod tones;
 pub mod worker;
@@ -172,6 +174,7 @@ impl Media {
     pub fn command(&self, command: MediaCommand) {
         let worker = match &command {
             MediaCommand::Expect { pair, .. }
+            | MediaCommand::Secure { pair, .. }
             | MediaCommand::Bridge(pair, _)
             | MediaCommand::Play { pair, .. }
             | MediaCommand::Hold { pair, .. }

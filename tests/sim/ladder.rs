@@ -83,6 +83,7 @@ impl Ladder {
             MediaCommand::Bridge(..) => self.remark(at, "audio: bridged"),
             MediaCommand::Play { sound, .. } => self.remark(at, &format!("audio: {sound:?} plays")),
             MediaCommand::Expect { .. }
+            | MediaCommand::Secure { .. }
             | MediaCommand::Hold { .. }
             | MediaCommand::Watch { .. }
             | MediaCommand::Close(_) => {}

@@ -44,6 +44,7 @@ mod rate;
 mod relay;
 mod robots;
 mod security;
+mod srtp;
 mod table;
 mod text;
 mod timers;

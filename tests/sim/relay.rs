@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use switchback::b2bua::io::{MediaCommand, PortPair, Sound};
+use switchback::b2bua::io::{Keys, MediaCommand, PortPair, Sound};
 
 /// One open port pair.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub struct Pair {
     pub hears: Hears,
     /// Its far side does not listen.
     pub held: bool,
+    /// What its packets are protected with.
+    pub keys: Option<Keys>,
     /// The silence that is reported.
     pub watch: Option<Duration>,
 }
@@ -40,6 +42,7 @@ impl Relay {
     pub fn obey(&mut self, command: &MediaCommand) -> bool {
         self.check(command);
         match *command {
+            MediaCommand::Secure { pair, ref keys } => self.pairs.entry(pair).or_default().keys = keys.clone(),
             MediaCommand::Expect { pair, rtp, .. } => self.pairs.entry(pair).or_default().far = Some(rtp),
             MediaCommand::Bridge(a, b) => {
                 self.pairs.entry(a).or_default().hears = Hears::Pair(b);
@@ -70,6 +73,7 @@ impl Relay {
         let named = match *command {
             MediaCommand::Bridge(a, b) => vec![a, b],
             MediaCommand::Expect { pair, .. }
+            | MediaCommand::Secure { pair, .. }
             | MediaCommand::Play { pair, .. }
             | MediaCommand::Hold { pair, .. }
             | MediaCommand::Watch { pair, .. }
