@@ -23,7 +23,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 use crate::b2bua::settings::{
-    BreakerSettings, ConversationSettings, HeaderSettings, Network, Reach, Settings, SipTimers, Unlisted,
+    BreakerSettings, ConversationSettings, HeaderSettings, Network, Reach, Settings, SipTimers, Srtp, Unlisted,
 };
 use crate::call::escape::Sequence;
 use crate::call::rules::{Rule, Target as CoreTarget, one_or_many};
@@ -192,6 +192,11 @@ pub struct Media {
     pub quarantine: Duration,
     /// DSCP of RTP.
     pub dscp: u8,
+    /// Plain RTP or SRTP with callers.
+    #[serde(deserialize_with = "words::choice")]
+    pub srtp: Srtp,
+    /// Whether SRTP keys may be told over UDP and TCP.
+    pub srtp_without_tls: bool,
 }
 
 /// Who answers for names of trunks.
@@ -323,6 +328,9 @@ pub struct Target {
     pub ring_limit: Duration,
     /// What is sent there, one of `[profile.NAME]`.
     pub profile: Option<String>,
+    /// Plain RTP or SRTP.
+    #[serde(deserialize_with = "words::choice")]
+    pub srtp: Srtp,
 }
 
 /// What is remembered of conversations; the meaning of each is in [`ConversationSettings`].
@@ -454,6 +462,8 @@ impl Config {
             sip_others: told.collect(),
             tcp_for_long: sip.tcp_for_long,
             media_addresses: media.address.iter().map(|address| media.told(*address)).collect(),
+            srtp: media.srtp,
+            srtp_without_tls: media.srtp_without_tls,
             product: sip.product.clone(),
             access: sip.access.clone(),
             unlisted: sip.unlisted,
@@ -585,6 +595,16 @@ impl Sip {
 }
 
 impl Media {
+    /// What is wrong where SRTP is required and its keys may not be told on the way there.
+    fn untold(&self, srtp: Srtp, transport: Option<Transport>) -> Option<String> {
+        let told = transport == Some(Transport::Tls) || self.srtp_without_tls;
+        (srtp == Srtp::Require && !told).then(|| {
+            "srtp = \"require\" tells its keys over TLS: write transport = \"tls\", or media.srtp_without_tls = true \
+             where nobody reads along"
+                .to_owned()
+        })
+    }
+
     /// The address peers reach this one of ours at.
     pub fn told(&self, here: IpAddr) -> IpAddr {
         self.advertise.iter().copied().find(|told| told.is_ipv4() == here.is_ipv4()).unwrap_or(here)
@@ -610,14 +630,14 @@ impl Target {
             Some(address) => trunk::place(address, transport)?,
             None => Place { host: host.clone(), port: uri.port, transport },
         };
-        Some(Reach { place, domain: host })
+        Some(Reach { place, domain: host, srtp: self.srtp })
     }
 }
 
 impl Default for Target {
     fn default() -> Self {
         let ring_limit = CallSettings::default().ring_limit;
-        Self { uri: Vec::new(), address: None, transport: None, ring_limit, profile: None }
+        Self { uri: Vec::new(), address: None, transport: None, ring_limit, profile: None, srtp: Srtp::Allow }
     }
 }
 
@@ -671,6 +691,8 @@ impl Default for Media {
             timeout: Settings::default().media_timeout,
             quarantine: Duration::from_secs(3),
             dscp: 46,
+            srtp: Settings::default().srtp,
+            srtp_without_tls: Settings::default().srtp_without_tls,
         }
     }
 }

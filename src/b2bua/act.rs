@@ -13,7 +13,7 @@ use super::io::{
     Output, PortPair, Sound, Transport,
 };
 use super::limiter::Priority;
-use super::settings::{Caller, Trunk};
+use super::settings::{Caller, Srtp, Trunk};
 use super::transactions::{Holder, LegId};
 use super::trunks::{NoWay, Route, Way};
 use super::{B2bua, COUNTERS_LIMIT, CallEntry, LegEntry, Side, TimerKey};
@@ -25,6 +25,7 @@ use crate::call::state::Call;
 use crate::call::ticket::{Callee, DialTicket};
 use crate::call::verdict::NotConnected;
 use crate::call::{CallRef, TransferId};
+use crate::leg::keys::KeyExchange;
 use crate::leg::negotiation::{Negotiation, offer_of};
 use crate::leg::uac::Dial;
 use crate::leg::{
@@ -75,7 +76,7 @@ impl B2bua {
         }
         self.next_leg += 1;
         let id = LegId(self.next_leg);
-        let (offer, here) = match self.offered(origin, invite) {
+        let (offer, here, keys) = match self.offered(origin, invite) {
             Ok(offered) => offered,
             Err(refusal) => {
                 *self.counters.rejected.entry("description").or_default() += 1;
@@ -91,7 +92,7 @@ impl B2bua {
             return self.unavailable(now, origin, invite, "ports");
         };
         self.open(origin, invite, &key, Some(id));
-        let negotiation = self.negotiation(SocketAddr::new(here, customer_pair.port), offer);
+        let negotiation = self.negotiation(SocketAddr::new(here, customer_pair.port), offer, keys);
         let mut out = Vec::new();
         let session = self.settings.session;
         let mut s =
@@ -134,18 +135,28 @@ impl B2bua {
     }
 
     /// What an INVITE offers, and our media address of its family; of the signalling's family where it offers nothing.
-    pub(super) fn offered(&self, origin: Hop, invite: &Message) -> Result<(Option<Session>, IpAddr), Refusal> {
-        let offer = offer_of(invite)?;
+    pub(super) fn offered(
+        &self,
+        origin: Hop,
+        invite: &Message,
+    ) -> Result<(Option<Session>, IpAddr, KeyExchange), Refusal> {
+        let srtp = self.settings.srtp(self.settings.srtp, origin.transport).ok_or_else(|| {
+            info!(%origin, "refused: SRTP is required (media.srtp), and its keys are told over TLS only");
+            Refusal::new(488)
+        })?;
+        let keys = KeyExchange::new(srtp);
+        let offer = offer_of(invite, &keys)?;
         let family = offer.as_ref().and_then(|offer| offer.audio.family).unwrap_or(Family::of(origin.ip()));
         let here = self.settings.media_address(family).ok_or_else(|| {
             info!(%origin, %family, "refused: there is no media address of this family (media.address)");
             Refusal::new(488)
         })?;
-        Ok((offer, here))
+        Ok((offer, here, keys))
     }
 
-    pub(super) fn negotiation(&mut self, here: SocketAddr, offer: Option<Session>) -> Negotiation {
-        Negotiation::new(here, self.ids.below(0x7fff_ffff) as u32, offer)
+    pub(super) fn negotiation(&mut self, here: SocketAddr, offer: Option<Session>, keys: KeyExchange) -> Negotiation {
+        let session = self.ids.below(0x7fff_ffff) as u32;
+        Negotiation::new(here, session, offer, keys, &mut self.ids)
     }
 
     pub(super) fn add_leg(&mut self, id: LegId, leg: Leg, tag: String, role: LegRole, call: CallRef, pair: PortPair) {
@@ -159,6 +170,7 @@ impl B2bua {
             way: None,
             callee: None,
             heard: false,
+            keys: None,
             caller: None,
             silent: false,
             covered: None,
@@ -476,7 +488,10 @@ impl B2bua {
         let Some(entry) = self.calls.get_mut(&call) else { return };
         let way = self.trunks.take(now, &mut entry.route, &mut self.ids).ok();
         let callee = ticket.spend(now);
-        let ready = way.zip(callee).and_then(|(way, callee)| Some((way, callee, self.lend_pair(call, way.hop)?)));
+        let ready = way.zip(callee).and_then(|(way, callee)| {
+            let srtp = self.trunks.settings(way).srtp;
+            Some((way, callee, self.media_for(call, way.hop, srtp)?))
+        });
         let Some((way, callee, pair)) = ready else {
             return self.tell_call(
                 now,
@@ -515,7 +530,8 @@ impl B2bua {
         let uri = settings.call.targets.get(target).and_then(|row| row.uris.get(member));
         let endpoint = &self.endpoint;
         let to = self.targets.hop(target, member, |hop| super::speaks(endpoint, &settings, hop), &mut self.ids);
-        let way = uri.zip(to).and_then(|(uri, to)| Some((uri, to, self.lend_pair(call, to)?)));
+        let srtp = settings.targets.get(target).and_then(|uris| uris.get(member)).map(|reach| reach.srtp);
+        let way = uri.zip(to).zip(srtp).and_then(|((uri, to), srtp)| Some((uri, to, self.media_for(call, to, srtp)?)));
         let Some((uri, to, pair)) = way else {
             let lost = LegEvent::Lost(LostCause::NoAnswer);
             return self.tell_call(now, call, CallEvent::Leg(LegRole::Onward, lost));
@@ -533,14 +549,15 @@ impl B2bua {
         self.place(now, call, LegRole::Onward, pair, None, &dial, headers);
     }
 
-    /// A pair for a leg that we dial there, and our media address in that family.
-    fn lend_pair(&mut self, call: CallRef, to: Hop) -> Option<(PortPair, IpAddr)> {
+    /// A pair for a leg that we dial there, our media address in that family, and what it does about SRTP.
+    fn media_for(&mut self, call: CallRef, to: Hop, srtp: Srtp) -> Option<(PortPair, IpAddr, KeyExchange)> {
+        let srtp = self.settings.srtp(srtp, to.transport)?;
         let family = Family::of(to.ip());
         let here = self.settings.media_address(family)?;
         let entry = self.calls.get_mut(&call)?;
         let spare = entry.spare_pair.take_if(|spare| spare.family == family);
         let pair = spare.or_else(|| self.ports.lend_near(entry.worker, family, call, &mut self.ids))?;
-        Some((pair, here))
+        Some((pair, here, KeyExchange::new(srtp)))
     }
 
     /// Sends the INVITE of a new leg, with the customer's audio described in it.
@@ -550,13 +567,13 @@ impl B2bua {
         now: Instant,
         call: CallRef,
         role: LegRole,
-        (pair, here): (PortPair, IpAddr),
+        (pair, here, keys): (PortPair, IpAddr, KeyExchange),
         way: Option<(Way, Callee)>,
         dial: &Dial<'_>,
         headers: Lines,
     ) {
         let audio = self.audio_towards(call, role);
-        let negotiation = self.negotiation(SocketAddr::new(here, pair.port), None);
+        let negotiation = self.negotiation(SocketAddr::new(here, pair.port), None, keys);
         let material = Material { headers, body: None, audio };
         self.next_leg += 1;
         let id = LegId(self.next_leg);
@@ -663,6 +680,11 @@ impl B2bua {
         let Some(entry) = self.legs.get_mut(&id) else { return };
         let Some(audio) = entry.leg.remote().filter(|_| self.ports.has(entry.call, entry.pair)) else { return };
         let pair = entry.pair;
+        if entry.keys.as_ref() != entry.leg.keys() {
+            // Before its far side is expected: nobody is learned whose packets do not authenticate.
+            entry.keys = entry.leg.keys().cloned();
+            self.outputs.push_back(Output::Media(MediaCommand::Secure { pair, keys: entry.keys.clone() }));
+        }
         if let (Some(rtp), Some(rtcp)) = (audio.rtp, audio.rtcp) {
             self.outputs.push_back(Output::Media(MediaCommand::Expect { pair, rtp, rtcp }));
         }

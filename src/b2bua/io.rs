@@ -21,7 +21,9 @@ use crate::call::record::CallRecord;
 pub use crate::call::record::Epoch;
 use crate::call::{CallRef, ConversationId, TransferId};
 use crate::leg::MediaCounters;
+pub use crate::leg::keys::Keys;
 pub use crate::sdp::Family;
+pub use crate::sdp::crypto::{Key, Suite};
 use crate::sip::hop::Hop;
 pub use crate::sip::hop::Transport;
 pub use crate::sip::locate::{Naptr, Question, Records, Srv};
@@ -157,6 +159,14 @@ pub enum MediaCommand {
         rtp: SocketAddr,
         /// Where RTCP goes and should come from.
         rtcp: SocketAddr,
+    },
+    /// Packets of this pair are protected from now on (RFC 3711), or are plain RTP again. What does not authenticate is
+    /// neither learned nor relayed. A key that stays goes on counting; packets under the one before are still read.
+    Secure {
+        /// The pair.
+        pair: PortPair,
+        /// The keys; `None` for plain RTP.
+        keys: Option<Keys>,
     },
     /// Relay everything between the two pairs, both ways, unmodified within one source. Ends any `Play` on either.
     Bridge(PortPair, PortPair),

@@ -50,7 +50,7 @@ use crate::sip::transaction::timer::Timer;
 use breaker::Breaker;
 use counters::Counters;
 use errands::Errands;
-use io::{Epoch, Input, Law, LiveCall, MediaEvent, OperatorCommand, Output, PortPair, Sound};
+use io::{Epoch, Input, Keys, Law, LiveCall, MediaEvent, OperatorCommand, Output, PortPair, Sound};
 use limiter::Limiter;
 use memory::Memory;
 use ports::Ports;
@@ -99,6 +99,8 @@ struct LegEntry {
     callee: Option<Callee>,
     /// Whether anything beyond 100 Trying has come back.
     heard: bool,
+    /// What the relay was last told that its media is protected with.
+    keys: Option<Keys>,
     /// Where its INVITE came from, if it came to us.
     caller: Option<IpAddr>,
     /// Whether the relay has reported silence on it.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::call::settings::CallSettings;
 use crate::leg::session_timer::SessionSettings;
 use crate::sdp::Family;
+pub use crate::sdp::crypto::Srtp;
 use crate::sip::digest::Credentials;
 use crate::sip::gate::User;
 use crate::sip::hop::Transport;
@@ -25,6 +26,10 @@ pub struct Settings {
     pub tcp_for_long: bool,
     /// The addresses in our session descriptions, one for each IP family we have.
     pub media_addresses: Vec<IpAddr>,
+    /// What callers may or must do about SRTP.
+    pub srtp: Srtp,
+    /// Whether SRTP keys may be told over UDP and TCP, where everybody on the way reads them (RFC 4568 section 7).
+    pub srtp_without_tls: bool,
     /// Sent as User-Agent and Server.
     pub product: String,
     /// Who may send us SIP. Empty: nobody. Trunks are always heard.
@@ -118,6 +123,8 @@ pub struct Trunk {
     pub register: Duration,
     /// The profile of customers whose calls come from there.
     pub profile: Option<String>,
+    /// What it may or must do about SRTP.
+    pub srtp: Srtp,
 }
 
 /// Where one URI of a target is reached.
@@ -127,6 +134,8 @@ pub struct Reach {
     pub place: Place,
     /// The SIP domain that their certificates must be for.
     pub domain: String,
+    /// What it may or must do about SRTP.
+    pub srtp: Srtp,
 }
 
 /// Whose number a trunk is shown.
@@ -163,6 +172,7 @@ impl Default for Trunk {
             redirects: Vec::new(),
             register: Duration::ZERO,
             profile: None,
+            srtp: Srtp::Allow,
         }
     }
 }
@@ -319,6 +329,16 @@ impl Settings {
         [(Transport::Udp, self.sip_address)].into_iter().chain(self.sip_others.iter().copied()).collect()
     }
 
+    /// What a leg may or must do about SRTP whose signalling goes this way; `None` when it can do nothing at all, because
+    /// SRTP is required and its keys may not be told.
+    pub fn srtp(&self, wanted: Srtp, transport: Transport) -> Option<Srtp> {
+        match wanted {
+            _ if transport == Transport::Tls || self.srtp_without_tls => Some(wanted),
+            Srtp::Off | Srtp::Allow => Some(Srtp::Off),
+            Srtp::Require => None,
+        }
+    }
+
     /// The address in session descriptions of this family, if we have one.
     pub fn media_address(&self, family: Family) -> Option<IpAddr> {
         self.media_addresses.iter().copied().find(|address| Family::of(*address) == family)
@@ -334,6 +354,8 @@ impl Default for Settings {
             sip_others: Vec::new(),
             tcp_for_long: false,
             media_addresses: vec![loopback],
+            srtp: Srtp::Allow,
+            srtp_without_tls: false,
             product: concat!("switchback/", env!("CARGO_PKG_VERSION")).to_owned(),
             access: Vec::new(),
             unlisted: Unlisted::Drop,

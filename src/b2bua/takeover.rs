@@ -34,7 +34,7 @@ impl B2bua {
 
     /// Somebody else wants to be the customer's leg: a leg of its own, and the call is asked.
     pub(super) fn succeeded(&mut self, now: Instant, origin: Hop, invite: &Message, key: ServerKey, call: CallRef) {
-        let (offer, here) = match self.offered(origin, invite) {
+        let (offer, here, keys) = match self.offered(origin, invite) {
             Ok(offered) => offered,
             Err(refusal) => {
                 self.open(origin, invite, &key, None);
@@ -48,7 +48,7 @@ impl B2bua {
         self.next_leg += 1;
         let id = LegId(self.next_leg);
         self.open(origin, invite, &key, Some(id));
-        let negotiation = self.negotiation(SocketAddr::new(here, pair.port), offer);
+        let negotiation = self.negotiation(SocketAddr::new(here, pair.port), offer, keys);
         let mut out = Vec::new();
         let session = self.settings.session;
         let mut s =

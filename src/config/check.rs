@@ -10,6 +10,7 @@ use super::{ClientAuth, Config, Destination, Sip, profile, routes, trunk, user};
 use crate::b2bua::headers::may_cross;
 use crate::call::settings::ContextSettings;
 use crate::sdp::Family;
+use crate::sip::hop::Transport;
 
 /// Reasons to refuse this configuration; empty when it can be used.
 pub(super) fn problems(config: &Config) -> Vec<String> {
@@ -294,6 +295,14 @@ fn tls(config: &Config, problems: &mut Vec<String>) {
     let sip = &config.sip;
     if sip.tls_certificate.is_some() != sip.tls_key.is_some() {
         problems.push("sip.tls_certificate and sip.tls_key go together: write both, or neither".to_owned());
+    }
+    let tls = (!sip.tls_listen.is_empty()).then_some(Transport::Tls);
+    if config.media.untold(config.media.srtp, tls).is_some() {
+        problems.push(
+            "media.srtp = \"require\" tells its keys over TLS: write sip.tls_listen, or media.srtp_without_tls = true \
+             where nobody reads along"
+                .to_owned(),
+        );
     }
     if !sip.tls_listen.is_empty() && sip.tls_certificate.is_none() {
         problems.push(

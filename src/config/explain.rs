@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::words::{Prefix, span};
 use super::{Config, Destination, Keep, Listener, Sounds, routes};
-use crate::b2bua::settings::Caller;
+use crate::b2bua::settings::{Caller, Srtp};
 use crate::call::rules::Entry;
 use crate::call::settings::{Answer, Ringing};
 use crate::call::verdict::Outcome;
@@ -65,6 +65,7 @@ fn story(config: &Config, to: &mut String) -> std::fmt::Result {
         media.address.iter().map(|here| named(*here, media.told(*here))).collect::<Vec<_>>().join(" and "),
         String::from(media.ports)
     )?;
+    protection(config, to)?;
     writeln!(
         to,
         "  Of the customer's INVITE {} passes on to the trunk, of GenerativeAgent's answers {} to the customer; hosts are {}.",
@@ -108,6 +109,18 @@ fn sounds(config: &Config, to: &mut String) -> std::fmt::Result {
         }
         None => writeln!(to, "  When no target can be reached, nothing is said before the BYE."),
     }
+}
+
+fn protection(config: &Config, to: &mut String) -> std::fmt::Result {
+    let all = |srtp: Srtp| match srtp {
+        Srtp::Off => "plain RTP only",
+        Srtp::Allow => "SRTP where it is offered",
+        Srtp::Require => "SRTP only",
+    };
+    let trunks = config.trunk.iter().map(|(name, trunk)| format!(", with {name} {}", all(trunk.srtp)));
+    let keys = if config.media.srtp_without_tls { "whatever carries SIP" } else { "TLS only" };
+    let trunks: String = trunks.collect();
+    writeln!(to, "  With callers {}{trunks}; SRTP keys are told over {keys}.", all(config.media.srtp))
 }
 
 fn way(listener: Listener) -> String {

@@ -133,6 +133,9 @@ fn target(config: &Config, name: &str, row: &super::Target, problems: &mut Vec<S
              \"[2001:db8::1]:5060\""
         ));
     }
+    if let Some(problem) = config.media.untold(row.srtp, row.transport) {
+        problems.push(format!("target.{name}.{problem}"));
+    }
     let (least, most) = (std::time::Duration::from_secs(1), config.call.ladder_limit);
     if !(least..=most).contains(&row.ring_limit) {
         let [is, least, most] = [row.ring_limit, least, most].map(span::format);

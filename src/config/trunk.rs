@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::words::{self, span};
 use super::{Config, Sip};
-use crate::b2bua::settings::{Caller, Trunk as CoreTrunk};
+use crate::b2bua::settings::{Caller, Srtp, Trunk as CoreTrunk};
 use crate::sip::digest::Credentials;
 use crate::sip::hop::Transport;
 use crate::sip::locate::Place;
@@ -71,6 +71,9 @@ pub struct Trunk {
     pub register: Duration,
     /// What customers whose calls come from there are sent back with, one of `[profile.NAME]`.
     pub profile: Option<String>,
+    /// Plain RTP or SRTP.
+    #[serde(deserialize_with = "words::choice")]
+    pub srtp: Srtp,
 }
 
 impl Default for Trunk {
@@ -100,6 +103,7 @@ impl Default for Trunk {
             redirects: core.redirects,
             register: core.register,
             profile: None,
+            srtp: core.srtp,
         }
     }
 }
@@ -137,6 +141,7 @@ impl Trunk {
             redirects: self.redirects.clone(),
             register: self.register,
             profile: self.profile.clone(),
+            srtp: self.srtp,
         }
     }
 }
@@ -178,6 +183,7 @@ pub(super) fn problems(config: &Config, problems: &mut Vec<String>) {
         identity(trunk, &mut complain);
         transport(trunk, &config.sip, &mut complain);
         family(trunk, config, &mut complain);
+        srtp(trunk, config, &mut complain);
         limits(trunk, &mut complain);
     }
 }
@@ -220,6 +226,12 @@ fn transport(trunk: &Trunk, sip: &Sip, complain: &mut impl FnMut(String)) {
             "transport = \"tls\" needs to know whom to believe: write sip.tls_ca, a PEM file of certificate authorities"
                 .to_owned(),
         );
+    }
+}
+
+fn srtp(trunk: &Trunk, config: &Config, complain: &mut impl FnMut(String)) {
+    if let Some(problem) = config.media.untold(trunk.srtp, trunk.transport) {
+        complain(problem);
     }
 }
 

@@ -238,7 +238,7 @@ impl Established {
             Ok(timer) => timer,
             Err(least) => return refuse_interval(request, key, least, s),
         };
-        let Some((body, offered)) = negotiation.reoffer(request) else { return respond(request, key, 488, s) };
+        let Some((body, offered)) = negotiation.reoffer(request, s.ids) else { return respond(request, key, 488, s) };
         self.dialog.refresh_target(request);
         let mut writer = Writer::response(request, 200, None);
         writer
@@ -417,8 +417,9 @@ impl Established {
             return;
         }
         if *method == Method::Invite {
-            let before = negotiation.remote().cloned();
-            if negotiation.read_answer(response) && negotiation.remote() != before.as_ref() {
+            let far = |negotiation: &Negotiation| (negotiation.remote().cloned(), negotiation.keys().cloned());
+            let before = far(negotiation);
+            if negotiation.read_answer(response) && far(negotiation) != before {
                 s.out.push(Out::RemoteChanged);
             }
         }

@@ -6,10 +6,11 @@
 //! - [`uas`]: an INVITE came to us and is not answered yet;
 //! - [`uac`]: we sent an INVITE and nobody has answered yet;
 //! - [`established`]: a confirmed dialog, until its last debt is paid;
-//! - [`negotiation`]: offer and answer of this leg; `prack`: reliable provisional responses;
+//! - [`negotiation`]: offer and answer of this leg; [`keys`]: its SRTP keys; `prack`: reliable provisional responses;
 //!   [`session_timer`]: who refreshes the session; `requests`: what we ask, and who we are when we are asked.
 
 pub mod established;
+pub mod keys;
 pub mod negotiation;
 mod prack;
 mod requests;
@@ -22,7 +23,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::sdp::{Audio, Session};
+use crate::sdp::Audio;
 use crate::sip::dialog::{Dialog, Endpoint};
 use crate::sip::hop::Hop;
 use crate::sip::ids::Ids;
@@ -33,6 +34,7 @@ use crate::sip::transaction::key::{ClientKey, ServerKey};
 use crate::sip::value::UserToUser;
 use crate::sip::write::Writer;
 use established::Established;
+use keys::Keys;
 use negotiation::Negotiation;
 use session_timer::{SessionSettings, SessionTimer};
 use uac::Uac;
@@ -442,7 +444,7 @@ impl Leg {
         material: &Material,
         s: &mut Surroundings<'_>,
     ) -> (Self, String) {
-        let body = negotiation.offer(material.audio.as_ref());
+        let body = negotiation.offer(material.audio.as_ref(), s.ids);
         let (uac, tag) = Uac::begin(dial, &body, material, s);
         (Self { phase: Phase::Calling(uac), negotiation }, tag)
     }
@@ -455,6 +457,11 @@ impl Leg {
     /// The payload types of telephone events: by which the far side hears them, and by which we have asked for them.
     pub fn telephone_events(&self) -> Option<(u8, u8)> {
         self.negotiation.telephone_events()
+    }
+
+    /// What its media is protected with; `None` for plain RTP.
+    pub fn keys(&self) -> Option<&Keys> {
+        self.negotiation.keys()
     }
 
     /// The far side's audio, to be described to the other leg.
@@ -598,7 +605,7 @@ fn update(
     s: &mut Surroundings<'_>,
 ) -> bool {
     let offered = !request.body().is_empty();
-    let body = if offered { negotiation.reoffer(request) } else { None };
+    let body = if offered { negotiation.reoffer(request, s.ids) } else { None };
     if offered && body.is_none() {
         respond(request, key, 488, s);
         return false;
@@ -644,8 +651,4 @@ fn write_headers(writer: &mut Writer, headers: &[(String, String)]) {
     for (name, value) in headers {
         writer.header_named(name, value);
     }
-}
-
-fn body_session(message: &Message) -> Option<Session> {
-    (message.content_type() == "application/sdp").then(|| Session::read(message.body()).ok()).flatten()
 }

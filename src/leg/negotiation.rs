@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 
-use super::{Refusal, body_session};
+use super::Refusal;
+use super::keys::{KeyExchange, Keys};
 use crate::sdp::anchor::Anchor;
 use crate::sdp::{Audio, Session};
+use crate::sip::ids::Ids;
 use crate::sip::message::{HeaderName, Message};
 
 /// The session of one leg. Our address never moves; theirs may with every description.
@@ -17,13 +19,17 @@ pub struct Negotiation {
     remote: Option<Audio>,
     /// The other leg's audio, as last described to this one.
     other: Option<Audio>,
+    keys: KeyExchange,
 }
 
 impl Negotiation {
     /// A session at this relay address, with this session id, and the offer that it must answer, if it must.
-    pub fn new(here: SocketAddr, session: u32, offer: Option<Session>) -> Self {
+    pub fn new(here: SocketAddr, session: u32, offer: Option<Session>, mut keys: KeyExchange, ids: &mut Ids) -> Self {
         let remote = offer.as_ref().map(|offer| offer.audio.clone());
-        Self { anchor: Anchor::new(here, session), offer, remote, other: None }
+        if let Some(offer) = &offer {
+            keys.answer(offer, ids);
+        }
+        Self { anchor: Anchor::new(here, session), offer, remote, other: None, keys }
     }
 
     /// The far side's audio as the other leg should hear of it: once we have answered, only what we agreed on.
@@ -33,6 +39,11 @@ impl Negotiation {
             audio.formats = crate::sdp::anchor::agreed(offer, other).formats;
         }
         Some(audio)
+    }
+
+    /// What the media of this leg is protected with; `None` for plain RTP.
+    pub fn keys(&self) -> Option<&Keys> {
+        self.keys.agreed()
     }
 
     /// The far side's audio.
@@ -49,9 +60,9 @@ impl Negotiation {
     }
 
     /// Our offer, made of the other leg's audio or of what we speak ourselves.
-    pub fn offer(&mut self, other: Option<&Audio>) -> String {
+    pub fn offer(&mut self, other: Option<&Audio>, ids: &mut Ids) -> String {
         let audio = other.cloned().unwrap_or_else(|| Session::own_offer().audio);
-        let body = self.anchor.offer(&audio);
+        let body = self.anchor.offer(&audio, self.keys.offer(ids));
         self.other = Some(audio);
         body
     }
@@ -61,10 +72,13 @@ impl Negotiation {
         if message.body().is_empty() {
             return true;
         }
-        match body_session(message) {
+        match description(message).and_then(|body| self.keys.read_answer(body).ok()) {
             Some(session) if session.audio.rtp.is_some() || session.audio.is_held() => {
                 let understood = self.other.as_ref().is_none_or(|offered| session.audio.shares_speech_with(offered));
                 let usable = session.audio.rtp.is_some() && understood && self.reaches(&session.audio);
+                if !self.keys.accept(&session) {
+                    return false;
+                }
                 self.remote = Some(session.audio);
                 usable
             }
@@ -74,11 +88,11 @@ impl Negotiation {
 
     /// Our description for a response to the far side: the answer to its offer, or an offer where it made none.
     /// The flag tells whether it is an offer. `None` when nothing common is left.
-    pub fn describe(&mut self, other: Option<&Audio>) -> Option<(String, bool)> {
+    pub fn describe(&mut self, other: Option<&Audio>, ids: &mut Ids) -> Option<(String, bool)> {
         let other = other.cloned().or_else(|| self.other.clone()).unwrap_or_else(|| Session::own_offer().audio);
         let described = match &self.offer {
-            Some(offer) => (self.anchor.answer(offer, &other)?, false),
-            None => (self.anchor.offer(&other), true),
+            Some(offer) => (self.anchor.answer(offer, &other, self.keys.said())?, false),
+            None => (self.anchor.offer(&other, self.keys.offer(ids)), true),
         };
         self.other = Some(other);
         Some(described)
@@ -90,15 +104,19 @@ impl Negotiation {
     }
 
     /// A new offer inside the dialog, answered with what is agreed already. `None`: 488, and nothing has changed.
-    pub fn reoffer(&mut self, invite: &Message) -> Option<(String, bool)> {
+    pub fn reoffer(&mut self, invite: &Message, ids: &mut Ids) -> Option<(String, bool)> {
         let mut agreed = self.other.clone().unwrap_or_else(|| Session::own_offer().audio);
         agreed.direction = crate::sdp::Direction::SendRecv;
         if invite.body().is_empty() {
             // All we can do, a hold of theirs forgotten (RFC 6337 section 5.2.5).
-            return Some((self.anchor.offer(&agreed), true));
+            return Some((self.anchor.offer(&agreed, self.keys.offer(ids)), true));
         }
-        let offer = body_session(invite).filter(|offer| self.reaches(&offer.audio))?;
-        let answer = self.anchor.answer(&offer, &agreed)?;
+        let offer = description(invite).and_then(|body| self.keys.read_offer(body).ok());
+        let offer = offer.filter(|offer| self.reaches(&offer.audio))?;
+        let mut keys = self.keys.clone();
+        keys.answer(&offer, ids);
+        let answer = self.anchor.answer(&offer, &agreed, keys.said())?;
+        self.keys = keys;
         self.remote = Some(offer.audio.clone());
         self.offer = Some(offer);
         Some((answer, false))
@@ -110,8 +128,13 @@ impl Negotiation {
     }
 }
 
+/// The session description of a message, if that is what its body is.
+fn description(message: &Message) -> Option<&[u8]> {
+    (message.content_type() == "application/sdp").then(|| message.body())
+}
+
 /// Reads the offer of an INVITE. None at all is a delayed offer and fine.
-pub fn offer_of(invite: &Message) -> Result<Option<Session>, Refusal> {
+pub fn offer_of(invite: &Message, keys: &KeyExchange) -> Result<Option<Session>, Refusal> {
     if !accepts_sdp(invite) {
         return Err(Refusal::new(406));
     }
@@ -119,7 +142,7 @@ pub fn offer_of(invite: &Message) -> Result<Option<Session>, Refusal> {
         return Ok(None);
     }
     match invite.content_type().as_str() {
-        "application/sdp" => Session::read(invite.body()).map(Some).map_err(|_| Refusal::new(488)),
+        "application/sdp" => keys.read_offer(invite.body()).map(Some).map_err(|_| Refusal::new(488)),
         _ => Err(Refusal::new(415)),
     }
 }

@@ -192,6 +192,9 @@ impl Uac {
             return None;
         }
         let transport = Transport::of_uri(&contact.uri).unwrap_or(self.to.transport);
+        if self.to.transport == Transport::Tls && transport != Transport::Tls {
+            return None; // What was meant for TLS, SRTP keys among it, does not go in clear.
+        }
         let address = SocketAddr::new(ip, contact.uri.port.unwrap_or(transport.default_port()));
         let uri = format!("sip:{}@{address};user=phone", dialled.user?);
         Some(Remedy::Elsewhere(uri, Hop::new(transport, address)))

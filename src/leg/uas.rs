@@ -113,7 +113,7 @@ impl Uas {
     ) -> Phase {
         // Early media only for a caller that has made an offer: ours in an unreliable 183 could not be answered.
         let describe = early_media && negotiation.remote().is_some();
-        let body = describe.then(|| negotiation.describe(material.audio.as_ref())).flatten();
+        let body = describe.then(|| negotiation.describe(material.audio.as_ref(), s.ids)).flatten();
         let status = if body.is_some() { 183 } else { 180 };
         let required = names_option(&self.invite, HeaderName::Require, "100rel");
         let reliable = required || (body.is_some() && names_option(&self.invite, HeaderName::Supported, "100rel"));
@@ -144,7 +144,7 @@ impl Uas {
     }
 
     fn answer(self, material: &Material, negotiation: &mut Negotiation, s: &mut Surroundings<'_>) -> Phase {
-        let Some((body, offered)) = negotiation.describe(material.audio.as_ref()) else {
+        let Some((body, offered)) = negotiation.describe(material.audio.as_ref(), s.ids) else {
             let refuse = LegCommand::Refuse { status: 488, redirect: None, retry_after: None };
             return self.command(refuse, material, negotiation, s);
         };

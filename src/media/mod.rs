@@ -7,6 +7,7 @@
 //! - [`worker`]: one thread, its epoll and its timer.
 //! - [`relay`]: the table of what happens to a packet. Pure.
 //! - [`latch`]: whom a port listens to. Pure.
+//! - [`srtp`]: what protects the packets of a pair, before anybody is learned and after everything is decided.
 //! - [`stream`]: one continuous stream from many sources. Pure.
 //! - [`digits`]: the keys that people press. Pure.
 //! - [`sounds`]: what is heard of ours, from [`tones`] and [`wav`] files. [`ports`]: sockets. [`guard`]: where we never
@@ -18,6 +19,7 @@ pub mod latch;
 pub mod ports;
 pub mod relay;
 pub mod sounds;
+pub mod srtp;
 pub mod stream;
 pub mod tones;
 pub mod wav;
@@ -180,6 +182,7 @@ impl Media {
     pub fn command(&self, command: MediaCommand) {
         let worker = match &command {
             MediaCommand::Expect { pair, .. }
+            | MediaCommand::Secure { pair, .. }
             | MediaCommand::Bridge(pair, _)
             | MediaCommand::Play { pair, .. }
             | MediaCommand::Cover { pair, .. }
@@ -245,7 +248,7 @@ mod tests {
 
     use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-    use crate::b2bua::io::{Digit, EventTypes, Family, Law, Sound};
+    use crate::b2bua::io::{Digit, EventTypes, Family, Key, Keys, Law, Sound, Suite};
     use crate::clock::now;
     use crate::leg::MediaCounters;
 
@@ -804,6 +807,79 @@ mod tests {
         let seconds = (now() - begun).as_secs() as usize + 1;
         let told = std::iter::from_fn(|| stage.events.try_recv().ok()).count();
         assert!((50..=50 * seconds).contains(&told), "{told} in {seconds} s");
+    }
+
+    /// The far side's half of a secured pair.
+    fn secured(stage: &Stage, pair: PortPair, octet: u8) -> srtp::Protection {
+        let key = |octet| Key::new(Suite::AeadAes128Gcm, vec![octet; Suite::AeadAes128Gcm.length()]).unwrap();
+        let (ours, theirs) = (key(octet), key(octet + 1));
+        let keys = Keys { ours: ours.clone(), theirs: theirs.clone() };
+        stage.media.command(MediaCommand::Secure { pair, keys: Some(keys) });
+        srtp::Protection::new(&Keys { ours: theirs, theirs: ours })
+    }
+
+    fn sealed(by: &mut srtp::Protection, packet: &[u8]) -> Vec<u8> {
+        let srtp::Sealed::Packet(sealed) = by.seal(packet) else { panic!("not sealed") };
+        sealed.to_vec()
+    }
+
+    fn opened(by: &mut srtp::Protection, mut packet: Vec<u8>) -> Vec<u8> {
+        let length = by.open(&mut packet).expect("protected with our key");
+        packet.truncate(length);
+        packet
+    }
+
+    #[test]
+    fn h10_who_has_no_key_is_not_learned_and_what_we_say_is_protected() {
+        let mut stage = Stage::on(21_440);
+        let pairs = stage.media.pairs();
+        let (a, b, stranger) = (Party::at(HOME, pairs[0]), Party::at(HOME, pairs[1]), Party::at(HOME, pairs[0]));
+        let mut far = secured(&stage, a.pair, 1);
+        stage.expect(a.pair, &a);
+        stage.expect(b.pair, &b);
+        stage.media.command(MediaCommand::Bridge(a.pair, b.pair));
+        b.hears_nothing(); // The commands are on their way meanwhile.
+        for sequence in 0..9 {
+            stranger.sends(sequence);
+            a.sends(sequence);
+        }
+        b.hears_nothing();
+        let first = rtp(7, 100, 0);
+        a.sends_raw(&sealed(&mut far, &first));
+        assert_eq!(b.hears(), first);
+        let answer = b.sends(1);
+        assert_eq!(opened(&mut far, a.hears()), answer);
+        let mut report = vec![0x80, 201, 0, 1, 0, 0, 0, 7];
+        a.rtcp.send_to(&sealed(&mut far, &report), (HOME, a.pair.port + 1)).unwrap();
+        assert_eq!(heard(&b.rtcp, LONG), Some(report.clone()));
+        report[7] = 8;
+        b.rtcp.send_to(&report, (HOME, b.pair.port + 1)).unwrap();
+        assert_eq!(opened(&mut far, heard(&a.rtcp, LONG).unwrap()), report);
+        stage.play(a.pair, Sound::Ringback);
+        let sound = opened(&mut far, a.hears());
+        assert_eq!((sound.len(), position(&sound).ssrc), (172, b.ssrc), "one stream");
+        let counters = stage.close(a.pair);
+        assert_eq!((counters.received_packets, counters.received_rtcp, counters.foreign_packets), (1, 1, 0));
+        assert_eq!(counters.invalid_packets, 18);
+    }
+
+    #[test]
+    fn h10_a_source_that_begins_its_numbers_again_is_numbered_on() {
+        let stage = Stage::on(21_460);
+        let pairs = stage.media.pairs();
+        let (a, b) = (Party::at(HOME, pairs[0]), Party::at(HOME, pairs[1]));
+        let mut far = secured(&stage, a.pair, 1);
+        stage.expect(a.pair, &a);
+        stage.expect(b.pair, &b);
+        stage.media.command(MediaCommand::Bridge(a.pair, b.pair));
+        a.hears_nothing(); // The commands are on their way meanwhile.
+        b.sends(50_000);
+        assert_eq!(position(&opened(&mut far, a.hears())).sequence, 50_000);
+        b.sends(40_000);
+        a.hears_nothing(); // Under this number something may have been sent.
+        b.sends(40_001);
+        let next = opened(&mut far, a.hears());
+        assert_eq!(position(&next).sequence, 50_001);
     }
 
     #[test]

@@ -35,7 +35,8 @@ impl Slot {
         Self(2 * row + 1)
     }
 
-    fn row(self) -> usize {
+    /// Its row.
+    pub fn row(self) -> usize {
         self.0 / 2
     }
 
@@ -274,6 +275,16 @@ impl Table {
         let (out, side) =
             if slot.is_rtp() { (Slot::rtp(peer), peer_row.rtp) } else { (Slot::rtcp(peer), peer_row.rtcp) };
         side.target.map_or(Step::Drop, |target| Step::Forward(out, target))
+    }
+
+    /// Counts a packet that nobody with the key sent, or that came before.
+    pub fn refuse(&mut self, slot: Slot) {
+        self.rows[slot.row()].counters.invalid_packets += 1;
+    }
+
+    /// What the row's far side is sent goes on after what it was sent, whatever its source says.
+    pub fn number_on(&mut self, index: usize) {
+        self.rows[index].outgoing.change_source();
     }
 
     /// Counts a packet the kernel took.

@@ -18,10 +18,11 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::guard::Guard;
 use super::ports::Socket;
 use super::relay::{Notice, Slot, Step, Table};
+use super::srtp::{Protection, Sealed};
 use super::stream::HEADER;
 use super::tones::FRAME;
 use super::{MediaError, MediaSettings};
-use crate::b2bua::io::{Family, MediaCommand, MediaEvent, PortPair};
+use crate::b2bua::io::{Family, Keys, MediaCommand, MediaEvent, PortPair};
 use crate::clock::now;
 
 /// Wake-ups handled before the clock is read again: at 10 µs a packet, 2.5 ms.
@@ -48,6 +49,8 @@ pub struct Worker {
     /// By slot.
     sockets: Vec<Socket>,
     table: Table,
+    /// By row: what protects its packets, where they are.
+    protections: Vec<Option<Box<Protection>>>,
     /// Row of a pair.
     rows: HashMap<PortPair, usize>,
     /// Rows that are not idle.
@@ -87,6 +90,7 @@ impl Worker {
             guard: Guard::new(settings),
             sockets,
             table: Table::new(pairs, settings.terms, settings.sounds.clone()),
+            protections: pairs.iter().map(|_| None).collect(),
             rows: pairs.iter().enumerate().map(|(row, pair)| (*pair, row)).collect(),
             busy: Vec::new(),
             sounding: Vec::new(),
@@ -123,14 +127,35 @@ impl Worker {
 
     fn receive(&mut self, slot: Slot) {
         let Some((length, source)) = self.sockets[slot.0].receive(&mut self.buffer) else { return };
+        let opened = match &mut self.protections[slot.row()] {
+            Some(protection) => protection.open(&mut self.buffer[..length]),
+            None => Some(length),
+        };
+        let Some(length) = opened else { return self.table.refuse(slot) };
         let packet = &mut self.buffer[..length];
-        if let Step::Forward(out, target) = self.table.step(slot, source, packet, self.now)
-            && self.sockets[out.0].send(packet, target)
-        {
-            self.table.sent(out, length);
+        if let Step::Forward(out, target) = self.table.step(slot, source, packet, self.now) {
+            self.send(out, target, length);
         }
         if !self.table.notices.is_empty() {
             self.heed();
+        }
+    }
+
+    /// Sends what the buffer begins with, protected where its row is.
+    fn send(&mut self, out: Slot, target: SocketAddr, length: usize) {
+        let packet = &self.buffer[..length];
+        let sealed = self.protections[out.row()].as_mut().map(|protection| protection.seal(packet));
+        let sent = match sealed {
+            None => self.sockets[out.0].send(packet, target),
+            Some(Sealed::Packet(sealed)) => self.sockets[out.0].send(&sealed, target),
+            Some(Sealed::Refused) => false,
+            Some(Sealed::Behind) => {
+                self.table.number_on(out.row());
+                false
+            }
+        };
+        if sent {
+            self.table.sent(out, length);
         }
     }
 
@@ -171,6 +196,11 @@ impl Worker {
                     self.expect(row, pair.family, rtp, rtcp);
                 }
             }
+            MediaCommand::Secure { pair, keys } => {
+                if let Some(row) = self.lent(pair) {
+                    self.secure(row, keys.as_ref());
+                }
+            }
             MediaCommand::Bridge(one, other) => {
                 if let (Some(one), Some(other)) = (self.lent(one), self.lent(other)) {
                     self.table.bridge(one, other);
@@ -206,6 +236,7 @@ impl Worker {
             MediaCommand::Close(pair) => {
                 if let Some(row) = self.lent(pair) {
                     self.sockets[Slot::rtp(row).0].disconnect();
+                    self.protections[row] = None;
                     let closed = self.table.close(row, self.now);
                     self.tell(closed);
                 }
@@ -247,6 +278,14 @@ impl Worker {
         self.table.expect(row, rtp, rtcp, self.now);
     }
 
+    fn secure(&mut self, row: usize, keys: Option<&Keys>) {
+        match (&mut self.protections[row], keys) {
+            (protection, None) => *protection = None,
+            (Some(protection), Some(keys)) => protection.turn_to(keys),
+            (protection, Some(keys)) => *protection = Some(Box::new(Protection::new(keys))),
+        }
+    }
+
     // --- time --------------------------------------------------------------------------------------------------
 
     /// Starts the timer, or stops it with zero.
@@ -278,12 +317,11 @@ impl Worker {
     fn send_frame(&mut self) {
         let mut packet = [0; HEADER + FRAME];
         self.sounding.retain(|&row| self.table.is_sounding(row));
-        for &row in &self.sounding {
-            let slot = Slot::rtp(row);
-            if let Some(target) = self.table.sound(row, &mut packet, self.next_tick)
-                && self.sockets[slot.0].send(&packet, target)
-            {
-                self.table.sent(slot, packet.len());
+        for at in 0..self.sounding.len() {
+            let row = self.sounding[at];
+            if let Some(target) = self.table.sound(row, &mut packet, self.next_tick) {
+                self.buffer[..packet.len()].copy_from_slice(&packet);
+                self.send(Slot::rtp(row), target, packet.len());
             }
         }
         self.heed();

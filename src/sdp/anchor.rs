@@ -3,7 +3,12 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
+use super::crypto::Crypto;
 use super::{Audio, Direction, Session, TELEPHONE_EVENT};
+
+/// The protocols of our own offers.
+const PLAIN: &str = "RTP/AVP";
+const SECURED: &str = "RTP/SAVP";
 
 /// Our side of one leg's session: where we listen and the identity of our descriptions (RFC 3264 section 8).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,20 +26,23 @@ impl Anchor {
         Self { here, session, version: 0, last: String::new() }
     }
 
-    /// The far side's audio, offered from our address.
-    pub fn offer(&mut self, theirs: &Audio) -> String {
-        self.describe(|anchor, out| anchor.audio(out, &theirs.formats, theirs, theirs.direction))
+    /// The far side's audio, offered from our address; with these keys, or as plain RTP without any.
+    pub fn offer(&mut self, theirs: &Audio, keys: &[Crypto]) -> String {
+        let protocol = if keys.is_empty() { PLAIN } else { SECURED };
+        self.describe(|anchor, out| anchor.audio(out, (protocol, keys), &theirs.formats, theirs, theirs.direction))
     }
 
-    /// The answer to `offer`: what the other leg accepted of it, from our address. `None` when nothing is left.
-    pub fn answer(&mut self, offer: &Session, accepted: &Audio) -> Option<String> {
+    /// The answer to `offer`: what the other leg accepted of it, from our address, with the key that is ours. `None` when
+    /// nothing is left.
+    pub fn answer(&mut self, offer: &Session, accepted: &Audio, keys: &[Crypto]) -> Option<String> {
         let agreed = agreed(offer, accepted);
         offer.audio.shares_speech_with(&agreed).then(|| {
             let direction = allowed(offer.audio.direction.reversed(), accepted.direction);
             self.describe(|anchor, out| {
                 for (at, (media, protocol, their_formats)) in offer.lines.iter().enumerate() {
                     if at == offer.audio_line {
-                        anchor.audio(out, &agreed.formats, &agreed, direction);
+                        let protocol = if keys.is_empty() { PLAIN } else { offer.protocol() };
+                        anchor.audio(out, (protocol, keys), &agreed.formats, &agreed, direction);
                     } else {
                         let _ = write!(out, "m={media} 0 {protocol} {their_formats}\r\n");
                     }
@@ -64,8 +72,18 @@ impl Anchor {
         self.last.clone()
     }
 
-    fn audio(&self, out: &mut String, formats: &[String], source: &Audio, direction: Direction) {
-        let _ = write!(out, "m=audio {} RTP/AVP {}\r\n", self.here.port(), formats.join(" "));
+    fn audio(
+        &self,
+        out: &mut String,
+        (protocol, keys): (&str, &[Crypto]),
+        formats: &[String],
+        source: &Audio,
+        direction: Direction,
+    ) {
+        let _ = write!(out, "m=audio {} {protocol} {}\r\n", self.here.port(), formats.join(" "));
+        for key in keys {
+            let _ = write!(out, "a=crypto:{}\r\n", key.write());
+        }
         for (name, value) in &source.attributes {
             let number = value.split(' ').next().unwrap_or("");
             let per_format = name == "rtpmap" || name == "fmtp";
@@ -129,7 +147,7 @@ mod tests {
         assert_eq!(offer.audio.rtp, Some("192.0.2.1:5000".parse().unwrap()));
         assert_eq!(offer.audio.rtcp, Some("192.0.2.1:5009".parse().unwrap()));
         assert_eq!(
-            anchor().offer(&offer.audio),
+            anchor().offer(&offer.audio, &[]),
             "v=0\r\no=- 7 1 IN IP4 203.0.113.1\r\ns=-\r\nc=IN IP4 203.0.113.1\r\nt=0 0\r\n\
              m=audio 20000 RTP/AVP 8 0 18 101\r\na=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-15\r\na=ptime:20\r\n\
              a=sendrecv\r\n"
@@ -140,12 +158,12 @@ mod tests {
     fn an_answer_keeps_the_order_of_lines_and_refuses_the_rest() {
         let (offer, answer) = (Session::read(OFFER.as_bytes()).unwrap(), Session::read(ANSWER.as_bytes()).unwrap());
         let mut anchor = anchor();
-        let first = anchor.answer(&offer, &answer.audio).unwrap();
+        let first = anchor.answer(&offer, &answer.audio, &[]).unwrap();
         assert!(first.contains("m=video 0 RTP/AVP 96\r\nm=audio 20000 RTP/AVP 0 101\r\n"), "{first}");
-        assert_eq!(anchor.answer(&offer, &answer.audio).unwrap(), first, "unchanged: the version stays");
+        assert_eq!(anchor.answer(&offer, &answer.audio, &[]).unwrap(), first, "unchanged: the version stays");
         let mut held = answer.audio.clone();
         held.direction = Direction::SendOnly;
-        let second = anchor.answer(&offer, &held).unwrap();
+        let second = anchor.answer(&offer, &held, &[]).unwrap();
         assert!(second.contains("o=- 7 2 ") && second.contains("a=sendonly"), "{second}");
     }
 
@@ -154,7 +172,7 @@ mod tests {
         let offer = Session::read(OFFER.as_bytes()).unwrap();
         let mut answer = Session::read(ANSWER.as_bytes()).unwrap().audio;
         answer.formats = vec!["101".to_owned()];
-        assert_eq!(anchor().answer(&offer, &answer), None);
+        assert_eq!(anchor().answer(&offer, &answer, &[]), None);
     }
 
     #[test]
@@ -165,7 +183,7 @@ mod tests {
             Session::read(text.as_bytes()).unwrap().audio
         };
         let answer = |audio: &Audio| {
-            let text = anchor().answer(&offer, audio).unwrap();
+            let text = anchor().answer(&offer, audio, &[]).unwrap();
             text.split_once("m=audio 20000 RTP/AVP ").unwrap().1.to_owned()
         };
         let ours = "0 101\r\na=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-15\r\na=sendrecv\r\n";
@@ -175,7 +193,10 @@ mod tests {
         assert_eq!((other_meaning.telephone_event(), answer(&other_meaning).as_str()), (None, ours));
         let other_clock = accepted("0 101", "a=rtpmap:101 telephone-event/48000");
         assert_eq!((other_clock.telephone_event(), answer(&other_clock).as_str()), (None, ours));
-        assert!(anchor().answer(&offer, &accepted("96", "a=rtpmap:96 telephone-event/8000")).is_none(), "no speech");
+        assert!(
+            anchor().answer(&offer, &accepted("96", "a=rtpmap:96 telephone-event/8000"), &[]).is_none(),
+            "no speech"
+        );
         let none_offered = Session::read(OFFER.replace("telephone-event", "x").as_bytes()).unwrap();
         assert_eq!(agreed(&none_offered, &other_number).formats, ["0"]);
     }

@@ -3,12 +3,15 @@
 //! One audio stream is carried. Whatever else is offered is answered with port 0 at its place (RFC 3264 section 6).
 
 pub mod anchor;
+pub mod crypto;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use sdp_types::{Attribute, Connection, Media};
 use serde::Serialize;
+
+use crypto::{Crypto, Srtp};
 
 /// A session description, reduced to what a relay needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +22,9 @@ pub struct Session {
     audio_line: usize,
     /// The audio stream.
     pub audio: Audio,
+    /// The keys its owner offers to send with, in order of preference; none: plain RTP. They are no part of [`Audio`],
+    /// which crosses to the other leg.
+    pub crypto: Vec<Crypto>,
 }
 
 /// Which Internet Protocol an address belongs to.
@@ -88,13 +94,15 @@ pub enum G711 {
 
 /// The encoding of pressed keys that we can read and renumber: at the clock rate of the telephone codecs (RFC 4733).
 const TELEPHONE_EVENT: &str = "telephone-event/8000";
+/// Lines with a key that are looked at.
+const MAX_CRYPTO: usize = 16;
 
 /// Why a description cannot be used: 488.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unusable {
     /// Not SDP.
     Unreadable(String),
-    /// No audio stream on plain RTP.
+    /// No audio stream as it is permitted: on plain RTP, or on SRTP with a key.
     NoAudio,
 }
 
@@ -102,7 +110,7 @@ impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreadable(why) => write!(f, "unreadable session description: {why}"),
-            Self::NoAudio => f.write_str("no audio on RTP/AVP"),
+            Self::NoAudio => f.write_str("no audio on RTP/AVP, or on RTP/SAVP with a key that can be taken"),
         }
     }
 }
@@ -131,21 +139,31 @@ impl Direction {
 }
 
 impl Session {
-    /// Reads a description, leniently: what does not matter to a relay may be broken.
+    /// Reads a description, leniently: what does not matter to a relay may be broken. SRTP may be in it.
     pub fn read(body: &[u8]) -> Result<Self, Unusable> {
+        Self::read_under(body, Srtp::Allow)
+    }
+
+    /// The same; what it may say of SRTP is told. Of several audio streams one with keys is preferred.
+    pub fn read_under(body: &[u8], srtp: Srtp) -> Result<Self, Unusable> {
         let text = normalised(&String::from_utf8_lossy(body));
         let parsed = sdp_types::Session::parse(text.as_bytes()).map_err(|e| Unusable::Unreadable(e.to_string()))?;
-        let is_audio = |m: &&Media| m.media == "audio" && is_plain_rtp(&m.proto);
-        let usable = |m: &&Media| is_audio(m) && m.port != 0;
+        let lines = parsed.medias.iter().enumerate().filter(|(_, line)| line.media == "audio");
+        let usable = lines.filter_map(|(at, line)| Some((at, line, permitted(line, srtp)?)));
         // Port 0 is a refusal, and still an answer (RFC 3264 section 6).
-        let audio = parsed.medias.iter().find(usable).or_else(|| parsed.medias.iter().find(is_audio));
-        let audio = audio.ok_or(Unusable::NoAudio)?;
-        let audio_line = parsed.medias.iter().position(|m| std::ptr::eq(m, audio)).unwrap_or(0);
+        let chosen = usable.min_by_key(|(_, line, crypto)| (line.port == 0, crypto.is_empty()));
+        let (audio_line, audio, crypto) = chosen.ok_or(Unusable::NoAudio)?;
         Ok(Self {
             lines: parsed.medias.iter().map(|m| (m.media.clone(), m.proto.clone(), m.fmt.clone())).collect(),
             audio_line,
             audio: Audio::of(audio, &parsed),
+            crypto,
         })
+    }
+
+    /// The protocol of its audio stream, as its owner wrote it.
+    fn protocol(&self) -> &str {
+        self.lines.get(self.audio_line).map_or("", |(_, protocol, _)| protocol)
     }
 
     /// The offer we make when nobody has made one: both G.711 laws and telephone events.
@@ -163,6 +181,7 @@ impl Session {
                 attributes: attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
                 direction: Direction::SendRecv,
             },
+            crypto: Vec::new(),
         }
     }
 }
@@ -235,6 +254,25 @@ impl Audio {
 
 fn is_plain_rtp(protocol: &str) -> bool {
     protocol.eq_ignore_ascii_case("RTP/AVP") || protocol.eq_ignore_ascii_case("RTP/AVPF")
+}
+
+/// The keys that an audio line offers, none for plain RTP; `None` when it is not what is permitted. Keys on `RTP/AVP` are
+/// an offer of SRTP to whoever understands them (RFC 8643).
+fn permitted(line: &Media, srtp: Srtp) -> Option<Vec<Crypto>> {
+    let crypto = line.attributes.iter().filter(|attribute| attribute.attribute == "crypto");
+    let crypto: Vec<Crypto> = match srtp {
+        Srtp::Off => Vec::new(),
+        Srtp::Allow | Srtp::Require => {
+            crypto.filter_map(|it| Crypto::read(it.value.as_deref()?)).take(MAX_CRYPTO).collect()
+        }
+    };
+    let understood = if crypto.is_empty() { is_plain_rtp(&line.proto) } else { is_rtp(&line.proto) };
+    (understood && (srtp != Srtp::Require || !crypto.is_empty())).then_some(crypto)
+}
+
+fn is_rtp(protocol: &str) -> bool {
+    let secured = ["RTP/SAVP", "RTP/SAVPF"];
+    is_plain_rtp(protocol) || secured.iter().any(|name| protocol.eq_ignore_ascii_case(name))
 }
 
 fn address(connection: &Connection) -> Option<IpAddr> {

@@ -63,6 +63,13 @@ impl Ids {
         if limit == 0 { 0 } else { (self.random.next_u64() % limit as u64) as usize }
     }
 
+    /// So many octets that nobody can guess: the generator is cryptographically secure, and so is its seed in production.
+    pub fn secret(&mut self, length: usize) -> Vec<u8> {
+        let mut octets = vec![0; length];
+        self.random.fill_bytes(&mut octets);
+        octets
+    }
+
     /// A dialog tag.
     pub fn tag(&mut self) -> String {
         self.token("")

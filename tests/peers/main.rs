@@ -17,6 +17,7 @@ mod phone;
 #[allow(dead_code, reason = "shared with the live suite")]
 #[path = "../live/sipp.rs"]
 mod sipp;
+mod srtp;
 #[allow(dead_code, reason = "shared with the live suite")]
 #[path = "../live/stage.rs"]
 mod stage;
@@ -61,6 +62,16 @@ async fn h1_h5_m6_pjsua_calls_baresip_over_tcp() {
 #[tokio::test]
 async fn h1_h5_m6_pjsua_calls_baresip_over_tls() {
     play(Pjsua, Baresip, Tls, Direct).await;
+}
+
+#[tokio::test]
+async fn h10_baresip_with_srtp_over_tls_calls_pjsua_with_rtp_over_udp() {
+    srtp::play(Baresip, Pjsua).await;
+}
+
+#[tokio::test]
+async fn h10_pjsua_with_srtp_over_tls_calls_baresip_with_rtp_over_udp() {
+    srtp::play(Pjsua, Baresip).await;
 }
 
 #[tokio::test]

@@ -44,19 +44,29 @@ pub struct Phone {
 impl Phone {
     /// Starts one that speaks this tone, with a folder of its own that holds the certificates.
     pub async fn start(stack: Stack, place: &Place, over: Over, tone: Tone, room: PathBuf) -> Self {
+        Self::with(stack, place, (over, false), tone, room).await
+    }
+
+    /// One that speaks and takes SRTP and nothing else, with SDES.
+    pub async fn secured(stack: Stack, place: &Place, over: Over, tone: Tone, room: PathBuf) -> Self {
+        Self::with(stack, place, (over, true), tone, room).await
+    }
+
+    async fn with(stack: Stack, place: &Place, how: (Over, bool), tone: Tone, room: PathBuf) -> Self {
         match stack {
-            Stack::Baresip => Self::baresip(place, over, tone, room).await,
-            Stack::Pjsua => Self::pjsua(place, over, tone, room).await,
+            Stack::Baresip => Self::baresip(place, how, tone, room).await,
+            Stack::Pjsua => Self::pjsua(place, how, tone, room).await,
         }
     }
 
-    async fn baresip(place: &Place, over: Over, tone: Tone, room: PathBuf) -> Self {
+    async fn baresip(place: &Place, (over, secured): (Over, bool), tone: Tone, room: PathBuf) -> Self {
         // It hangs up at the end of its file.
         tone.write(&room.join("speech.wav"), 120);
         let (at, ip) = (room.display(), place.ip);
         let configuration = include_str!("baresip.conf").replace("ROOM", &at.to_string());
         fs::write(room.join("config"), configuration.replace("ADDRESS", &ip.to_string())).unwrap();
-        let account = format!("<sip:{NUMBER}@{ip};transport={}>;regint=0;answermode=auto\n", over.as_str());
+        let media = if secured { ";mediaenc=srtp-mand" } else { "" };
+        let account = format!("<sip:{NUMBER}@{ip};transport={}>;regint=0;answermode=auto{media}\n", over.as_str());
         fs::write(room.join("accounts"), account).unwrap();
         fs::write(room.join("contacts"), "").unwrap();
         let mut command = Command::new("baresip");
@@ -74,12 +84,13 @@ impl Phone {
         Self { stack: Stack::Baresip, child, orders: Box::new(orders), said, room, is_deaf: false }
     }
 
-    async fn pjsua(place: &Place, over: Over, tone: Tone, room: PathBuf) -> Self {
+    async fn pjsua(place: &Place, (over, secured): (Over, bool), tone: Tone, room: PathBuf) -> Self {
         tone.write(&room.join("speech.wav"), 120);
         let driver = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/pjsua.py");
         let at = over.at(place.ip);
         let mut command = Command::new(python());
         command.args([driver, &place.ip.to_string(), &at.port().to_string(), over.as_str()]).arg(&room);
+        command.args(secured.then_some("srtp"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = begin(place, &mut command, &room);
         let (orders, said) = (child.stdin.take().unwrap(), listen_to(child.stdout.take().unwrap()));

@@ -1,10 +1,10 @@
 """A telephone made of pjsua2: orders on standard input, events on standard output, a line each.
 
-    pjsua.py ADDRESS PORT TRANSPORT FOLDER
+    pjsua.py ADDRESS PORT TRANSPORT FOLDER [srtp]
 
 It takes every call, speaks FOLDER/speech.wav over and over and writes what it hears to FOLDER/heard-N.wav. Orders:
 `dial URI`, `hold` (by re-INVITE), `resume` (by UPDATE), `hangup`. Events: CALL_ESTABLISHED, `CALL_CLOSED code`,
-`FAILED order reason`. Over TLS it shows FOLDER/identity.pem and believes who FOLDER/ca.pem signed.
+`FAILED order reason`. With `srtp` it speaks and takes nothing else. Over TLS it shows FOLDER/identity.pem and believes who FOLDER/ca.pem signed.
 """
 
 import os
@@ -13,7 +13,7 @@ import sys
 
 import pjsua2 as pj
 
-ADDRESS, PORT, TRANSPORT, FOLDER = sys.argv[1:]
+ADDRESS, PORT, TRANSPORT, FOLDER = sys.argv[1:5]
 SECURE = TRANSPORT == "tls"
 
 
@@ -125,6 +125,9 @@ def line():
     settings.mediaConfig.transportConfig.boundAddress = ADDRESS
     settings.mediaConfig.transportConfig.port = 40000
     settings.mediaConfig.transportConfig.portRange = 200
+    if "srtp" in sys.argv[5:]:
+        settings.mediaConfig.srtpUse = pj.PJMEDIA_SRTP_MANDATORY
+        settings.mediaConfig.srtpSecureSignaling = 1
     return settings
 
 

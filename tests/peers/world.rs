@@ -108,6 +108,11 @@ pub struct World {
 impl World {
     /// Moves this thread into a world of its own and waits until the program in it is ready.
     pub async fn set(over: Over, path: Path) -> Self {
+        Self::between(over, over, path).await
+    }
+
+    /// The same with a trunk over another transport.
+    pub async fn between(over: Over, trunk_over: Over, path: Path) -> Self {
         let (customer, genagent) = namespaces();
         let folder = tempfile::Builder::new().prefix("switchback-peers-").tempdir().unwrap();
         let address = (API, 8000).into();
@@ -118,7 +123,7 @@ impl World {
             Path::Direct => (customer.ip, genagent.ip),
             Path::Proxied => (FRONT, BEHIND),
         };
-        let configuration = configuration(&api.base_url(), caller, trunk, over, &folder);
+        let configuration = configuration(&api.base_url(), caller, trunk, trunk_over, &folder);
         let program = Program::start(folder.path(), &configuration, &[], (SWITCHBACK, 8080).into()).await;
         Self { customer, genagent, over, path, program, _api: api, folder }
     }

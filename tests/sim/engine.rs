@@ -12,7 +12,7 @@ use switchback::b2bua::io::{
     MediaCommand, MediaEvent, OperatorCommand, Output, PortPair, PublishedContext, Question, Records, Remembered,
     Transfer, Transport,
 };
-use switchback::b2bua::settings::{Network, Reach, Settings, Trunk};
+use switchback::b2bua::settings::{Network, Reach, Settings, Srtp, Trunk};
 use switchback::call::CallRef;
 use switchback::call::record::CallRecord;
 use switchback::call::rules::Target;
@@ -139,7 +139,8 @@ impl fmt::Debug for Engine {
 /// The settings of a world unless a test wants others.
 pub fn settings() -> Settings {
     let carrier = address(CARRIER);
-    let queue = Reach { place: Place::at(Transport::Udp, address(QUEUE)), domain: "pbx.example".to_owned() };
+    let queue =
+        Reach { place: Place::at(Transport::Udp, address(QUEUE)), domain: "pbx.example".to_owned(), srtp: Srtp::Allow };
     Settings {
         sip_address: address(CORE),
         media_addresses: vec![address(CORE).ip()],

@@ -85,6 +85,7 @@ impl Ladder {
             MediaCommand::Cover { sound: Some((sound, _)), .. } => self.remark(at, &format!("audio: {sound:?} covers")),
             MediaCommand::Cover { sound: None, .. } => self.remark(at, "audio: uncovered"),
             MediaCommand::Expect { .. }
+            | MediaCommand::Secure { .. }
             | MediaCommand::Hold { .. }
             | MediaCommand::Events { .. }
             | MediaCommand::Watch { .. }

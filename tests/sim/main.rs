@@ -47,6 +47,7 @@ mod relay;
 mod replaces;
 mod robots;
 mod security;
+mod srtp;
 mod table;
 mod text;
 mod timers;

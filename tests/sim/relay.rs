@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use switchback::b2bua::io::{EventTypes, MediaCommand, PortPair, Sound};
+use switchback::b2bua::io::{EventTypes, Keys, MediaCommand, PortPair, Sound};
 
 /// One open port pair.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct Pair {
     pub held: bool,
     /// The payload types of telephone events.
     pub events: Option<EventTypes>,
+    /// What its packets are protected with.
+    pub keys: Option<Keys>,
     /// The silence that is reported.
     pub watch: Option<Duration>,
 }
@@ -44,6 +46,7 @@ impl Relay {
     pub fn obey(&mut self, command: &MediaCommand) -> bool {
         self.check(command);
         match *command {
+            MediaCommand::Secure { pair, ref keys } => self.pairs.entry(pair).or_default().keys = keys.clone(),
             MediaCommand::Expect { pair, rtp, .. } => self.pairs.entry(pair).or_default().far = Some(rtp),
             MediaCommand::Bridge(a, b) => {
                 [a, b].into_iter().for_each(|pair| self.part(pair));
@@ -79,6 +82,7 @@ impl Relay {
         let named = match *command {
             MediaCommand::Bridge(a, b) => vec![a, b],
             MediaCommand::Expect { pair, .. }
+            | MediaCommand::Secure { pair, .. }
             | MediaCommand::Play { pair, .. }
             | MediaCommand::Cover { pair, .. }
             | MediaCommand::Hold { pair, .. }

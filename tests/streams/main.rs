@@ -9,3 +9,4 @@ mod reset;
 mod secure;
 mod sipp;
 mod slow;
+mod srtp;

@@ -51,11 +51,12 @@ impl Program {
         let asapp = MockAsapp::start(MockAsappSettings::default()).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let (sip, admin) = (free(), free());
+        let level = if more.contains("log.level") { "" } else { "log.level = 'switchback=debug'" };
         let toml = format!(
             "sip.listen = '{sip}'\nsip.tcp_listen = '{sip}'\nsip.access = ['127.0.0.0/8', '::1']\n\
              media.address = '{}'\nmedia.ports = '20000-20099'\ntrunk.main.address = '{trunk}'\ntrunk.main.caller_id = '+15550100000'\n\
              asapp.base_url = '{}'\nasapp.allow_http = true\nasapp.api_id = 'mock-id'\nasapp.api_secret = 'mock-secret'\n\
-             records.path = '{}'\nadmin.listen = '{admin}'\nlog.level = 'switchback=debug'\n{more}\n",
+             records.path = '{}'\nadmin.listen = '{admin}'\n{level}\n{more}\n",
             sip.ip(),
             asapp.base_url(),
             folder.path().join("records.jsonl").display(),
@@ -85,14 +86,18 @@ impl Program {
         read(&self.folder.path().join("log"))
     }
 
+    /// The records of the calls so far, as written.
+    pub fn records(&self) -> String {
+        read(&self.folder.path().join("records.jsonl"))
+    }
+
     /// The outcomes of the calls so far.
     pub fn outcomes(&self) -> Vec<String> {
-        let records = read(&self.folder.path().join("records.jsonl"));
         let outcome = |line: &str| {
             let record: serde_json::Value = serde_json::from_str(line).unwrap();
             record["verdict"]["outcome"].as_str().unwrap_or_default().to_owned()
         };
-        records.lines().map(outcome).collect()
+        self.records().lines().map(outcome).collect()
     }
 }
 

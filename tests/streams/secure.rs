@@ -26,7 +26,7 @@ fn names(dns: &[&str], uris: &[&str]) -> Vec<SanType> {
 }
 
 impl Authority {
-    fn for_names(&self, dns: &[&str], uris: &[&str]) -> Identity {
+    pub fn for_names(&self, dns: &[&str], uris: &[&str]) -> Identity {
         self.issue(|params| params.subject_alt_names = names(dns, uris))
     }
 }
@@ -185,7 +185,7 @@ async fn program(trunk: SocketAddr, authority: &Authority, folder: &TempDir, mor
     (Program::start(trunk, &lines).await, tls)
 }
 
-async fn secure(to: SocketAddr, authority: &str) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+pub async fn secure(to: SocketAddr, authority: &str) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
     let name = ServerName::try_from("us.example").unwrap();
     connector(authority, None).connect(name, TcpStream::connect(to).await?).await
 }
