@@ -274,7 +274,7 @@ pub struct Call {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Target {
-    /// Request-URI and To, or the Contact of a 302; several are called one after the other.
+    /// Request-URI and To, the Contact of a 302, or what a REFER names; several are tried one after the other.
     #[serde(deserialize_with = "one_or_many")]
     pub uri: Vec<String>,
     /// Where the calls go, `host`, `host:port` or an IP address; absent: where RFC 3263 finds each URI.
@@ -282,9 +282,12 @@ pub struct Target {
     /// How they go there; absent: as the URI or the DNS says, else UDP.
     #[serde(deserialize_with = "words::perhaps")]
     pub transport: Option<Transport>,
-    /// How long each URI may ring.
+    /// How long each URI may ring, or may be silent about what becomes of a REFER to it.
     #[serde(with = "words::span")]
     pub ring_limit: Duration,
+    /// How long the customer's side may take to accept a REFER to it.
+    #[serde(with = "words::span")]
+    pub accept_limit: Duration,
 }
 
 /// What is remembered of conversations; the meaning of each is in [`ConversationSettings`].
@@ -539,12 +542,12 @@ impl Media {
 
 impl Target {
     fn core(&self) -> CoreTarget {
-        CoreTarget { uris: self.uri.clone(), ring_limit: self.ring_limit }
+        CoreTarget { uris: self.uri.clone(), ring_limit: self.ring_limit, accept_limit: self.accept_limit }
     }
 
-    /// Where each of its URIs is found, and whose certificate counts there; without those that are no place.
+    /// Where each of its URIs is found that we call ourselves, and whose certificate counts there.
     fn reaches(&self) -> Vec<Reach> {
-        self.uri.iter().filter_map(|uri| self.reach(uri)).collect()
+        self.uri.iter().filter(|uri| uri.starts_with("sip:")).filter_map(|uri| self.reach(uri)).collect()
     }
 
     /// Where this URI is found: at `address`, or as RFC 3263 says of the URI.
@@ -563,7 +566,8 @@ impl Target {
 impl Default for Target {
     fn default() -> Self {
         let ring_limit = CallSettings::default().ring_limit;
-        Self { uri: Vec::new(), address: None, transport: None, ring_limit }
+        let accept_limit = Duration::from_secs(5);
+        Self { uri: Vec::new(), address: None, transport: None, ring_limit, accept_limit }
     }
 }
 

@@ -426,12 +426,13 @@ impl B2bua {
     /// Durations worth a histogram.
     fn observe(&mut self, now: Instant, call: CallRef, role: LegRole, command: &LegCommand) {
         let Some(entry) = self.calls.get(&call) else { return };
+        let rungs = entry.call.facts.hand_back.as_ref().map_or(&[][..], |back| &back.rungs);
         match (role, command) {
             (LegRole::Customer, LegCommand::Answer) => {
                 self.counters.setup.observe(now.saturating_duration_since(entry.call.facts.received));
             }
-            // After an onward leg it is the end of that talk.
-            (LegRole::Customer, LegCommand::HangUp(_)) if entry.side(LegRole::Onward).pair.is_none() => {
+            (LegRole::Customer, LegCommand::Refer(_)) if rungs.len() == 1 => self.handed_back(now, call),
+            (LegRole::Customer, LegCommand::HangUp(_)) if rungs.first().is_none_or(|first| first.rung == "bye") => {
                 self.handed_back(now, call);
             }
             _ => {}
@@ -662,7 +663,7 @@ impl B2bua {
     }
 
     fn play(&mut self, call: CallRef, sound: Sound) {
-        if let Some(entry) = self.calls.get_mut(&call) {
+        if let Some(entry) = self.calls.get_mut(&call).filter(|entry| entry.sound.is_none_or(|(now, _)| now != sound)) {
             entry.sound = Some((sound, None));
         }
         self.sound_again(call);
@@ -806,6 +807,7 @@ fn event_word(event: &CallEvent) -> &'static str {
         CallEvent::Leg(_, LegEvent::Answered) => "answered",
         CallEvent::Leg(_, LegEvent::Reoffered) => "reoffered",
         CallEvent::Leg(_, LegEvent::Informed(_)) => "informed",
+        CallEvent::Leg(_, LegEvent::TransferProgressed(_)) => "transfer progressed",
         CallEvent::Leg(LegRole::Customer, LegEvent::HungUp { .. }) => "customer hung up",
         CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::HungUp { .. }) => "GenerativeAgent hung up",
         CallEvent::Leg(LegRole::Onward, LegEvent::HungUp { .. }) => "the onward leg hung up",

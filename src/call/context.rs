@@ -91,6 +91,21 @@ impl Carry {
         carry
     }
 
+    /// What of it fits into so many octets as headers of a URI, each octet but the unreserved ones escaped (RFC 3261
+    /// section 19.1.1). What does not fit is left out whole.
+    #[must_use]
+    pub fn inside_uri(mut self, most: usize) -> Self {
+        let (mut octets, before) = (0, self.lines.len());
+        self.lines.retain(|(name, value)| {
+            let more = encoded(name).len() + encoded(value).len() + "&=".len();
+            let fits = octets + more <= most;
+            octets += if fits { more } else { 0 };
+            fits
+        });
+        let lost = u32::try_from(before - self.lines.len()).unwrap_or(u32::MAX).min(self.sent);
+        Self { sent: self.sent - lost, left_out: self.left_out + lost, ..self }
+    }
+
     /// Octets of all lines on the wire.
     fn octets(&self) -> usize {
         self.lines.iter().map(|(name, value)| octets(name, value)).sum()

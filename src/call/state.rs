@@ -136,6 +136,15 @@ pub enum UnderWay {
         /// Which of its URIs, counted from 0.
         member: usize,
     },
+    /// The customer's side has been asked to call a target itself; the customer waits.
+    Referring {
+        /// The target.
+        target: String,
+        /// Which of its URIs, counted from 0.
+        member: usize,
+        /// Whether it has said that it will.
+        accepted: bool,
+    },
     /// The customer talks with the onward leg.
     Talking,
     /// The customer has been sent away, by BYE or by a final response.
@@ -427,6 +436,7 @@ impl Facts {
                 let shorter = ContextSettings { max_lines: settings.max_invite_lines, ..settings.clone() };
                 self.context(outcome, &shorter)
             }
+            Rung::Refer(_) => self.context(outcome, settings).inside_uri(settings.max_invite_lines),
             Rung::Bye | Rung::Refuse(_) | Rung::Redirect(_) => self.context(outcome, settings),
         };
         let record = self.hand_back.get_or_insert_default();
