@@ -6,6 +6,7 @@
 mod check;
 mod explain;
 mod gather;
+mod peer;
 mod routes;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ use crate::sip::hop::Transport;
 use crate::sip::locate::Place;
 use crate::sip::value::Uri;
 
+pub use peer::Peer;
 pub use trunk::Trunk;
 pub use user::User;
 pub use words::{Advertised, ClientAuth, Destination, Keep, LogFormat, PortRange};
@@ -48,6 +50,8 @@ pub struct Config {
     pub dns: Dns,
     /// `[user.NAME]`
     pub user: BTreeMap<String, User>,
+    /// `[peer.NAME]`
+    pub peer: BTreeMap<String, Peer>,
     /// `[trunk.NAME]`
     pub trunk: BTreeMap<String, Trunk>,
     /// `[asapp]`
@@ -376,6 +380,8 @@ impl Config {
             trunks.map(|(name, it)| (format!("trunk.{name}.password"), &mut it.password, &it.password_file));
         let users = self.user.iter_mut();
         let words = users.map(|(name, it)| (format!("user.{name}.password"), &mut it.password, &it.password_file));
+        let peers = self.peer.iter_mut();
+        let shown = peers.map(|(name, it)| (format!("peer.{name}.password"), &mut it.password, &it.password_file));
         [
             ("asapp.api_id".to_owned(), &mut asapp.api_id, &asapp.api_id_file),
             ("asapp.api_secret".to_owned(), &mut asapp.api_secret, &asapp.api_secret_file),
@@ -384,6 +390,7 @@ impl Config {
         .into_iter()
         .chain(passwords)
         .chain(words)
+        .chain(shown)
         .filter_map(|(key, secret, file)| words::fetch_secret(&key, secret, file.as_deref()).err())
         .collect()
     }
@@ -425,6 +432,7 @@ impl Config {
             challenge: sip.challenge.clone(),
             realm: sip.realm.clone(),
             users: user.iter().map(|(name, user)| user.core(name)).collect(),
+            peers: self.peer.values().map(Peer::core).collect(),
             trunks: trunk.iter().map(|(name, trunk)| trunk.core(name)).collect(),
             targets: self.target.iter().map(|(name, row)| (name.clone(), row.reaches())).collect(),
             sip_timers: SipTimers { t1: sip.t1, t2: sip.t2, t4: sip.t4 },

@@ -13,7 +13,7 @@ use super::io::{
     Transport,
 };
 use super::limiter::Priority;
-use super::settings::{Caller, Trunk};
+use super::settings::{Caller, Peer, Trunk};
 use super::transactions::{Holder, LegId};
 use super::trunks::{NoWay, Route, Way};
 use super::{B2bua, COUNTERS_LIMIT, CallEntry, LegEntry, Side, TimerKey};
@@ -30,6 +30,7 @@ use crate::leg::{
     Surroundings,
 };
 use crate::sdp::{Family, G711, Session};
+use crate::sip::digest::Keyring;
 use crate::sip::hop::Hop;
 use crate::sip::message::Message;
 use crate::sip::transaction::key::{ClientKey, ServerKey};
@@ -418,9 +419,18 @@ impl B2bua {
         let is_ours = |name: &str| name != "Reason" && own.contains(&name.to_ascii_lowercase());
         headers.extend(self.crossed(call, other, &command).into_iter().filter(|(name, _)| !is_ours(name)));
         let audio = self.leg_of(call, other).and_then(|id| self.legs.get(&id)?.leg.audio_for_other());
-        let material = Material { headers, audio };
+        let keyring = self.keyring(id).filter(|_| matches!(command, LegCommand::Refer(_)));
+        let material = Material { headers, audio, keyring };
         self.with_leg(id, |leg, s| leg.command(command, &material, s));
         self.work_off(now);
+    }
+
+    /// Who we are where the caller of this leg asks it.
+    fn keyring(&self, id: LegId) -> Option<Box<Keyring>> {
+        let caller = self.legs.get(&id)?.caller?;
+        let knows = |peer: &&Peer| peer.networks.iter().any(|network| network.contains(caller));
+        let peer = self.settings.peers.iter().find(knows)?;
+        Some(Box::new(Keyring::new(peer.credentials.clone(), caller)))
     }
 
     /// Durations worth a histogram.
@@ -527,7 +537,7 @@ impl B2bua {
         let customer = self.leg_of(call, LegRole::Customer);
         let audio = customer.and_then(|id| self.legs.get(&id)?.leg.audio_for_other());
         let negotiation = self.negotiation(SocketAddr::new(here, pair.port), None);
-        let material = Material { headers, audio };
+        let material = Material { headers, audio, keyring: None };
         self.next_leg += 1;
         let id = LegId(self.next_leg);
         let mut out = Vec::new();

@@ -82,6 +82,10 @@ fn values_marked_as_examples_can_be_used() {
             "sip.tls_key" => "sip.tls_certificate = 'c.pem'\n",
             _ => "",
         };
+        let whole = [("address", "['192.0.2.30']"), ("username", "'us'"), ("password", "'word'")];
+        let others = whole.iter().filter(|(other, _)| key != format!("peer.pbx.{other}"));
+        let peer: String = others.map(|(other, value)| format!("peer.pbx.{other} = {value}\n")).collect();
+        let companion = if key.starts_with("peer.") { &peer } else { companion };
         with(&format!("{}{companion}", key_line(&key, &line))).unwrap_or_else(|error| panic!("{key}: {error}"));
     }
 }
@@ -441,4 +445,21 @@ fn a_refer_may_name_any_form_of_a_number_and_is_explained() {
     assert!(text.contains("agent             redirected    refer:q, then BYE with the cause"), "{text}");
     assert!(config.warnings().iter().all(|warning| !warning.contains("hangs up")), "{:?}", config.warnings());
     assert!(config.core_settings().targets["q"].is_empty(), "nobody looks for what we do not call ourselves");
+}
+
+#[test]
+fn a_peer_that_asks_who_we_are_has_an_address_and_our_credentials() {
+    let whole = "[peer.pbx]\naddress = ['192.0.2.30']\nusername = 'us'\npassword = 'word'\nrealm = 'pbx'\n";
+    let peer = with(whole).unwrap().core_settings().peers.remove(0);
+    assert_eq!((peer.credentials.username.as_str(), peer.credentials.realm.as_deref()), ("us", Some("pbx")));
+    assert!(peer.networks[0].contains("192.0.2.30".parse().unwrap()));
+    assert!(!peer.networks[0].contains("192.0.2.31".parse().unwrap()));
+    for (lines, hint) in [
+        ("[peer.pbx]\nusername = 'us'\npassword = 'word'", "peer.pbx.address is missing"),
+        ("[peer.pbx]\naddress = ['192.0.2.30']\nusername = 'us'", "needs username and password"),
+        ("[peer.pbx]\naddress = ['everybody']\nusername = 'us'\npassword = 'word'", "is not a network"),
+    ] {
+        let error = refusal(lines);
+        assert!(error.contains(hint), "{lines}: {error}");
+    }
 }

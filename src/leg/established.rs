@@ -193,6 +193,7 @@ impl Established {
             return s.out.push(Out::Event(LegEvent::TransferProgressed(Transfer::Rejected(416))));
         };
         let to = material.headers.iter().fold(to, |to, (name, value)| to.with(name, value));
+        self.requests.equip(material.keyring.as_deref());
         let (key, mut writer) = self.requests.begin(&Method::Refer, &mut self.dialog, b"", s);
         writer
             .header(HeaderName::Contact, &self.dialog.contact(s.endpoint))

@@ -26,6 +26,7 @@ use serde::Serialize;
 
 use crate::sdp::{Audio, Session};
 use crate::sip::dialog::{Dialog, Endpoint};
+use crate::sip::digest::Keyring;
 use crate::sip::hop::Hop;
 use crate::sip::ids::Ids;
 use crate::sip::message::{HeaderName, Message, Method};
@@ -366,6 +367,8 @@ pub struct Material {
     pub headers: Vec<(String, String)>,
     /// The other leg's audio.
     pub audio: Option<Audio>,
+    /// What its far side, when it asks who we are, may be shown.
+    pub keyring: Option<Box<Keyring>>,
 }
 
 /// One leg.

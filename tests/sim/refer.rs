@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use switchback::b2bua::io::Sound;
-use switchback::b2bua::settings::Settings;
+use switchback::b2bua::settings::{Network, Peer, Settings};
 use switchback::call::rules::Matcher;
 use switchback::call::verdict::{EndedBy, Outcome, Phase};
+use switchback::sip::digest::Credentials;
 
-use crate::engine::{ms, secs};
+use crate::engine::{IVR, address, ms, secs};
 use crate::happy::talk;
 use crate::ladders::{asks_for_a_person, rules, tried};
 use crate::peer::Line;
@@ -256,6 +257,51 @@ fn t11_a_challenge_that_cannot_be_met() {
         next_rung_takes_over(&w, &mut customer);
         assert_eq!(tried(&w), ["refer:queue unauthorized", "dial:queue answered"]);
     }
+}
+
+#[test]
+fn t11_a_challenge_is_met_once() {
+    for (status, asks, shows) in
+        [(401, "WWW-Authenticate", "Authorization"), (407, "Proxy-Authenticate", "Proxy-Authorization")]
+    {
+        let w = world(&["sip:queue@pbx.example"], |settings| settings.peers = vec![peer(IVR)]);
+        let (mut customer, refer) = asked(&w);
+        assert!(!refer.has("Authorization") && !refer.has("Proxy-Authorization"));
+        let challenge = "Digest realm=\"pbx\", nonce=\"n\", qop=\"auth\"";
+        customer.send(&customer.response(&refer, status).with(asks, challenge));
+        let again = customer.expect("REFER");
+        assert!(again.header(shows).contains("username=\"switchback\""), "{again:?}");
+        assert_eq!((again.header("Refer-To"), again.cseq()), (refer.header("Refer-To"), refer.cseq() + 1));
+        assert!(again.octets().len() < 1_300, "{} octets", again.octets().len());
+        customer.reply(&again, 202);
+        notify(&mut customer, &again, "terminated;reason=noresource", "SIP/2.0 200 OK\r\n");
+        customer.expect("200 NOTIFY");
+        customer.expect_and_ok("BYE");
+        assert_eq!(tried(&w), ["refer:queue transferred"]);
+    }
+}
+
+#[test]
+fn t11_a_refused_answer_is_not_repeated_and_a_stranger_is_told_nothing() {
+    for (known, asked_again) in [(IVR, 1), ("198.51.100.99:5060", 0)] {
+        let w = world(&["sip:queue@pbx.example"], |settings| settings.peers = vec![peer(known)]);
+        let (mut customer, mut refer) = asked(&w);
+        for round in 0..=asked_again {
+            let challenge = format!("Digest realm=\"pbx\", nonce=\"n{round}\", qop=\"auth\"");
+            customer.send(&customer.response(&refer, 401).with("WWW-Authenticate", challenge));
+            if round < asked_again {
+                refer = customer.expect("REFER");
+            }
+        }
+        next_rung_takes_over(&w, &mut customer);
+        assert_eq!(tried(&w), ["refer:queue unauthorized", "dial:queue answered"]);
+    }
+}
+
+fn peer(at: &str) -> Peer {
+    let (username, password) = ("switchback".to_owned(), "word".to_owned());
+    let credentials = Credentials { username, password, realm: None };
+    Peer { networks: vec![Network { address: address(at).ip(), prefix: 32 }], credentials }
 }
 
 #[test]
