@@ -7,6 +7,7 @@ mod check;
 mod explain;
 mod gather;
 mod peer;
+mod profile;
 mod routes;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::b2bua::settings::{
     BreakerSettings, ConversationSettings, HeaderSettings, Network, Reach, Settings, SipTimers, Unlisted,
 };
+use crate::call::escape::Sequence;
 use crate::call::rules::{Rule, Target as CoreTarget, one_or_many};
 use crate::call::settings::{Answer, CallSettings, ContextSettings, EntrySetting, IntakeSettings, Ringing};
 use crate::leg::session_timer::SessionSettings;
@@ -34,9 +36,10 @@ use crate::sip::locate::Place;
 use crate::sip::value::Uri;
 
 pub use peer::Peer;
+pub use profile::Profile;
 pub use trunk::Trunk;
 pub use user::User;
-pub use words::{Advertised, ClientAuth, Destination, Keep, LogFormat, PortRange};
+pub use words::{Advertised, ClientAuth, Destination, Keep, LogFormat, PortRange, Source};
 
 /// Everything the program can be told, read and checked.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -58,6 +61,8 @@ pub struct Config {
     pub asapp: Asapp,
     /// `[call]`
     pub call: Call,
+    /// `[sounds]`
+    pub sounds: Sounds,
     /// `[[rule]]`: how customers are handed back, the first that fits.
     pub rule: Vec<Rule>,
     /// `[target.NAME]`: where they may be sent.
@@ -68,6 +73,8 @@ pub struct Config {
     pub intake: IntakeSettings,
     /// `[context]`
     pub context: ContextSettings,
+    /// `[profile.NAME]`
+    pub profile: BTreeMap<String, Profile>,
     /// `[conversations]`
     pub conversations: Conversations,
     /// `[records]`
@@ -218,10 +225,14 @@ pub struct Asapp {
     pub api_secret: SecretString,
     /// A file with the secret instead.
     pub api_secret_file: Option<PathBuf>,
+    /// GenerativeAgent's static SIP URI; empty: numbers are asked for and dialled.
+    pub sip_uri: String,
     /// Country of the numbers asked for.
     pub country: String,
     /// E.164 prefixes a transfer number may have.
     pub number_prefixes: Vec<String>,
+    /// E.164 prefixes it must not have.
+    pub barred_prefixes: Vec<String>,
     /// TCP and TLS set-up.
     #[serde(with = "words::span")]
     pub connect_timeout: Duration,
@@ -268,10 +279,35 @@ pub struct Call {
     pub answer: Answer,
     #[serde(with = "words::span")]
     pub dwell_limit: Duration,
+    pub escape: Sequence,
+    #[serde(with = "words::span")]
+    pub escape_pause: Duration,
     #[serde(deserialize_with = "words::choice")]
     pub entry: EntrySetting,
     #[serde(with = "words::span")]
     pub ladder_limit: Duration,
+}
+
+/// What is heard of ours, by occasion.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sounds {
+    /// By the customer before GenerativeAgent answers, where ringing is ours.
+    pub ringback: Source,
+    /// By the customer while nobody is being called: the outputContext is fetched, another number is asked for.
+    pub waiting: Source,
+    /// By the customer while a target rings.
+    pub onward: Source,
+    /// By GenerativeAgent or the target while the customer holds.
+    pub hold: Source,
+    /// By the customer before the BYE when no target could be reached; absent: nothing is said.
+    pub announcement: Option<Source>,
+    /// The announcement is cut after this time.
+    #[serde(with = "words::span")]
+    pub announcement_limit: Duration,
+    /// The longest file that is read.
+    #[serde(with = "words::span")]
+    pub max_length: Duration,
 }
 
 /// One row of the table of places where customers may be sent.
@@ -292,6 +328,8 @@ pub struct Target {
     /// How long the customer's side may take to accept a REFER to it.
     #[serde(with = "words::span")]
     pub accept_limit: Duration,
+    /// What is sent there, one of `[profile.NAME]`.
+    pub profile: Option<String>,
 }
 
 /// What is remembered of conversations; the meaning of each is in [`ConversationSettings`].
@@ -429,6 +467,7 @@ impl Config {
             product: sip.product.clone(),
             access: sip.access.clone(),
             unlisted: sip.unlisted,
+            profiles: self.peers(),
             challenge: sip.challenge.clone(),
             realm: sip.realm.clone(),
             users: user.iter().map(|(name, user)| user.core(name)).collect(),
@@ -462,11 +501,18 @@ impl Config {
         }
     }
 
+    fn peers(&self) -> Vec<(Network, String)> {
+        let rows = self.profile.iter();
+        rows.flat_map(|(name, row)| row.peers.iter().map(|network| (*network, name.clone()))).collect()
+    }
+
     fn call_settings(&self) -> CallSettings {
         let call = &self.call;
         CallSettings {
+            sip_uri: Some(self.asapp.sip_uri.clone()).filter(|uri| !uri.is_empty()),
             country: self.asapp.country.clone(),
             number_prefixes: self.asapp.number_prefixes.clone(),
+            barred_prefixes: self.asapp.barred_prefixes.clone(),
             number_budget: call.number_budget,
             api_timeout: self.asapp.timeout,
             expiry_margin: call.expiry_margin,
@@ -481,13 +527,21 @@ impl Config {
             ringing: call.ringing,
             answer: call.answer,
             dwell_limit: call.dwell_limit,
+            escape: call.escape.clone(),
+            escape_pause: call.escape_pause,
             retry_without_context: self.asapp.retry_without_context,
             entry: call.entry,
             rules: self.rule.clone(),
             targets: self.target.iter().map(|(name, row)| (name.clone(), row.core())).collect(),
             ladder_limit: call.ladder_limit,
+            announcement_limit: self
+                .sounds
+                .announcement
+                .as_ref()
+                .map_or(Duration::ZERO, |_| self.sounds.announcement_limit),
             intake: self.intake.clone(),
             context: self.context.clone(),
+            profiles: self.profile.iter().map(|(name, row)| (name.clone(), row.context.clone())).collect(),
         }
     }
 
@@ -550,7 +604,12 @@ impl Media {
 
 impl Target {
     fn core(&self) -> CoreTarget {
-        CoreTarget { uris: self.uri.clone(), ring_limit: self.ring_limit, accept_limit: self.accept_limit }
+        CoreTarget {
+            uris: self.uri.clone(),
+            ring_limit: self.ring_limit,
+            accept_limit: self.accept_limit,
+            profile: self.profile.clone(),
+        }
     }
 
     /// Where each of its URIs is found that we call ourselves, and whose certificate counts there.
@@ -575,7 +634,7 @@ impl Default for Target {
     fn default() -> Self {
         let ring_limit = CallSettings::default().ring_limit;
         let accept_limit = Duration::from_secs(5);
-        Self { uri: Vec::new(), address: None, transport: None, ring_limit, accept_limit }
+        Self { uri: Vec::new(), address: None, transport: None, ring_limit, accept_limit, profile: None }
     }
 }
 
@@ -643,8 +702,10 @@ impl Default for Asapp {
             api_id_file: None,
             api_secret: SecretString::default(),
             api_secret_file: None,
+            sip_uri: String::new(),
             country: call.country,
             number_prefixes: call.number_prefixes,
+            barred_prefixes: call.barred_prefixes,
             connect_timeout: Duration::from_secs(2),
             timeout: call.api_timeout,
             rate: Settings::default().api_rate,
@@ -672,8 +733,25 @@ impl Default for Call {
             ringing: core.ringing,
             answer: core.answer,
             dwell_limit: core.dwell_limit,
+            escape: core.escape,
+            escape_pause: core.escape_pause,
             entry: core.entry,
             ladder_limit: core.ladder_limit,
+        }
+    }
+}
+
+impl Default for Sounds {
+    fn default() -> Self {
+        let ringing = || Source::Tone("us".to_owned());
+        Self {
+            ringback: ringing(),
+            waiting: Source::ComfortNoise,
+            onward: ringing(),
+            hold: Source::ComfortNoise,
+            announcement: None,
+            announcement_limit: Duration::from_secs(30),
+            max_length: Duration::from_secs(300),
         }
     }
 }

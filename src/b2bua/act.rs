@@ -9,18 +9,20 @@ use tracing::{debug, info, warn};
 
 use super::headers::Lines;
 use super::io::{
-    ApiFailure, ApiOperation, ApiReply, ApiRequest, Datagram, FailureClass, Law, MediaCommand, Output, PortPair, Sound,
-    Transport,
+    ApiFailure, ApiOperation, ApiReply, ApiRequest, Datagram, Digit, EventTypes, FailureClass, Law, MediaCommand,
+    Output, PortPair, Sound, Transport,
 };
 use super::limiter::Priority;
 use super::settings::{Caller, Peer, Trunk};
 use super::transactions::{Holder, LegId};
 use super::trunks::{NoWay, Route, Way};
 use super::{B2bua, COUNTERS_LIMIT, CallEntry, LegEntry, Side, TimerKey};
+use crate::call::context::Carry;
 use crate::call::event::{CallAction, CallEvent, CallTimer};
+use crate::call::intake::Intake;
 use crate::call::record::CallRecord;
 use crate::call::state::Call;
-use crate::call::ticket::DialTicket;
+use crate::call::ticket::{Callee, DialTicket};
 use crate::call::verdict::NotConnected;
 use crate::call::{CallRef, TransferId};
 use crate::leg::negotiation::{Negotiation, offer_of};
@@ -29,7 +31,7 @@ use crate::leg::{
     Invitation, Leg, LegCommand, LegEvent, LegRole, LegTimer, LostCause, Material, MediaCounters, Out, Refusal,
     Surroundings,
 };
-use crate::sdp::{Family, G711, Session};
+use crate::sdp::{Audio, Family, G711, Session};
 use crate::sip::digest::Keyring;
 use crate::sip::hop::Hop;
 use crate::sip::message::Message;
@@ -42,6 +44,8 @@ const MTU_SAFE: usize = 1_300;
 
 /// Hops that our own requests may take (RFC 3261 section 8.1.1.6).
 const MAX_FORWARDS: u8 = 70;
+/// Which call transfer a call to GenerativeAgent's SIP URI is.
+const TRANSFER_HEADER: &str = "X-ASAPP-CallTransferId";
 
 /// What is known at the door, before there is a call.
 struct Door {
@@ -51,6 +55,7 @@ struct Door {
     max_forwards: u8,
     headers: Lines,
     private: bool,
+    profile: Option<String>,
 }
 
 impl B2bua {
@@ -98,12 +103,9 @@ impl B2bua {
                 self.legs.entry(id).and_modify(|entry| entry.caller = Some(origin.ip()));
                 self.remote_changed(id);
                 let (headers, private) = self.invited_with(invite);
-                self.begin_call(
-                    now,
-                    call,
-                    Door { leg: id, pair: customer_pair, spare, max_forwards, headers, private },
-                    out,
-                );
+                let profile = self.profile_of(origin.ip()).map(str::to_owned);
+                let door = Door { leg: id, pair: customer_pair, spare, max_forwards, headers, private, profile };
+                self.begin_call(now, call, door, out);
             }
             Err(refusal) => {
                 *self.counters.rejected.entry("description").or_default() += 1;
@@ -114,19 +116,26 @@ impl B2bua {
         }
     }
 
-    fn answer_open(&mut self, now: Instant, invite: &Message, key: &ServerKey, refusal: Refusal) {
+    /// The profile of who calls from here: that of the smallest network it lies in, or of the trunk that it is a server of.
+    fn profile_of(&self, address: IpAddr) -> Option<&str> {
+        let nets = self.settings.profiles.iter().filter(|(network, _)| network.contains(address));
+        let nearest = nets.max_by_key(|(network, _)| network.prefix).map(|(_, profile)| profile.as_str());
+        nearest.or_else(|| self.trunks.settings_at(address)?.profile.as_deref())
+    }
+
+    pub(super) fn answer_open(&mut self, now: Instant, invite: &Message, key: &ServerKey, refusal: Refusal) {
         let tag = self.ids.tag();
         let effects = self.transactions.respond(key, refusal.status, refusal.response(invite, &tag, &self.endpoint));
         self.perform(now, effects, None);
     }
 
-    fn unavailable(&mut self, now: Instant, origin: Hop, invite: &Message, why: &'static str) {
+    pub(super) fn unavailable(&mut self, now: Instant, origin: Hop, invite: &Message, why: &'static str) {
         *self.counters.rejected.entry(why).or_default() += 1;
         self.answer_once(now, origin, invite, 503);
     }
 
     /// What an INVITE offers, and our media address of its family; of the signalling's family where it offers nothing.
-    fn offered(&self, origin: Hop, invite: &Message) -> Result<(Option<Session>, IpAddr), Refusal> {
+    pub(super) fn offered(&self, origin: Hop, invite: &Message) -> Result<(Option<Session>, IpAddr), Refusal> {
         let offer = offer_of(invite)?;
         let family = offer.as_ref().and_then(|offer| offer.audio.family).unwrap_or(Family::of(origin.ip()));
         let here = self.settings.media_address(family).ok_or_else(|| {
@@ -136,11 +145,11 @@ impl B2bua {
         Ok((offer, here))
     }
 
-    fn negotiation(&mut self, here: SocketAddr, offer: Option<Session>) -> Negotiation {
+    pub(super) fn negotiation(&mut self, here: SocketAddr, offer: Option<Session>) -> Negotiation {
         Negotiation::new(here, self.ids.below(0x7fff_ffff) as u32, offer)
     }
 
-    fn add_leg(&mut self, id: LegId, leg: Leg, tag: String, role: LegRole, call: CallRef, pair: PortPair) {
+    pub(super) fn add_leg(&mut self, id: LegId, leg: Leg, tag: String, role: LegRole, call: CallRef, pair: PortPair) {
         self.tags.insert(tag.clone(), id);
         let entry = LegEntry {
             leg,
@@ -149,14 +158,21 @@ impl B2bua {
             tag,
             pair,
             way: None,
-            number: None,
+            callee: None,
             heard: false,
             caller: None,
             silent: false,
+            covered: None,
             said: None,
             over: false,
         };
         self.legs.insert(id, entry);
+    }
+
+    pub(super) fn take_side(&mut self, call: CallRef, role: LegRole, leg: LegId, pair: PortPair) {
+        if let Some(entry) = self.calls.get_mut(&call) {
+            *entry.side_mut(role) = Side { leg: Some(leg), pair: Some(pair), media: None };
+        }
     }
 
     /// The call begins with the leg's first event; what came before it (the 100) goes out first.
@@ -176,12 +192,12 @@ impl B2bua {
     }
 
     fn open_call(&mut self, now: Instant, reference: CallRef, door: Door, invitation: &Invitation) {
-        let Door { leg: customer, pair: customer_pair, spare, max_forwards, headers, private } = door;
+        let Door { leg: customer, pair: customer_pair, spare, max_forwards, headers, private, profile } = door;
         self.counters.calls += 1;
         let mut actions = Vec::new();
         let context_ref = format!("{:032x}", self.ids.number());
         let settings = self.call_settings.clone();
-        let intake = self.intake(now, invitation);
+        let intake = Intake { profile, ..self.intake(now, invitation) };
         let call = Call::begin(reference, context_ref, intake, settings, self.epoch, now, &mut actions);
         info!(call = %reference, conversation = ?call.facts.intake.conversation.0, "call taken");
         let mut entry = CallEntry {
@@ -336,9 +352,9 @@ impl B2bua {
     /// A way that was given up shows a sign of connection. Its number may be somebody else's any moment: where nothing
     /// has been heard of it on the way taken instead, no further INVITE leaves there either, and a fresh one is due.
     fn number_spent(&mut self, now: Instant, id: LegId) {
-        let Some((call, number)) = self.legs.get(&id).map(|leg| (leg.call, leg.number.clone())) else { return };
+        let Some((call, callee)) = self.legs.get(&id).map(|leg| (leg.call, leg.callee.clone())) else { return };
         let current = self.leg_of(call, LegRole::GenerativeAgent).filter(|current| *current != id);
-        let waits = |leg: &LegEntry| leg.number == number && !leg.heard && !leg.over;
+        let waits = |leg: &LegEntry| leg.callee == callee && !leg.heard && !leg.over;
         if current.and_then(|current| self.legs.get(&current)).is_some_and(waits) {
             self.abandon(now, call, LegRole::GenerativeAgent);
             let lost = LegEvent::Lost(LostCause::NoAnswer);
@@ -375,12 +391,13 @@ impl B2bua {
     fn act(&mut self, now: Instant, call: CallRef, actions: Vec<CallAction>) {
         for action in actions {
             match action {
-                CallAction::Leg(role, command, carry) => self.command(now, call, role, command, carry.lines),
+                CallAction::Leg(role, command, carry) => self.command(now, call, role, command, carry),
                 CallAction::Dial(ticket) => self.dial(now, call, ticket),
                 CallAction::Onward { target, member, carry } => {
                     self.dial_onward(now, call, &target, member, carry.lines)
                 }
                 CallAction::Abandon(role) => self.abandon(now, call, role),
+                CallAction::ChangeHands => self.change_hands(now, call),
                 CallAction::Create(transfer, deadline) => self.create(now, call, transfer, deadline),
                 CallAction::Fetch(transfer, deadline) => self.fetch(now, call, transfer, deadline),
                 CallAction::Verify(transfer, deadline) => self.verify(now, call, transfer, deadline),
@@ -389,7 +406,8 @@ impl B2bua {
                     warn!(call = %call, transfer = transfer.0, "the number led to somebody else: leg cut");
                 }
                 CallAction::Connect { with, watched } => self.connect(call, with, watched),
-                CallAction::Play(sound) => self.play(call, sound),
+                CallAction::Pass(role, digit) => self.pass(now, call, role, digit),
+                CallAction::Play(sound) => self.play(now, call, sound),
                 CallAction::Start(timer, at) => self.timers.start(TimerKey::Call(call, timer), at),
                 CallAction::StopTimers => self.stop_timers(call),
                 CallAction::Publish(context) => self.outputs.push_back(Output::Publish(context)),
@@ -410,17 +428,17 @@ impl B2bua {
         self.calls.get(&call)?.side(role).leg
     }
 
-    fn command(&mut self, now: Instant, call: CallRef, role: LegRole, command: LegCommand, mut headers: Lines) {
+    fn command(&mut self, now: Instant, call: CallRef, role: LegRole, command: LegCommand, carry: Carry) {
+        let Carry { lines: mut headers, body, .. } = carry;
         let Some(entry) = self.calls.get(&call) else { return };
-        let other = if role == LegRole::Customer { entry.far() } else { LegRole::Customer };
+        let other = entry.opposite(role);
         let Some(id) = entry.side(role).leg else { return };
         self.observe(now, call, role, &command);
         let own: Vec<String> = headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
         let is_ours = |name: &str| name != "Reason" && own.contains(&name.to_ascii_lowercase());
         headers.extend(self.crossed(call, other, &command).into_iter().filter(|(name, _)| !is_ours(name)));
-        let audio = self.leg_of(call, other).and_then(|id| self.legs.get(&id)?.leg.audio_for_other());
         let keyring = self.keyring(id).filter(|_| matches!(command, LegCommand::Refer(_)));
-        let material = Material { headers, audio, keyring };
+        let material = Material { headers, body, audio: self.audio_towards(call, role), keyring };
         self.with_leg(id, |leg, s| leg.command(command, &material, s));
         self.work_off(now);
     }
@@ -431,6 +449,15 @@ impl B2bua {
         let knows = |peer: &&Peer| peer.networks.iter().any(|network| network.contains(caller));
         let peer = self.settings.peers.iter().find(knows)?;
         Some(Box::new(Keyring::new(peer.credentials.clone(), caller)))
+    }
+
+    /// The audio that is described to a leg: that of whom it talks to. A successor whom nobody talks to yet takes up what
+    /// was agreed on with the customer's leg.
+    fn audio_towards(&self, call: CallRef, role: LegRole) -> Option<Audio> {
+        let entry = self.calls.get(&call)?;
+        let audio = |role| self.legs.get(&entry.side(role).leg?)?.leg.audio_for_other();
+        let opposite = audio(entry.opposite(role));
+        opposite.or_else(|| audio(LegRole::Customer).filter(|_| role == LegRole::Successor))
     }
 
     /// Durations worth a histogram.
@@ -459,9 +486,9 @@ impl B2bua {
     fn dial(&mut self, now: Instant, call: CallRef, ticket: DialTicket) {
         let Some(entry) = self.calls.get_mut(&call) else { return };
         let way = self.trunks.take(now, &mut entry.route, &mut self.ids).ok();
-        let number = ticket.spend(now);
-        let ready = way.zip(number).and_then(|(way, number)| Some((way, number, self.lend_pair(call, way.hop)?)));
-        let Some((way, number, pair)) = ready else {
+        let callee = ticket.spend(now);
+        let ready = way.zip(callee).and_then(|(way, callee)| Some((way, callee, self.lend_pair(call, way.hop)?)));
+        let Some((way, callee, pair)) = ready else {
             return self.tell_call(
                 now,
                 call,
@@ -471,11 +498,16 @@ impl B2bua {
         let trunk = self.trunks.settings(way);
         let Some(entry) = self.calls.get_mut(&call) else { return };
         entry.call.facts.leaves_by(&trunk.name);
-        let digits = if trunk.plus { number.as_str() } else { number.trim_start_matches('+') };
-        let uri = format!("sip:{}{digits}@{};user=phone", trunk.prefix, trunk.domain);
+        let (uri, transfer) = match &callee {
+            Callee::Number(number) => {
+                let digits = if trunk.plus { number.as_str() } else { number.trim_start_matches('+') };
+                (format!("sip:{}{digits}@{};user=phone", trunk.prefix, trunk.domain), None)
+            }
+            Callee::Sip { uri, transfer } => (uri.clone(), Some((TRANSFER_HEADER.to_owned(), transfer.0.clone()))),
+        };
         let own = self.endpoint.towards(&way.hop);
         let (from, more) = caller(&trunk, &entry.call.facts.intake.caller, entry.private, own);
-        let headers = [entry.headers.clone(), more].concat();
+        let headers = [entry.headers.clone(), more, Vec::from_iter(transfer)].concat();
         let dial = Dial {
             uri: &uri,
             from: &from,
@@ -485,7 +517,7 @@ impl B2bua {
             silence: trunk.silence,
             redirects: &trunk.redirects,
         };
-        self.place(now, call, LegRole::GenerativeAgent, pair, Some((way, number.clone())), &dial, headers);
+        self.place(now, call, LegRole::GenerativeAgent, pair, Some((way, callee)), &dial, headers);
     }
 
     /// Calls one URI of a configured target. Only the table names it; of the caller nothing but a plain number shows.
@@ -530,14 +562,13 @@ impl B2bua {
         call: CallRef,
         role: LegRole,
         (pair, here): (PortPair, IpAddr),
-        way: Option<(Way, String)>,
+        way: Option<(Way, Callee)>,
         dial: &Dial<'_>,
         headers: Lines,
     ) {
-        let customer = self.leg_of(call, LegRole::Customer);
-        let audio = customer.and_then(|id| self.legs.get(&id)?.leg.audio_for_other());
+        let audio = self.audio_towards(call, role);
         let negotiation = self.negotiation(SocketAddr::new(here, pair.port), None);
-        let material = Material { headers, audio, keyring: None };
+        let material = Material { headers, body: None, audio, keyring: None };
         self.next_leg += 1;
         let id = LegId(self.next_leg);
         let mut out = Vec::new();
@@ -546,16 +577,19 @@ impl B2bua {
             Surroundings { ids: &mut self.ids, endpoint: &self.endpoint, base: self.base, session, out: &mut out };
         let (leg, tag) = Leg::dial(dial, negotiation, &material, &mut s);
         self.add_leg(id, leg, tag, role, call, pair);
-        self.legs.entry(id).and_modify(|entry| (entry.way, entry.number) = way.unzip());
-        if let Some(entry) = self.calls.get_mut(&call) {
-            *entry.side_mut(role) = Side { leg: Some(id), pair: Some(pair), media: None };
-        }
+        self.legs.entry(id).and_modify(|entry| (entry.way, entry.callee) = way.unzip());
+        self.take_side(call, role, id, pair);
         self.work.extend(out.into_iter().map(|wanted| (id, wanted)));
         self.work_off(now);
     }
 
     fn abandon(&mut self, now: Instant, call: CallRef, role: LegRole) {
         let Some(id) = self.calls.get_mut(&call).and_then(|entry| entry.side_mut(role).leg.take()) else { return };
+        self.dismiss(now, id);
+    }
+
+    /// Hangs up a leg that is no side of its call any more.
+    pub(super) fn dismiss(&mut self, now: Instant, id: LegId) {
         let hang_up = LegCommand::HangUp(crate::leg::Cause::NORMAL);
         self.with_leg(id, |leg, s| leg.command(hang_up, &Material::default(), s));
         self.work_off(now);
@@ -645,7 +679,9 @@ impl B2bua {
         }
         let (held, listens) = (audio.is_held(), audio.listens());
         let (call, customer) = (entry.call, entry.role == LegRole::Customer);
+        let types = entry.leg.telephone_events().map(|(hears, told)| EventTypes { hears, told });
         self.outputs.push_back(Output::Media(MediaCommand::Hold { pair, held: !listens }));
+        self.outputs.push_back(Output::Media(MediaCommand::Events { pair, types }));
         if held {
             entry.silent = false;
             self.outputs.push_back(Output::Media(MediaCommand::Watch { pair, limit: None }));
@@ -656,9 +692,24 @@ impl B2bua {
         if customer {
             self.sound_again(call);
         }
+        self.cover(call);
     }
 
-    fn connect(&mut self, call: CallRef, with: LegRole, watched: bool) {
+    /// Whoever talks with a customer who holds hears a sound of ours meanwhile (flow M6).
+    fn cover(&mut self, call: CallRef) {
+        let Some(entry) = self.calls.get(&call) else { return };
+        let customer = entry.side(LegRole::Customer).leg.and_then(|id| self.legs.get(&id));
+        let held = customer.and_then(|leg| leg.leg.remote()).is_some_and(|audio| audio.is_held());
+        let far = entry.side(entry.far()).leg;
+        let Some(far) = far.and_then(|id| self.legs.get_mut(&id)).filter(|leg| !leg.over) else { return };
+        let law = law_of(&far.leg).filter(|_| held);
+        if std::mem::replace(&mut far.covered, law) != law {
+            let sound = law.map(|law| (Sound::Hold, law));
+            self.outputs.push_back(Output::Media(MediaCommand::Cover { pair: far.pair, sound }));
+        }
+    }
+
+    pub(super) fn connect(&mut self, call: CallRef, with: LegRole, watched: bool) {
         let legs = [LegRole::Customer, with].map(|role| self.leg_of(call, role));
         let pair = |id: Option<LegId>| id.and_then(|id| self.legs.get(&id)).filter(|leg| !leg.over).map(|leg| leg.pair);
         let [Some(customer), Some(far)] = legs.map(pair) else { return };
@@ -670,13 +721,27 @@ impl B2bua {
             let limit = Some(self.settings.media_timeout);
             self.outputs.push_back(Output::Media(MediaCommand::Watch { pair, limit }));
         }
+        self.cover(call);
     }
 
-    fn play(&mut self, call: CallRef, sound: Sound) {
+    /// What plays already plays on. An announcement that cannot be said is over at once.
+    fn play(&mut self, now: Instant, call: CallRef, sound: Sound) {
         if let Some(entry) = self.calls.get_mut(&call).filter(|entry| entry.sound.is_none_or(|(now, _)| now != sound)) {
             entry.sound = Some((sound, None));
         }
         self.sound_again(call);
+        if self.calls.get(&call).is_some_and(|entry| entry.sound == Some((Sound::Announcement, None))) {
+            self.tell_call(now, call, CallEvent::Played);
+        }
+    }
+
+    /// An announcement has been heard to its end.
+    pub(super) fn played(&mut self, now: Instant, pair: PortPair) {
+        let Some(call) = self.ports.owner(pair) else { return };
+        let announced = |entry: &CallEntry| matches!(entry.sound, Some((Sound::Announcement, _)));
+        if self.calls.get(&call).is_some_and(announced) {
+            self.tell_call(now, call, CallEvent::Played);
+        }
     }
 
     /// Says our own sound to the relay where that has not been done in the law that the customer speaks now: a customer
@@ -685,11 +750,7 @@ impl B2bua {
         let Some(entry) = self.calls.get_mut(&call) else { return };
         let Some(leg) = entry.side(LegRole::Customer).leg.and_then(|id| self.legs.get(&id)) else { return };
         let Some((sound, said)) = entry.sound else { return };
-        // What the two sides agreed on; without G.711 in it there is nothing we can say.
-        let law = leg.leg.audio_for_other().and_then(|audio| audio.g711()).map(|law| match law {
-            G711::Mu => Law::Mu,
-            G711::A => Law::A,
-        });
+        let law = law_of(&leg.leg);
         if let (Some(law), false) = (law.filter(|law| said != Some(*law)), leg.over) {
             entry.sound = Some((sound, Some(law)));
             self.outputs.push_back(Output::Media(MediaCommand::Play { pair: leg.pair, sound, law }));
@@ -703,6 +764,25 @@ impl B2bua {
         let role = LegRole::ALL.into_iter().find(|role| entry.side(*role).pair == Some(pair));
         if let Some(role) = role {
             self.tell_call(now, call, CallEvent::Heard(role));
+        }
+    }
+
+    /// A key was pressed on the far side of this pair.
+    pub(super) fn pressed(&mut self, now: Instant, pair: PortPair, digit: Digit) {
+        let Some(call) = self.ports.owner(pair) else { return };
+        let Some(entry) = self.calls.get(&call) else { return };
+        let role = LegRole::ALL.into_iter().find(|role| entry.side(*role).pair == Some(pair));
+        if let Some(role) = role {
+            self.tell_call(now, call, CallEvent::Pressed(role, digit));
+        }
+    }
+
+    /// The relay takes telephone events to whoever hears them; to everybody else an INFO goes.
+    fn pass(&mut self, now: Instant, call: CallRef, role: LegRole, digit: Digit) {
+        let Some(id) = self.leg_of(call, role) else { return };
+        if self.legs.get(&id).is_some_and(|entry| entry.leg.telephone_events().is_none()) {
+            self.with_leg(id, |leg, s| leg.command(LegCommand::Inform(digit.info()), &Material::default(), s));
+            self.work_off(now);
         }
     }
 
@@ -722,7 +802,7 @@ impl B2bua {
     }
 
     /// Closes a pair that is still this call's. A leg may speak its last word long after its call has ended.
-    fn close_media(&mut self, pair: PortPair, call: CallRef) {
+    pub(super) fn close_media(&mut self, pair: PortPair, call: CallRef) {
         if self.ports.take_back(pair, call) {
             self.outputs.push_back(Output::Media(MediaCommand::Close(pair)));
         }
@@ -798,6 +878,14 @@ fn caller(trunk: &Trunk, customer: &str, private: bool, here: SocketAddr) -> (St
     }
 }
 
+/// What a leg and we agreed on; without G.711 in it there is nothing we can say.
+fn law_of(leg: &Leg) -> Option<Law> {
+    leg.audio_for_other().and_then(|audio| audio.g711()).map(|law| match law {
+        G711::Mu => Law::Mu,
+        G711::A => Law::A,
+    })
+}
+
 /// Hops that an INVITE of ours may take because of this one (flow T17); `None`: it has come round often enough.
 fn hops_left(invite: &Message) -> Option<u8> {
     invite.max_forwards().map_or(Some(MAX_FORWARDS), |hops| Some(hops.checked_sub(1)?.min(MAX_FORWARDS)))
@@ -821,13 +909,17 @@ fn event_word(event: &CallEvent) -> &'static str {
         CallEvent::Leg(LegRole::Customer, LegEvent::HungUp { .. }) => "customer hung up",
         CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::HungUp { .. }) => "GenerativeAgent hung up",
         CallEvent::Leg(LegRole::Onward, LegEvent::HungUp { .. }) => "the onward leg hung up",
+        CallEvent::Leg(LegRole::Successor, LegEvent::HungUp { .. }) => "the successor hung up",
         CallEvent::Leg(_, LegEvent::Refused { .. }) => "refused",
         CallEvent::Leg(_, LegEvent::Lost(_)) => "lost",
         CallEvent::WayFailed(_) => "way failed",
         CallEvent::Created(..) => "created",
         CallEvent::Fetched(..) => "fetched",
         CallEvent::Heard(_) => "heard",
+        CallEvent::ChangedHands => "changed hands",
+        CallEvent::Pressed(..) => "key pressed",
         CallEvent::MediaDead => "media dead",
+        CallEvent::Played => "played",
         CallEvent::Timer(_) => "timer",
         CallEvent::PulledBack => "pulled back",
         CallEvent::Ended => "ended by an operator",

@@ -10,8 +10,11 @@ use serde::Serialize;
 
 pub use super::memory::{Change, Erasure, Kept, Remembered};
 pub use super::places::Look;
-pub use crate::call::asapp::{ApiFailure, CreateTransfer, FailureClass, OutputContext, Transfer, TransferStatus};
+pub use crate::call::asapp::{
+    ApiFailure, CreateTransfer, FailureClass, OutputContext, Transfer, TransferKind, TransferStatus,
+};
 pub use crate::call::context::PublishedContext;
+pub use crate::call::escape::Digit;
 pub use crate::call::event::Sound;
 pub use crate::call::intake::LaidDown;
 use crate::call::record::CallRecord;
@@ -157,7 +160,8 @@ pub enum MediaCommand {
     },
     /// Relay everything between the two pairs, both ways, unmodified within one source. Ends any `Play` on either.
     Bridge(PortPair, PortPair),
-    /// Stop relaying to and from this pair and send this sound to its far side until told otherwise.
+    /// Stop relaying to and from this pair and send this sound to its far side until told otherwise. An announcement is
+    /// sent once; then `Played` is reported and nothing sent. A sound that goes on does not begin again.
     Play {
         /// The pair.
         pair: PortPair,
@@ -166,6 +170,14 @@ pub enum MediaCommand {
         /// In which G.711 law, by its static payload type.
         law: Law,
     },
+    /// In place of what is relayed to this pair its far side hears a sound; `None`: what is relayed again. What it says
+    /// is relayed all the same, and so is RTCP.
+    Cover {
+        /// The pair.
+        pair: PortPair,
+        /// What is heard, and in which law.
+        sound: Option<(Sound, Law)>,
+    },
     /// The far side does not listen (a hold, RFC 3264 section 5.1), or does again: while it does not, it is sent no
     /// RTP. RTCP goes on.
     Hold {
@@ -173,6 +185,15 @@ pub enum MediaCommand {
         pair: PortPair,
         /// True: it does not listen.
         held: bool,
+    },
+    /// By which payload types this far side and we send each other telephone events (RFC 4733); `None`: by none. What
+    /// the peer of its pair sends goes out under the number of this side. Where this side has none, it is not sent at
+    /// all: it is told by INFO.
+    Events {
+        /// The pair.
+        pair: PortPair,
+        /// The payload types.
+        types: Option<EventTypes>,
     },
     /// Report `Silent` when nothing has arrived for this long; `None` suspends the watch (hold, early media).
     Watch {
@@ -183,6 +204,15 @@ pub enum MediaCommand {
     },
     /// The leg is over: stop, report `Closed`, forget the far side, drain until quiet, report `Quiet`.
     Close(PortPair),
+}
+
+/// The payload types of telephone events on one leg.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventTypes {
+    /// By which the far side hears them.
+    pub hears: u8,
+    /// By which we have asked for them. The far side may send by either, as it reads RFC 3264 section 5.1.
+    pub told: u8,
 }
 
 /// The two G.711 laws (RFC 3551).
@@ -203,6 +233,10 @@ pub enum MediaEvent {
     Silent(PortPair),
     /// A packet arrived after `Silent`.
     Resumed(PortPair),
+    /// The announcement has been sent to its end.
+    Played(PortPair),
+    /// The far side pressed a key: a telephone event has begun. Once for each press.
+    Digit(PortPair, Digit),
     /// The pair is closed; these are its final counters.
     Closed(PortPair, MediaCounters),
     /// Nothing has arrived on the closed pair for the quarantine time: it may be lent again.

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::TransferId;
 use super::asapp::{ApiFailure, Transfer};
 use super::context::{Carry, PublishedContext};
+use super::escape::Digit;
 use super::record::CallRecord;
 use super::ticket::DialTicket;
 use super::verdict::NotConnected;
@@ -25,8 +26,14 @@ pub enum CallEvent {
     Fetched(TransferId, Result<Transfer, ApiFailure>),
     /// The first RTP came from this leg.
     Heard(LegRole),
+    /// The successor is the customer's leg now.
+    ChangedHands,
+    /// A key was pressed on this leg.
+    Pressed(LegRole, Digit),
     /// Nothing is heard from either side any more.
     MediaDead,
+    /// The announcement is over, or cannot be heard at all.
+    Played,
     /// A timer of this call fired.
     Timer(CallTimer),
     /// A person takes the customer back from GenerativeAgent, to be handed back by the rules.
@@ -62,13 +69,15 @@ pub enum CallTimer {
     CollectLimit,
     /// No more attempts to hand the customer back.
     LadderLimit,
+    /// The announcement has lasted long enough: hang up.
+    AnnouncementLimit,
     /// A leg owes its last word too long: write the record all the same.
     ReleaseLimit,
 }
 
 impl CallTimer {
     /// Every timer.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::NumberBudget,
         Self::RetryDue,
         Self::NumberGuard,
@@ -80,17 +89,29 @@ impl CallTimer {
         Self::PollDue,
         Self::CollectLimit,
         Self::LadderLimit,
+        Self::AnnouncementLimit,
         Self::ReleaseLimit,
     ];
 }
 
-/// A sound of our own.
+/// An occasion on which a sound of our own is heard; what it sounds like is the relay's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub enum Sound {
-    /// Ringback tone.
+    /// The customer waits for GenerativeAgent's answer.
     Ringback,
-    /// Comfort noise: quiet, but clearly not a dead line.
-    ComfortNoise,
+    /// The customer waits while nobody is being called.
+    Waiting,
+    /// The customer waits while an onward leg rings.
+    Onward,
+    /// Whoever talks with a customer who holds.
+    Hold,
+    /// Nobody could be reached. Heard once.
+    Announcement,
+}
+
+impl Sound {
+    /// Every occasion, in the order of their discriminants.
+    pub const ALL: [Self; 5] = [Self::Ringback, Self::Waiting, Self::Onward, Self::Hold, Self::Announcement];
 }
 
 /// What a call wants done, in order.
@@ -111,6 +132,8 @@ pub enum CallAction {
     },
     /// Hang up a leg that we dialled, and hear no more of it.
     Abandon(LegRole),
+    /// Let the successor, if it could be answered, be the customer's leg; hang up the old one and hear no more of it.
+    ChangeHands,
     /// Ask for a number under this id.
     Create(TransferId, Instant),
     /// Look this transfer up.
@@ -126,6 +149,8 @@ pub enum CallAction {
         /// Whether silence on both sides is to be reported.
         watched: bool,
     },
+    /// A key was pressed on the other side: tell this leg of it, unless the relay takes it there.
+    Pass(LegRole, Digit),
     /// Let the customer hear this instead of a peer.
     Play(Sound),
     /// Set a timer.

@@ -12,7 +12,7 @@ use super::rules::Rung;
 use super::state::{CallState, Facts, HandingBack, LegStage, Releasing, UnderWay};
 use super::step::{Actions, end, released, unused};
 use super::verdict::{EndedBy, Outcome, Phase, Verdict};
-use crate::leg::{Cause, LegCommand, LegEvent, LegRole, LostCause, Side, Transfer};
+use crate::leg::{Cause, LegCommand, LegEvent, LegRole, LostCause, Redirect, Side, Transfer};
 
 /// Looks for the rule that fits and begins its ladder; enters [`CallState::HandingBack`].
 pub(super) fn hand_back(facts: &mut Facts, verdict: Verdict, now: Instant, actions: &mut Actions) -> CallState {
@@ -30,7 +30,7 @@ pub(super) fn hand_back(facts: &mut Facts, verdict: Verdict, now: Instant, actio
 fn climb(facts: &mut Facts, mut state: HandingBack, now: Instant, actions: &mut Actions) -> CallState {
     let refuse = |status, redirect| LegCommand::Refuse { status, redirect, retry_after: None };
     let (rung, command) = match state.ladder.pop_front() {
-        Some(Rung::Bye) => (Rung::Bye, LegCommand::HangUp(Cause::NORMAL)),
+        Some(Rung::Bye) => (Rung::Bye, LegCommand::HangUp(facts.cause(state.verdict.outcome))),
         Some(Rung::Dial(target)) => return dial(facts, state, target, 0, now, actions),
         Some(Rung::Refer(target)) => return refer(facts, state, target, 0, now, actions),
         Some(Rung::Refuse(status)) => (Rung::Refuse(status), refuse(status, None)),
@@ -39,12 +39,28 @@ fn climb(facts: &mut Facts, mut state: HandingBack, now: Instant, actions: &mut 
             let Some(uri) = row.and_then(|row| row.uris.first().cloned()) else {
                 return climb(facts, state, now, actions);
             };
-            (Rung::Redirect(target), refuse(302, Some(uri)))
+            let with_headers = facts.profile().contact_headers;
+            (Rung::Redirect(target), refuse(302, Some(Redirect { uri, with_headers })))
         }
+        None if facts.customer == LegStage::Up && announces(facts) => return announce(facts, state, now, actions),
         None if facts.customer == LegStage::Up => (Rung::Bye, LegCommand::HangUp(state.cause)),
         None => (Rung::Refuse(480), refuse(480, None)),
     };
     part(facts, state, &rung, command, now, actions)
+}
+
+/// Whether there is something to say to a customer for whom every rung has failed.
+fn announces(facts: &Facts) -> bool {
+    let tried = facts.hand_back.as_ref().is_some_and(|record| !record.rungs.is_empty());
+    tried && !facts.settings.announcement_limit.is_zero()
+}
+
+/// Tells the customer that nobody could be reached; the BYE follows.
+fn announce(facts: &mut Facts, state: HandingBack, now: Instant, actions: &mut Actions) -> CallState {
+    actions.push(CallAction::StopTimers);
+    actions.push(CallAction::Start(CallTimer::AnnouncementLimit, now + facts.settings.announcement_limit));
+    actions.push(CallAction::Play(Sound::Announcement));
+    CallState::HandingBack(HandingBack { rung: UnderWay::Announcing, ..state })
 }
 
 /// A rung that cannot fail: the customer is sent away with everything we know.
@@ -81,7 +97,7 @@ fn dial(
     facts.onward = LegStage::Ringing;
     let carry = facts.carry(state.verdict.outcome, &Rung::Dial(target.clone()));
     if facts.customer == LegStage::Up || facts.early_media {
-        actions.push(CallAction::Play(Sound::Ringback));
+        actions.push(CallAction::Play(Sound::Onward));
     }
     actions.push(CallAction::Onward { target: target.clone(), member, carry });
     CallState::HandingBack(HandingBack { rung: UnderWay::Dialing { target, member }, ..state })
@@ -100,9 +116,13 @@ fn refer(
     let Some((uri, limit)) = row.and_then(|row| Some((row.uris.get(member)?.clone(), row.accept_limit))) else {
         return climb(facts, state, now, actions);
     };
-    let carry = facts.carry(state.verdict.outcome, &Rung::Refer(target.clone()));
+    let mut carry = facts.carry(state.verdict.outcome, &Rung::Refer(target.clone()));
+    if uri.starts_with("tel:") {
+        carry = carry.kept_back();
+        facts.sends(&carry);
+    }
     actions.push(CallAction::Start(CallTimer::AcceptLimit, now + limit));
-    actions.push(CallAction::Play(Sound::ComfortNoise));
+    actions.push(CallAction::Play(Sound::Waiting));
     actions.push(CallAction::Leg(LegRole::Customer, LegCommand::Refer(uri), carry));
     CallState::HandingBack(HandingBack { rung: UnderWay::Referring { target, member, accepted: false }, ..state })
 }
@@ -120,6 +140,7 @@ pub(super) fn handing_back(
             referring(facts, state, (target, member, accepted), now, event, actions)
         }
         UnderWay::Talking => talking(facts, state, now, event, actions),
+        UnderWay::Announcing => announcing(facts, state, now, event, actions),
         UnderWay::Parting => parting(facts, state, now, event, actions),
     }
 }
@@ -179,8 +200,11 @@ fn dialing(
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
-        | CallEvent::MediaDead => return CallState::HandingBack(state),
+        | CallEvent::MediaDead
+        | CallEvent::Played => return CallState::HandingBack(state),
     };
     facts.rung_result(result);
     facts.onward = LegStage::None;
@@ -249,6 +273,8 @@ fn referring(
             // It may be calling there still.
             Transfer::NoOutcome => ("no outcome".to_owned(), Cause::NO_ANSWER, Next::Rung),
         },
+        // Whoever has the customer now has not been asked.
+        CallEvent::ChangedHands => ("changed hands".to_owned(), state.cause, Next::Again),
         CallEvent::Timer(CallTimer::AcceptLimit) if !accepted => {
             ("not accepted in time".to_owned(), Cause::NO_RESPONSE, Next::Rung)
         }
@@ -277,12 +303,15 @@ fn referring(
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
+        | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
-        | CallEvent::MediaDead => return CallState::HandingBack(state),
+        | CallEvent::MediaDead
+        | CallEvent::Played => return CallState::HandingBack(state),
     };
     facts.rung_result(result);
     let state = HandingBack { cause, ..state };
     match next {
+        Next::Again => refer(facts, state, target, member, now, actions),
         Next::Uri => refer(facts, state, target, member + 1, now, actions),
         Next::Rung => climb(facts, state, now, actions),
     }
@@ -290,6 +319,8 @@ fn referring(
 
 /// What follows a REFER that did not work.
 enum Next {
+    /// The same URI, asked of somebody else.
+    Again,
     /// The target's next URI: another form may be understood.
     Uri,
     /// The next rung.
@@ -332,6 +363,11 @@ fn talking(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
             actions.push(facts.tell(other, LegCommand::Inform(info)));
             CallState::HandingBack(state)
         }
+        CallEvent::Pressed(role, digit) if role != LegRole::GenerativeAgent => {
+            let other = if role == LegRole::Customer { LegRole::Onward } else { LegRole::Customer };
+            actions.push(CallAction::Pass(other, digit));
+            CallState::HandingBack(state)
+        }
         CallEvent::Timer(CallTimer::MaxDuration) => over(facts, state, EndedBy::Us, Cause::TIMEOUT, now, actions),
         CallEvent::Ended => dismissed(facts, state, Outcome::Operator, Cause::NORMAL, now, actions),
         CallEvent::Stopped => dismissed(facts, state, Outcome::Drained, Cause::FAILURE, now, actions),
@@ -343,7 +379,10 @@ fn talking(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
+        | CallEvent::Played
         | CallEvent::PulledBack => CallState::HandingBack(state),
     }
 }
@@ -374,7 +413,7 @@ fn dismissed(
     actions: &mut Actions,
 ) -> CallState {
     facts.hang_up(LegRole::Onward, cause, actions);
-    let carry = Carry::reference(&facts.reference, &facts.settings.context).with_reason(why);
+    let carry = Carry::reference(&facts.reference, facts.profile()).with_reason(why);
     actions.push(CallAction::Leg(LegRole::Customer, facts.farewell(why), carry));
     let_go(facts, state.verdict, EndedBy::Us, now, actions)
 }
@@ -400,6 +439,41 @@ fn let_go(facts: &mut Facts, verdict: Verdict, ended_by: EndedBy, now: Instant, 
     released(facts, Releasing { verdict, fetching: None }, now, actions)
 }
 
+// --- the customer hears that nobody could be reached -----------------------------------------------------------------
+
+fn announcing(
+    facts: &mut Facts,
+    state: HandingBack,
+    now: Instant,
+    event: CallEvent,
+    actions: &mut Actions,
+) -> CallState {
+    match event {
+        CallEvent::Played | CallEvent::Timer(CallTimer::AnnouncementLimit) => {
+            let bye = LegCommand::HangUp(state.cause);
+            part(facts, state, &Rung::Bye, bye, now, actions)
+        }
+        CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
+            customer_gone(facts, state, &event, now, actions)
+        }
+        CallEvent::Ended => dismissed(facts, state, Outcome::Operator, Cause::NORMAL, now, actions),
+        CallEvent::Stopped => dismissed(facts, state, Outcome::Drained, Cause::FAILURE, now, actions),
+        CallEvent::Created(_, answer) => {
+            unused(&answer, actions);
+            CallState::HandingBack(state)
+        }
+        CallEvent::Leg(..)
+        | CallEvent::WayFailed(_)
+        | CallEvent::Fetched(..)
+        | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
+        | CallEvent::Timer(_)
+        | CallEvent::MediaDead
+        | CallEvent::PulledBack => CallState::HandingBack(state),
+    }
+}
+
 // --- the customer has been sent away ---------------------------------------------------------------------------------
 
 fn parting(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent, actions: &mut Actions) -> CallState {
@@ -422,8 +496,11 @@ fn parting(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
+        | CallEvent::Played
         | CallEvent::PulledBack
         | CallEvent::Ended
         | CallEvent::Stopped => CallState::HandingBack(state),

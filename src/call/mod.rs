@@ -2,14 +2,17 @@
 
 pub mod asapp;
 pub mod context;
+pub mod escape;
 pub mod event;
 mod handback;
 pub mod intake;
+mod packing;
 pub mod record;
 pub mod rules;
 pub mod settings;
 pub mod state;
 mod step;
+mod succession;
 pub mod ticket;
 pub mod verdict;
 

@@ -89,6 +89,8 @@ pub struct Target {
     pub ring_limit: Duration,
     /// How long the customer's side may take to accept a REFER to it.
     pub accept_limit: Duration,
+    /// What its INVITE carries, by the profile's name.
+    pub profile: Option<String>,
 }
 
 /// The end of a call, as far as rules look at it.

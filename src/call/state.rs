@@ -4,17 +4,22 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::asapp::{CreateTransfer, OutputContext};
-use super::context::{Carry, PublishedContext};
+use super::asapp::{CreateTransfer, OutputContext, TransferKind};
+use super::context::{Carry, Known, PublishedContext};
+use super::escape::Escape;
 use super::event::{CallAction, CallEvent, Sound};
 use super::intake::Intake;
 use super::record::{AttemptRecord, CallRecord, Epoch, HandBackRecord, RungRecord, masked};
 use super::rules::{self, Rung, Situation};
-use super::settings::{Answer, CallSettings, ContextSettings, Ringing};
+use super::settings::{Answer, BodyForm, CallSettings, ContextSettings, Ringing};
+use super::succession::succession;
 use super::ticket::DialTicket;
 use super::verdict::{Evidence, Outcome, Verdict};
 use super::{CallRef, TransferId, step};
 use crate::leg::{Cause, LegCommand, LegEvent, LegRole, MediaCounters};
+
+/// How finely the room inside a URI is fitted.
+const FITTINGS: usize = 16;
 
 /// Where a call stands. Reading down `step.rs` is living through it:
 ///
@@ -48,6 +53,8 @@ pub struct Requesting {
     pub transfer: TransferId,
     /// What is under way.
     pub asking: Asking,
+    /// When the last exchange was begun: a number that it brings lives at most from then on.
+    pub asked: Instant,
     /// When the budget is spent.
     pub deadline: Instant,
     /// Exchanges that failed in this request.
@@ -85,6 +92,8 @@ pub struct Bridged {
     pub transfer: TransferId,
     /// What the API said of the party that answered.
     pub party: Party,
+    /// How far the customer has come with taking the call back.
+    pub escape: Escape,
 }
 
 /// Whether the party that answered is ours (design section 4).
@@ -147,6 +156,8 @@ pub enum UnderWay {
     },
     /// The customer talks with the onward leg.
     Talking,
+    /// Nobody could be reached; the customer is told so, then hung up on.
+    Announcing,
     /// The customer has been sent away, by BYE or by a final response.
     Parting,
 }
@@ -217,6 +228,10 @@ pub struct Facts {
     pub genagent: LegStage,
     /// The current onward leg.
     pub onward: LegStage,
+    /// Who is about to take the customer leg's place.
+    pub successor: LegStage,
+    /// How often the customer's leg has changed.
+    pub takeovers: u8,
     /// Whether anything has been heard from the customer.
     pub heard: bool,
     /// Whether ASAPP has refused the input context, so that it is left out.
@@ -270,6 +285,8 @@ impl Call {
             customer: LegStage::Ringing,
             genagent: LegStage::None,
             onward: LegStage::None,
+            successor: LegStage::None,
+            takeovers: 0,
             heard: false,
             without_context: false,
             attempts: Vec::new(),
@@ -300,7 +317,10 @@ impl Call {
     pub fn step(&mut self, now: Instant, event: CallEvent, actions: &mut Vec<CallAction>) {
         self.facts.note(now, &event);
         let state = std::mem::replace(&mut self.state, CallState::Ended);
-        self.state = step::step(&mut self.facts, state, now, event, actions);
+        self.state = match succession(&mut self.facts, &state, event, actions) {
+            Some(event) => step::step(&mut self.facts, state, now, event, actions),
+            None => state,
+        };
     }
 }
 
@@ -312,6 +332,7 @@ impl Facts {
                 LegRole::Customer => &mut self.customer,
                 LegRole::GenerativeAgent => &mut self.genagent,
                 LegRole::Onward => &mut self.onward,
+                LegRole::Successor => &mut self.successor,
             };
             match event {
                 LegEvent::Answered => *stage = LegStage::Up,
@@ -321,10 +342,10 @@ impl Facts {
             if *role == LegRole::GenerativeAgent && event.is_last_word() {
                 self.genagent_ended = Some(now);
             }
-            // What the onward leg says is no evidence of how GenerativeAgent's part ended.
+            // What the onward leg or a successor says is no evidence of how GenerativeAgent's part ended.
             if let LegEvent::HungUp { reason: Some(reason), .. } | LegEvent::Refused { reason: Some(reason), .. } =
                 event
-                && *role != LegRole::Onward
+                && matches!(role, LegRole::Customer | LegRole::GenerativeAgent)
             {
                 self.evidence.reason = Some(reason.clone());
             }
@@ -338,6 +359,7 @@ impl Facts {
             LegRole::Customer => self.customer,
             LegRole::GenerativeAgent => self.genagent,
             LegRole::Onward => self.onward,
+            LegRole::Successor => self.successor,
         }
     }
 
@@ -366,7 +388,7 @@ impl Facts {
     /// A command whose message carries the context reference.
     pub fn tell(&self, role: LegRole, command: LegCommand) -> CallAction {
         let carry = match role {
-            LegRole::Customer => Carry::reference(&self.reference, &self.settings.context),
+            LegRole::Customer | LegRole::Successor => Carry::reference(&self.reference, self.profile()),
             LegRole::GenerativeAgent | LegRole::Onward => Carry::default(),
         };
         CallAction::Leg(role, command, carry)
@@ -425,24 +447,58 @@ impl Facts {
     /// What goes with a customer of whom this is known.
     pub fn context(&self, outcome: Outcome, settings: &ContextSettings) -> Carry {
         let (conversation, output) = (&self.intake.conversation.0, self.output.as_ref());
-        Carry::hand_back(outcome, conversation, output, &self.reference, settings)
+        Carry::hand_back(&Known { outcome, conversation, output, reference: &self.reference }, settings)
+    }
+
+    /// What the customer's side is sent.
+    pub fn profile(&self) -> &ContextSettings {
+        self.settings.profile(self.intake.profile.as_deref())
+    }
+
+    /// The cause of the BYE that hands this customer back.
+    pub fn cause(&self, outcome: Outcome) -> Cause {
+        self.profile().causes.get(&outcome).map_or(Cause::NORMAL, |cause| Cause(*cause))
     }
 
     /// The same for a rung; that it is tried is remembered for the record.
     pub fn carry(&mut self, outcome: Outcome, rung: &Rung) -> Carry {
-        let settings = &self.settings.context;
         let carry = match rung {
-            Rung::Dial(_) => {
-                let shorter = ContextSettings { max_lines: settings.max_invite_lines, ..settings.clone() };
-                self.context(outcome, &shorter)
+            Rung::Dial(target) => self.context(outcome, &self.called(target)),
+            Rung::Refer(target) => self.context_inside_uri(outcome, self.called(target)),
+            Rung::Bye => self.context(outcome, self.profile()),
+            Rung::Refuse(_) | Rung::Redirect(_) => {
+                self.context(outcome, &ContextSettings { body: BodyForm::None, ..self.profile().clone() })
             }
-            Rung::Refer(_) => self.context(outcome, settings).inside_uri(settings.max_invite_lines),
-            Rung::Bye | Rung::Refuse(_) | Rung::Redirect(_) => self.context(outcome, settings),
         };
+        self.hand_back
+            .get_or_insert_default()
+            .rungs
+            .push(RungRecord { rung: rung.to_string(), result: "under way".to_owned() });
+        self.sends(&carry);
+        carry
+    }
+
+    /// What the record says of the context sent.
+    pub fn sends(&mut self, carry: &Carry) {
         let record = self.hand_back.get_or_insert_default();
         (record.values_sent, record.values_left_out) = (carry.sent, carry.left_out);
-        record.rungs.push(RungRecord { rung: rung.to_string(), result: "under way".to_owned() });
-        carry
+    }
+
+    /// What an INVITE to a target carries.
+    fn called(&self, target: &str) -> ContextSettings {
+        let profile = self.settings.targets.get(target).and_then(|row| row.profile.as_deref());
+        let settings = self.settings.profile(profile);
+        ContextSettings { max_lines: settings.max_invite_lines, body: BodyForm::None, ..settings.clone() }
+    }
+
+    /// The same as headers of a URI, where an escape takes three octets: as much as still keeps to the limit.
+    fn context_inside_uri(&self, outcome: Outcome, settings: ContextSettings) -> Carry {
+        let most = settings.max_lines;
+        let tries =
+            (0..=FITTINGS).rev().map(|part| ContextSettings { max_lines: most * part / FITTINGS, ..settings.clone() });
+        let mut carries = tries.map(|settings| self.context(outcome, &settings));
+        let fits = carries.find(|carry| carry.octets_inside_uri() <= most);
+        fits.unwrap_or_else(|| Carry::reference(&self.reference, &settings))
     }
 
     /// What became of the rung under way.
@@ -458,7 +514,10 @@ impl Facts {
         let context = !self.without_context;
         CreateTransfer {
             conversation: intake.conversation.clone(),
-            country: self.settings.country.clone(),
+            kind: match self.settings.sip_uri {
+                Some(_) => TransferKind::Sip,
+                None => TransferKind::PhoneNumber { country: self.settings.country.clone() },
+            },
             task: intake.task.clone().filter(|_| context),
             variables: if context { intake.variables.clone() } else { Vec::new() },
         }
@@ -486,7 +545,7 @@ impl Facts {
         self.genagent_ended = None;
         self.dialled += 1;
         if let Some(attempt) = self.attempts.last_mut() {
-            attempt.number = Some(masked(ticket.number()));
+            attempt.number = ticket.number().map(masked);
             attempt.dialed_at = Some(at);
             attempt.result = "dialed".to_owned();
         }
@@ -535,6 +594,7 @@ impl Facts {
             decided_at: wall(self.decided.unwrap_or(now)),
             ended_at: wall(now),
             attempts: self.attempts.clone(),
+            takeovers: self.takeovers,
             verdict,
             hand_back: self.hand_back.clone(),
             context_ref: self.reference.clone(),

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use super::TransferId;
 use super::asapp::{ApiFailure, FailureClass, Transfer, TransferStatus};
+use super::escape::{Digit, Escape};
 use super::event::{CallAction, CallEvent, CallTimer, Sound};
 use super::handback::{hand_back, handing_back};
+use super::settings::CallSettings;
 use super::state::{Asking, Bridged, CallState, Collecting, Dialing, Facts, LegStage, Party, Releasing, Requesting};
 use super::ticket::DialTicket;
 use super::verdict::{EndedBy, NotConnected, Outcome, Phase, Verdict};
@@ -58,8 +60,7 @@ pub(super) fn request_number(facts: &mut Facts, now: Instant, actions: &mut Acti
     actions.push(CallAction::StopTimers);
     actions.push(CallAction::Start(CallTimer::NumberBudget, deadline));
     dwell(facts, actions);
-    let transfer = create(facts, now, deadline, actions);
-    CallState::Requesting(Requesting { transfer, asking: Asking::Creating, deadline, failures: 0 })
+    create(facts, deadline, 0, now, actions)
 }
 
 /// A customer who was answered before anybody was there to talk to must be heard of in time.
@@ -71,16 +72,16 @@ fn dwell(facts: &Facts, actions: &mut Actions) {
     }
 }
 
-fn create(facts: &mut Facts, now: Instant, deadline: Instant, actions: &mut Actions) -> TransferId {
+fn create(facts: &mut Facts, deadline: Instant, failures: u8, now: Instant, actions: &mut Actions) -> CallState {
     let transfer = facts.begin_attempt(now);
     actions.push(CallAction::Create(transfer.clone(), deadline.min(now + facts.settings.api_timeout)));
-    transfer
+    CallState::Requesting(Requesting { transfer, asking: Asking::Creating, asked: now, deadline, failures })
 }
 
 fn settle(facts: &Facts, state: Requesting, now: Instant, actions: &mut Actions) -> CallState {
     let deadline = state.deadline.min(now + facts.settings.api_timeout);
     actions.push(CallAction::Fetch(state.transfer.clone(), deadline));
-    CallState::Requesting(Requesting { asking: Asking::Settling, ..state })
+    CallState::Requesting(Requesting { asking: Asking::Settling, asked: now, ..state })
 }
 
 fn requesting(
@@ -105,9 +106,7 @@ fn requesting(
                     if failure.class == FailureClass::NotFound && usize::from(state.failures) < RETRY_TROUBLE.len() =>
                 {
                     facts.attempt_result("never created");
-                    let transfer = create(facts, now, state.deadline, actions);
-                    let failures = state.failures + 1;
-                    CallState::Requesting(Requesting { transfer, asking: Asking::Creating, failures, ..state })
+                    create(facts, state.deadline, state.failures + 1, now, actions)
                 }
                 Err(failure) => settling_failed(facts, state, &failure, now, actions),
             }
@@ -117,10 +116,7 @@ fn requesting(
             CallState::Requesting(state)
         }
         CallEvent::Timer(CallTimer::RetryDue) => match state.asking {
-            Asking::PausingToCreate => {
-                let transfer = create(facts, now, state.deadline, actions);
-                CallState::Requesting(Requesting { transfer, asking: Asking::Creating, ..state })
-            }
+            Asking::PausingToCreate => create(facts, state.deadline, state.failures, now, actions),
             Asking::PausingToSettle => settle(facts, state, now, actions),
             Asking::Creating | Asking::Settling => CallState::Requesting(state),
         },
@@ -131,7 +127,7 @@ fn requesting(
         CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
             customer_gone(facts, &event, facts.phase(), None, now, actions)
         }
-        CallEvent::PulledBack => pulled_back(facts, Outcome::Operator, facts.phase(), now, actions),
+        CallEvent::PulledBack => pulled_back(facts, Outcome::Operator, EndedBy::Us, facts.phase(), now, actions),
         CallEvent::Ended => hung_up(facts, facts.phase(), None, now, actions),
         CallEvent::Stopped => stopped(facts, facts.phase(), now, actions),
         CallEvent::Timer(CallTimer::DwellLimit) if !facts.heard => vanished(facts, now, actions),
@@ -139,7 +135,10 @@ fn requesting(
         | CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
         | CallEvent::MediaDead
+        | CallEvent::Played
         | CallEvent::Timer(_) => CallState::Requesting(state),
     }
 }
@@ -162,8 +161,7 @@ fn create_failed(
         }
         FailureClass::InvalidRequest if facts.settings.retry_without_context && !facts.without_context => {
             facts.without_context = true;
-            let transfer = create(facts, now, state.deadline, actions);
-            CallState::Requesting(Requesting { transfer, ..state })
+            create(facts, state.deadline, state.failures, now, actions)
         }
         FailureClass::InvalidRequest | FailureClass::Refused | FailureClass::Unauthorized | FailureClass::NotFound => {
             not_connected(facts, NotConnected::ApiRefused, now, actions)
@@ -237,7 +235,8 @@ pub(super) fn unused(answer: &Result<Transfer, ApiFailure>, actions: &mut Action
 
 /// Turns the API's answer into a ticket and dials it at once; enters [`CallState::Dialing`].
 fn dial(facts: &mut Facts, state: Requesting, transfer: &Transfer, now: Instant, actions: &mut Actions) -> CallState {
-    match DialTicket::issue(transfer, &facts.settings, now) {
+    match DialTicket::issue(&state.transfer, transfer, &facts.settings, state.asked) {
+        Ok(ticket) if ticket.guard() <= now => came_too_late(facts, &state, now, actions),
         Ok(ticket) => {
             let guard = ticket.guard();
             facts.dialed(&ticket, now);
@@ -253,6 +252,18 @@ fn dial(facts: &mut Facts, state: Requesting, transfer: &Transfer, now: Instant,
             facts.evidence.api_failure = Some(why);
             not_connected(facts, NotConnected::ApiRefused, now, actions)
         }
+    }
+}
+
+/// The answer took as long as the number was safe, or we were too slow to look at it: a fresh number, if the budget
+/// allows another exchange.
+fn came_too_late(facts: &mut Facts, state: &Requesting, now: Instant, actions: &mut Actions) -> CallState {
+    facts.attempt_result("expired");
+    actions.push(CallAction::NumberUnused);
+    if now < state.deadline && usize::from(state.failures) < RETRY_TROUBLE.len() {
+        create(facts, state.deadline, state.failures + 1, now, actions)
+    } else {
+        not_connected(facts, NotConnected::NumberExpired, now, actions)
     }
 }
 
@@ -318,14 +329,17 @@ fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, ac
             unused(&answer, actions);
             CallState::Dialing(state)
         }
-        CallEvent::PulledBack => pulled_back(facts, Outcome::Operator, facts.phase(), now, actions),
+        CallEvent::PulledBack => pulled_back(facts, Outcome::Operator, EndedBy::Us, facts.phase(), now, actions),
         CallEvent::Ended => hung_up(facts, facts.phase(), None, now, actions),
         CallEvent::Stopped => stopped(facts, facts.phase(), now, actions),
         CallEvent::Timer(CallTimer::DwellLimit) if !facts.heard => vanished(facts, now, actions),
         CallEvent::Leg(..)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
         | CallEvent::MediaDead
+        | CallEvent::Played
         | CallEvent::Timer(_) => CallState::Dialing(state),
     }
 }
@@ -362,7 +376,7 @@ fn bridge(facts: &mut Facts, state: Dialing, now: Instant, actions: &mut Actions
     if facts.customer == LegStage::Ringing {
         facts.answer(now, actions);
     }
-    CallState::Bridged(Bridged { transfer: state.transfer, party: Party::Unverified })
+    CallState::Bridged(Bridged { transfer: state.transfer, party: Party::Unverified, escape: Escape::default() })
 }
 
 fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, actions: &mut Actions) -> CallState {
@@ -386,13 +400,22 @@ fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, ac
         }
         CallEvent::Leg(role, LegEvent::Informed(info)) if role != LegRole::Onward => {
             let other = if role == LegRole::Customer { LegRole::GenerativeAgent } else { LegRole::Customer };
+            let digit = Digit::in_info(&info);
             actions.push(facts.tell(other, LegCommand::Inform(info)));
-            CallState::Bridged(state)
+            match digit {
+                Some(digit) => pressed(facts, state, role, digit, now, actions),
+                None => CallState::Bridged(state),
+            }
+        }
+        CallEvent::Pressed(role, digit) if role != LegRole::Onward => {
+            let other = if role == LegRole::Customer { LegRole::GenerativeAgent } else { LegRole::Customer };
+            actions.push(CallAction::Pass(other, digit));
+            pressed(facts, state, role, digit, now, actions)
         }
         CallEvent::Timer(CallTimer::MaxDuration) => {
-            pulled_back(facts, Outcome::MaxDuration, Phase::Talking, now, actions)
+            pulled_back(facts, Outcome::MaxDuration, EndedBy::Us, Phase::Talking, now, actions)
         }
-        CallEvent::PulledBack => pulled_back(facts, Outcome::Operator, Phase::Talking, now, actions),
+        CallEvent::PulledBack => pulled_back(facts, Outcome::Operator, EndedBy::Us, Phase::Talking, now, actions),
         CallEvent::Ended => hung_up(facts, Phase::Talking, None, now, actions),
         CallEvent::Stopped => stopped(facts, Phase::Talking, now, actions),
         CallEvent::Created(_, answer) => {
@@ -403,8 +426,27 @@ fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, ac
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
-        | CallEvent::Timer(_) => CallState::Bridged(state),
+        | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
+        | CallEvent::Timer(_)
+        | CallEvent::Played => CallState::Bridged(state),
     }
+}
+
+/// A key was pressed, and has reached the other side: it may be the one by which the customer takes the call back.
+fn pressed(
+    facts: &mut Facts,
+    mut state: Bridged,
+    role: LegRole,
+    digit: Digit,
+    now: Instant,
+    actions: &mut Actions,
+) -> CallState {
+    let CallSettings { escape, escape_pause, .. } = &*facts.settings;
+    if role == LegRole::Customer && state.escape.press(digit, escape, *escape_pause, now) {
+        return pulled_back(facts, Outcome::Operator, EndedBy::Customer, Phase::Talking, now, actions);
+    }
+    CallState::Bridged(state)
 }
 
 /// What the API says of the party that answered. Only its word that no call of ours arrived cuts the leg: an API that
@@ -450,7 +492,7 @@ fn broken_off(facts: &mut Facts, verdict: Verdict, now: Instant, actions: &mut A
     actions.push(CallAction::Abandon(LegRole::GenerativeAgent));
     facts.genagent = LegStage::None;
     facts.broken_off = Some(verdict);
-    actions.push(CallAction::Play(Sound::ComfortNoise));
+    actions.push(CallAction::Play(Sound::Waiting));
     request_number(facts, now, actions)
 }
 
@@ -460,7 +502,7 @@ fn broken_off(facts: &mut Facts, verdict: Verdict, now: Instant, actions: &mut A
 fn collect(facts: &mut Facts, state: Bridged, now: Instant, actions: &mut Actions) -> CallState {
     let deadline = now + facts.settings.collect_limit;
     actions.push(CallAction::StopTimers);
-    actions.push(CallAction::Play(Sound::ComfortNoise));
+    actions.push(CallAction::Play(Sound::Waiting));
     actions.push(CallAction::Start(CallTimer::CollectLimit, deadline));
     let collecting = Collecting { transfer: state.transfer, deadline, fetching: false, polls: 0, failures: 0 };
     fetch(facts, collecting, actions)
@@ -494,7 +536,7 @@ fn collecting(
             let fetching = state.fetching.then_some(state.transfer);
             customer_gone(facts, &event, Phase::Collecting, fetching, now, actions)
         }
-        CallEvent::PulledBack => pulled_back(facts, Outcome::Operator, Phase::Collecting, now, actions),
+        CallEvent::PulledBack => pulled_back(facts, Outcome::Operator, EndedBy::Us, Phase::Collecting, now, actions),
         CallEvent::Ended => {
             let fetching = state.fetching.then_some(state.transfer);
             hung_up(facts, Phase::Collecting, fetching, now, actions)
@@ -508,8 +550,11 @@ fn collecting(
         | CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
-        | CallEvent::MediaDead => CallState::Collecting(state),
+        | CallEvent::MediaDead
+        | CallEvent::Played => CallState::Collecting(state),
     }
 }
 
@@ -620,10 +665,17 @@ fn vanished(facts: &mut Facts, now: Instant, actions: &mut Actions) -> CallState
     release(facts, verdict, None, now, actions)
 }
 
-/// Somebody or a limit takes the customer back from GenerativeAgent.
-fn pulled_back(facts: &mut Facts, outcome: Outcome, phase: Phase, now: Instant, actions: &mut Actions) -> CallState {
+/// Somebody, the customer itself or a limit takes the customer back from GenerativeAgent.
+fn pulled_back(
+    facts: &mut Facts,
+    outcome: Outcome,
+    ended_by: EndedBy,
+    phase: Phase,
+    now: Instant,
+    actions: &mut Actions,
+) -> CallState {
     facts.hang_up(LegRole::GenerativeAgent, Cause::NORMAL, actions);
-    let verdict = facts.verdict(outcome, EndedBy::Us, phase);
+    let verdict = facts.verdict(outcome, ended_by, phase);
     hand_back(facts, verdict, now, actions)
 }
 
@@ -655,7 +707,7 @@ fn dismissed(
     actions: &mut Actions,
 ) -> CallState {
     let verdict = facts.verdict(outcome, EndedBy::Us, phase);
-    let carry = facts.context(outcome, &facts.settings.context).with_reason(outcome);
+    let carry = facts.context(outcome, facts.profile()).with_reason(outcome);
     actions.push(CallAction::Leg(LegRole::Customer, facts.farewell(outcome), carry));
     release(facts, verdict, fetching, now, actions)
 }
@@ -696,8 +748,11 @@ fn releasing(facts: &mut Facts, state: Releasing, now: Instant, event: CallEvent
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
+        | CallEvent::Played
         | CallEvent::PulledBack
         | CallEvent::Ended
         | CallEvent::Stopped => CallState::Releasing(state),

@@ -112,7 +112,7 @@ pub(super) fn problems(config: &Config, problems: &mut Vec<String>) {
     }
 }
 
-/// What a target's URI is good for.
+/// What a URI is good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// We can call it ourselves, or ask somebody else to.
@@ -135,6 +135,11 @@ fn kind(uri: &str) -> Option<Kind> {
 fn is_number(text: &str) -> bool {
     let digits = text.strip_prefix('+').unwrap_or(text);
     digits.bytes().any(|b| b.is_ascii_digit()) && digits.bytes().all(|b| b.is_ascii_digit() || b"-.()*#".contains(&b))
+}
+
+/// Whether this can be a Request-URI of ours.
+pub(super) fn is_sip_uri(uri: &str) -> bool {
+    kind(uri) == Some(Kind::Called)
 }
 
 fn target(config: &Config, name: &str, row: &super::Target, problems: &mut Vec<String>) {

@@ -11,13 +11,13 @@ use super::refer::Referrals;
 use super::requests::Requests;
 use super::session_timer::SessionTimer;
 use super::{
-    Cause, Info, LegCommand, LegEvent, LegTimer, LostCause, Material, Out, Side, Surroundings, Transfer, reason_of,
-    respond, sensible_answer, write_headers,
+    Cause, Info, LegCommand, LegEvent, LegTimer, LostCause, Material, Out, Side, Standing, Surroundings, Transfer,
+    reason_of, respond, sensible_answer, write_headers,
 };
 use crate::sip::dialog::Dialog;
 use crate::sip::hop::Hop;
 use crate::sip::message::{HeaderName, Message, Method};
-use crate::sip::refer::ReferTo;
+use crate::sip::refer::{ReferTo, Replaces};
 use crate::sip::transaction::key::{ClientKey, ServerKey};
 use crate::sip::write::Writer;
 
@@ -146,6 +146,15 @@ impl Established {
         self.timer = SessionTimer::agreed(response, s.session);
         if let Some(timer) = self.timer {
             timer.start(s);
+        }
+    }
+
+    /// How it stands to an INVITE that asks for its place.
+    pub(super) fn standing(&self, replaces: &Replaces) -> Standing {
+        match &self.closing {
+            _ if !self.dialog.is_meant_by(replaces) => Standing::Other,
+            Closing::Open => Standing::Open { confirmed: true },
+            Closing::Queued(..) | Closing::Sent | Closing::Over => Standing::Over,
         }
     }
 
@@ -577,10 +586,20 @@ fn send_bye(
     material: &Material,
     s: &mut Surroundings<'_>,
 ) -> ClientKey {
-    let (key, mut writer) = requests.begin(&Method::Bye, dialog, b"", s);
+    let body = material.body.as_ref();
+    let (key, mut writer) =
+        requests.begin(&Method::Bye, dialog, body.map_or(b"", |(_, content)| content.as_bytes()), s);
     writer.header(HeaderName::Reason, &format!("Q.850;cause={}", cause.0));
     write_headers(&mut writer, &material.headers);
-    requests.send(key.clone(), writer.finish(), dialog.next_hop(), s);
+    let message = match body {
+        Some((content_type, content)) => {
+            // Whoever cannot read it must not refuse the BYE because of it (RFC 3261 section 20.11).
+            writer.header(HeaderName::ContentDisposition, "render;handling=optional");
+            writer.finish_with(content_type, content.as_bytes())
+        }
+        None => writer.finish(),
+    };
+    requests.send(key.clone(), message, dialog.next_hop(), s);
     key
 }
 

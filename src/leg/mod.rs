@@ -30,6 +30,7 @@ use crate::sip::digest::Keyring;
 use crate::sip::hop::Hop;
 use crate::sip::ids::Ids;
 use crate::sip::message::{HeaderName, Message, Method};
+use crate::sip::refer::Replaces;
 use crate::sip::transaction::Base;
 use crate::sip::transaction::key::{ClientKey, ServerKey};
 use crate::sip::value::UserToUser;
@@ -52,11 +53,13 @@ pub enum LegRole {
     GenerativeAgent,
     /// Where the customer goes next, when we dial it.
     Onward,
+    /// Who is about to take the customer leg's place, and becomes it.
+    Successor,
 }
 
 impl LegRole {
     /// Every role.
-    pub const ALL: [Self; 3] = [Self::Customer, Self::GenerativeAgent, Self::Onward];
+    pub const ALL: [Self; 4] = [Self::Customer, Self::GenerativeAgent, Self::Onward, Self::Successor];
 }
 
 /// What the call tells a leg.
@@ -74,7 +77,7 @@ pub enum LegCommand {
         /// The final status.
         status: u16,
         /// The Contact of a 302.
-        redirect: Option<String>,
+        redirect: Option<Redirect>,
         /// Seconds of Retry-After.
         retry_after: Option<u32>,
     },
@@ -84,6 +87,15 @@ pub enum LegCommand {
     Inform(Info),
     /// Ask the far side to call this URI in our place; the header lines go inside it.
     Refer(String),
+}
+
+/// Where a 302 sends the caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redirect {
+    /// The URI, without headers.
+    pub uri: String,
+    /// Whether it gets the response's own headers, for whoever follows it (RFC 3261 section 19.1.1).
+    pub with_headers: bool,
 }
 
 /// Why we end a leg: a Q.850 cause value, for the Reason header (RFC 3326).
@@ -270,7 +282,7 @@ pub struct MediaCounters {
 /// Methods this endpoint serves; the Allow header.
 pub const ALLOW: &str = "INVITE, ACK, BYE, CANCEL, OPTIONS, INFO, PRACK, UPDATE, NOTIFY";
 /// Option tags this endpoint understands; the Supported header.
-pub const EXTENSIONS: [&str; 2] = ["100rel", "timer"];
+pub const EXTENSIONS: [&str; 3] = ["100rel", "replaces", "timer"];
 
 /// Timers of a leg; one line each says what happens when it fires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -360,11 +372,13 @@ pub struct Surroundings<'a> {
     pub out: &'a mut Vec<Out>,
 }
 
-/// What the holder adds to a command: headers for its message, and the other leg's audio to be described.
+/// What the holder adds to a command: what its message says besides, and the other leg's audio to be described.
 #[derive(Debug, Clone, Default)]
 pub struct Material {
     /// Header lines.
     pub headers: Vec<(String, String)>,
+    /// Content-Type and content of a BYE.
+    pub body: Option<(&'static str, String)>,
     /// The other leg's audio.
     pub audio: Option<Audio>,
     /// What its far side, when it asks who we are, may be shown.
@@ -385,6 +399,22 @@ enum Phase {
     Established(Established),
     /// Only inside a step.
     Moving,
+}
+
+/// How a leg stands to an INVITE that asks for its place (RFC 3891 section 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Its dialog is another one.
+    Other,
+    /// Its far side called and is not answered yet: only the far side can redirect that.
+    Calling,
+    /// It is up, or we called and were not answered yet.
+    Open {
+        /// Whether it has been answered.
+        confirmed: bool,
+    },
+    /// It is ending or has ended.
+    Over,
 }
 
 /// A refusal of an INVITE before there is a leg.
@@ -457,9 +487,24 @@ impl Leg {
         self.negotiation.remote()
     }
 
+    /// The payload types of telephone events: by which the far side hears them, and by which we have asked for them.
+    pub fn telephone_events(&self) -> Option<(u8, u8)> {
+        self.negotiation.telephone_events()
+    }
+
     /// The far side's audio, to be described to the other leg.
     pub fn audio_for_other(&self) -> Option<Audio> {
         self.negotiation.for_other()
+    }
+
+    /// How this leg stands to an INVITE that asks for its place.
+    pub fn standing(&self, replaces: &Replaces) -> Standing {
+        match &self.phase {
+            Phase::Invited(uas) if uas.dialog().is_meant_by(replaces) => Standing::Calling,
+            Phase::Calling(uac) if uac.has_early(replaces) => Standing::Open { confirmed: false },
+            Phase::Established(established) => established.standing(replaces),
+            Phase::Invited(_) | Phase::Calling(_) | Phase::Moving => Standing::Other,
+        }
     }
 
     /// The call commands.

@@ -8,14 +8,19 @@
 //! - [`relay`]: the table of what happens to a packet. Pure.
 //! - [`latch`]: whom a port listens to. Pure.
 //! - [`stream`]: one continuous stream from many sources. Pure.
-//! - [`tones`]: our own sounds. [`ports`]: sockets. [`guard`]: where we never send.
+//! - [`digits`]: the keys that people press. Pure.
+//! - [`sounds`]: what is heard of ours, from [`tones`] and [`wav`] files. [`ports`]: sockets. [`guard`]: where we never
+//!   send.
 
+pub mod digits;
 pub mod guard;
 pub mod latch;
 pub mod ports;
 pub mod relay;
+pub mod sounds;
 pub mod stream;
 pub mod tones;
+pub mod wav;
 pub mod worker;
 
 use std::io;
@@ -32,6 +37,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::b2bua::io::{MediaCommand, MediaEvent, PortPair};
 use ports::Socket;
 pub use relay::Terms;
+use sounds::Sounds;
 use worker::Worker;
 
 /// What the relay is told at start.
@@ -49,6 +55,8 @@ pub struct MediaSettings {
     pub terms: Terms,
     /// Differentiated services code point of what we send, 0 to 63; `None` leaves it to the kernel.
     pub dscp: Option<u8>,
+    /// What is heard of ours.
+    pub sounds: Arc<Sounds>,
 }
 
 impl Default for MediaSettings {
@@ -64,6 +72,7 @@ impl Default for MediaSettings {
                 quarantine_limit: Duration::from_secs(30),
             },
             dscp: Some(46), // expedited forwarding (RFC 3246)
+            sounds: Arc::default(),
         }
     }
 }
@@ -142,7 +151,6 @@ impl Media {
             return Err(MediaError::Dscp(dscp));
         }
         let open = ports::open_all(&settings)?;
-        tones::prepare();
 
         let fewest = open.iter().map(|(_, pairs)| pairs.len()).min().unwrap_or(0).min(usize::from(u16::MAX));
         let workers = settings.workers.clamp(1, fewest.max(1));
@@ -174,7 +182,9 @@ impl Media {
             MediaCommand::Expect { pair, .. }
             | MediaCommand::Bridge(pair, _)
             | MediaCommand::Play { pair, .. }
+            | MediaCommand::Cover { pair, .. }
             | MediaCommand::Hold { pair, .. }
+            | MediaCommand::Events { pair, .. }
             | MediaCommand::Watch { pair, .. }
             | MediaCommand::Close(pair) => pair.worker,
         };
@@ -235,7 +245,7 @@ mod tests {
 
     use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-    use crate::b2bua::io::{Family, Law, Sound};
+    use crate::b2bua::io::{Digit, EventTypes, Family, Law, Sound};
     use crate::clock::now;
     use crate::leg::MediaCounters;
 
@@ -537,7 +547,7 @@ mod tests {
             assert!(hear(LONG));
             heard(&b.rtp, Duration::from_millis(20)); // nothing comes: B's own pace
         }
-        stage.play(a.pair, Sound::ComfortNoise);
+        stage.play(a.pair, Sound::Waiting);
         (0..15).for_each(|_| assert!(hear(LONG)));
         strictly(&packets, 3);
     }
@@ -563,7 +573,7 @@ mod tests {
     fn sounds_are_paced_without_drift() {
         let stage = Stage::on(20_600);
         let a = Party::at(HOME, stage.media.pairs()[0]);
-        stage.play(a.pair, Sound::ComfortNoise);
+        stage.play(a.pair, Sound::Waiting);
         a.hears_nothing(); // nobody is known yet
         stage.expect(a.pair, &a);
         let first = position(&a.hears());
@@ -737,6 +747,63 @@ mod tests {
         stage.expect_at(b.pair, a.rtp.local_addr().unwrap(), a.rtcp.local_addr().unwrap());
         a.sends(40);
         a.hears_nothing();
+    }
+
+    /// The packets of one press of `5` for 60 ms: three, and the last one twice again.
+    fn press(ssrc: u32, number: u8, press: u16) -> Vec<Vec<u8>> {
+        let packet = |at: u16| {
+            let mut packet = rtp(ssrc, 100 + press * 5 + at, 8_000 + u32::from(press) * 640);
+            packet.truncate(stream::HEADER);
+            packet[1] = number | if at == 0 { 0x80 } else { 0 };
+            packet.extend([5, if at < 2 { 10 } else { 0x8a }]);
+            packet.extend((160 * (at.min(2) + 1)).to_be_bytes());
+            packet
+        };
+        (0..5).map(packet).collect()
+    }
+
+    #[test]
+    fn m5_fifty_fast_digits_arrive_once_each_under_the_other_number() {
+        let (mut stage, a, b) = Stage::call(22_000);
+        let types = |pair, hears| {
+            let types = Some(EventTypes { hears, told: 101 });
+            stage.media.command(MediaCommand::Events { pair, types });
+        };
+        types(a.pair, 101);
+        types(b.pair, 96);
+        b.hears_nothing();
+        while stage.events.try_recv().is_ok() {}
+        for number in 0..50 {
+            for sent in press(a.ssrc, 101, number) {
+                a.sends_raw(&sent);
+                let mut heard = b.hears();
+                assert_eq!(heard[1] & 0x7f, 96);
+                heard[1] = heard[1] & 0x80 | 101;
+                assert_eq!(heard, sent, "durations, timestamps and all else as they were");
+            }
+            assert_eq!(stage.event(), MediaEvent::Digit(a.pair, Digit::read('5').unwrap()));
+        }
+        b.hears_nothing();
+        stage.no_event();
+    }
+
+    #[test]
+    fn m5_a_flood_of_digits_passes_and_is_told_of_in_part() {
+        let (mut stage, a, b) = Stage::call(22_100);
+        for pair in [a.pair, b.pair] {
+            let types = Some(EventTypes { hears: 101, told: 101 });
+            stage.media.command(MediaCommand::Events { pair, types });
+        }
+        b.hears_nothing();
+        while stage.events.try_recv().is_ok() {}
+        let begun = now();
+        for number in 0..1000 {
+            a.sends_raw(&press(a.ssrc, 101, number)[0]);
+            b.hears();
+        }
+        let seconds = (now() - begun).as_secs() as usize + 1;
+        let told = std::iter::from_fn(|| stage.events.try_recv().ok()).count();
+        assert!((50..=50 * seconds).contains(&told), "{told} in {seconds} s");
     }
 
     #[test]

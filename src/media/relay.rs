@@ -4,15 +4,21 @@
 //! added to its header, the counters. Nothing here reads a clock, locks, allocates per packet or touches a socket.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rtp_rs::RtpReader;
 
+use super::digits::Presses;
 use super::latch::{Heard, Latch, Mark, Stale};
+use super::sounds::Sounds;
 use super::stream::{HEADER, Outgoing, is_rtcp, rename_rtcp};
 use super::tones::{self, FRAME};
-use crate::b2bua::io::{Law, MediaEvent, PortPair, Sound};
+use crate::b2bua::io::{Digit, EventTypes, Law, MediaEvent, PortPair, Sound};
 use crate::leg::MediaCounters;
+
+/// In the second octet of an RTP header, all but the marker (RFC 3550 section 5.1).
+const PAYLOAD_TYPE: u8 = 0x7f;
 
 /// A socket of the table: RTP of row `n` is `2n`, its RTCP `2n + 1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +60,10 @@ pub enum Notice {
     Started(PortPair),
     /// The announced address has spoken: the RTP socket may be connected to it.
     Settled(Slot, SocketAddr),
+    /// The pair's announcement is over.
+    Played(PortPair),
+    /// The far side pressed a key.
+    Pressed(PortPair, Digit),
 }
 
 /// Where a pair is in its life.
@@ -73,11 +83,26 @@ enum Feed {
     Nothing,
     /// What this row receives; the same holds the other way round.
     Row(usize),
-    Sound {
-        sound: Sound,
-        law: Law,
-        frame: usize,
-    },
+    Sound(Playing),
+}
+
+/// A sound, and how far it has been sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Playing {
+    sound: Sound,
+    law: Law,
+    frame: usize,
+}
+
+impl Playing {
+    fn begin(sound: Sound, law: Law) -> Self {
+        Self { sound, law, frame: 0 }
+    }
+
+    /// Whether it is heard once and over.
+    fn is_over(&self, sounds: &Sounds) -> bool {
+        self.sound == Sound::Announcement && self.frame >= sounds.frames(self.sound)
+    }
 }
 
 /// One direction of one socket.
@@ -124,9 +149,14 @@ struct Row {
     latch: Latch,
     stale: Stale,
     feed: Feed,
+    /// What the far side hears instead of what another row feeds it.
+    cover: Option<Playing>,
     /// The far side does not listen.
     held: bool,
     outgoing: Outgoing,
+    /// Which packets are telephone events.
+    events: Option<EventTypes>,
+    presses: Presses,
     watch: Option<Watch>,
     /// When something was last accepted.
     heard: Option<Instant>,
@@ -149,15 +179,16 @@ pub struct Terms {
 pub struct Table {
     rows: Vec<Row>,
     terms: Terms,
+    sounds: Arc<Sounds>,
     /// What the packets since the last look changed.
     pub notices: Vec<Notice>,
 }
 
 impl Table {
     /// One idle row for each pair, in this order.
-    pub fn new(pairs: &[PortPair], terms: Terms) -> Self {
+    pub fn new(pairs: &[PortPair], terms: Terms, sounds: Arc<Sounds>) -> Self {
         let rows = pairs.iter().map(|&pair| Row::new(pair)).collect();
-        Self { rows, terms, notices: Vec::new() }
+        Self { rows, terms, sounds, notices: Vec::new() }
     }
 
     /// Judges one packet, edits it in place, and says where it goes. `now` may be as old as the batch it came in.
@@ -181,10 +212,17 @@ impl Table {
         row.counters.received_packets += 1;
         row.counters.received_octets += packet.len() as u64;
         row.heard = Some(now);
+        let is_event = row.sends_event(packet);
+        if is_event && let Some(digit) = row.presses.hear(packet, now) {
+            self.notices.push(Notice::Pressed(row.pair, digit));
+        }
 
         let Feed::Row(peer) = row.feed else { return Step::Drop };
         let peer_row = &mut self.rows[peer];
-        let Some(target) = peer_row.rtp.target.filter(|_| !peer_row.held) else { return Step::Drop };
+        let Some(target) = peer_row.rtp.target.filter(|_| peer_row.hears_peer()) else { return Step::Drop };
+        if is_event && !peer_row.takes_event(packet) {
+            return Step::Drop;
+        }
         peer_row.outgoing.carry(packet, now);
         Step::Forward(Slot::rtp(peer), target)
     }
@@ -295,6 +333,11 @@ impl Table {
         }
     }
 
+    /// By which payload types the row's far side and we send each other telephone events.
+    pub fn events(&mut self, index: usize, types: Option<EventTypes>) {
+        self.rows[index].events = types;
+    }
+
     /// Two rows hear each other.
     pub fn bridge(&mut self, one: usize, other: usize) {
         if self.rows[one].feed == Feed::Row(other) {
@@ -309,8 +352,21 @@ impl Table {
 
     /// The row's far side hears a sound.
     pub fn play(&mut self, index: usize, sound: Sound, law: Law) {
+        let goes_on = match self.rows[index].feed {
+            Feed::Sound(playing) if sound != Sound::Announcement && self.sounds.are_one(playing.sound, sound) => {
+                playing.frame
+            }
+            Feed::Sound(_) | Feed::Row(_) | Feed::Nothing => 0,
+        };
         self.part(index);
-        self.rows[index].feed = Feed::Sound { sound, law, frame: 0 };
+        self.rows[index].feed = Feed::Sound(Playing { frame: goes_on, ..Playing::begin(sound, law) });
+    }
+
+    /// The row's far side hears a sound in place of what it is fed, or what it is fed again.
+    pub fn cover(&mut self, index: usize, sound: Option<(Sound, Law)>) {
+        let row = &mut self.rows[index];
+        row.cover = sound.map(|(sound, law)| Playing::begin(sound, law));
+        row.outgoing.change_source();
     }
 
     /// Ends what the row is fed, and what it feeds.
@@ -322,17 +378,25 @@ impl Table {
 
     /// True while the row's far side is to hear a sound.
     pub fn is_sounding(&self, index: usize) -> bool {
-        matches!(self.rows[index].feed, Feed::Sound { .. })
+        let row = &self.rows[index];
+        row.cover.is_some() || matches!(row.feed, Feed::Sound(_))
     }
 
     /// Writes the next packet of the row's sound, due now; `None` while there is none or nobody to send it to.
     pub fn sound(&mut self, index: usize, packet: &mut [u8; HEADER + FRAME], due: Instant) -> Option<SocketAddr> {
         let row = &mut self.rows[index];
         let target = row.rtp.target.filter(|_| !row.held)?;
-        let Feed::Sound { sound, law, frame } = &mut row.feed else { return None };
-        packet[HEADER..].copy_from_slice(tones::frame(*sound, *law, *frame));
-        row.outgoing.originate(packet, tones::payload_type(*law), *frame == 0, due);
-        *frame += 1;
+        let playing = match (&mut row.cover, &mut row.feed) {
+            (Some(playing), _) | (None, Feed::Sound(playing)) => playing,
+            (None, Feed::Row(_) | Feed::Nothing) => return None,
+        };
+        packet[HEADER..].copy_from_slice(self.sounds.frame(playing.sound, playing.law, playing.frame));
+        row.outgoing.originate(packet, tones::payload_type(playing.law), playing.frame == 0, due);
+        playing.frame += 1;
+        if playing.is_over(&self.sounds) {
+            row.feed = Feed::Nothing;
+            self.notices.push(Notice::Played(row.pair));
+        }
         Some(target)
     }
 
@@ -381,12 +445,20 @@ impl Row {
             latch: Latch::Shut,
             stale: Stale::default(),
             feed: Feed::Nothing,
+            cover: None,
             held: false,
             outgoing: Outgoing::default(),
+            events: None,
+            presses: Presses::default(),
             watch: None,
             heard: None,
             counters: MediaCounters::default(),
         }
+    }
+
+    /// Whether its far side is sent what another row feeds it.
+    fn hears_peer(&self) -> bool {
+        !self.held && self.cover.is_none()
     }
 
     /// This source is the far side's RTP from now on; RTCP learned from another host is forgotten.
@@ -396,6 +468,22 @@ impl Row {
             self.rtcp.source = None;
             self.rtcp.target = self.rtcp.announced;
         }
+    }
+
+    /// Whether this packet of its far side is one of a telephone event.
+    fn sends_event(&self, packet: &[u8]) -> bool {
+        let number = packet[1] & PAYLOAD_TYPE;
+        self.events.is_some_and(|types| number == types.hears || number == types.told)
+    }
+
+    /// Gives a telephone event of another row the number by which this far side hears it; false when it hears none.
+    /// Its stream has no gap where the event was.
+    fn takes_event(&mut self, packet: &mut [u8]) -> bool {
+        match self.events {
+            Some(types) => packet[1] = packet[1] & !PAYLOAD_TYPE | types.hears,
+            None => self.outgoing.change_source(),
+        }
+        self.events.is_some()
     }
 
     /// The announced address always; until its source is known, any port of the host whose RTP is accepted.
@@ -450,12 +538,14 @@ mod tests {
     struct Scene {
         table: Table,
         now: Instant,
+        /// Of telephone events.
+        sequence: u16,
     }
 
     impl Scene {
         fn new() -> Self {
             let pairs = [10_000, 10_002].map(|port| PortPair { worker: 0, family: Family::V4, port });
-            Self { table: Table::new(&pairs, TERMS), now: crate::clock::now() }
+            Self { table: Table::new(&pairs, TERMS, Arc::default()), now: crate::clock::now(), sequence: 1 }
         }
 
         /// Row 0 for this far side, row 1 for `192.0.2.2:5000`, bridged.
@@ -486,6 +576,14 @@ mod tests {
             packet[2..4].copy_from_slice(&sequence.to_be_bytes());
             let step = self.table.step(Slot::rtp(row), address(source), &mut packet, self.now);
             (step, u16::from_be_bytes([packet[2], packet[3]]))
+        }
+
+        /// A packet of a telephone event, the next one of its stream.
+        fn event(&mut self, number: u8, timestamp: u32, event: [u8; 4]) -> Vec<u8> {
+            self.now += Duration::from_millis(20);
+            self.sequence += 1;
+            let sequence = self.sequence.to_be_bytes();
+            [&[0x80, number], &sequence[..], &timestamp.to_be_bytes(), &[0; 4], &event].concat()
         }
 
         /// True when any packet of a stream gets through.
@@ -578,9 +676,68 @@ mod tests {
     }
 
     #[test]
+    fn m5_telephone_events_change_their_number_on_the_way_and_nothing_else() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        scene.table.events(0, Some(EventTypes { hears: 101, told: 101 }));
+        scene.table.events(1, Some(EventTypes { hears: 96, told: 101 }));
+        // From, by which number, marked: the number by which it is heard.
+        for (row, source, number, heard) in [
+            (0, "192.0.2.1:4000", 101, 96),
+            (0, "192.0.2.1:4000", 0x80 | 101, 0x80 | 96),
+            (1, "192.0.2.2:5000", 96, 101),
+            (1, "192.0.2.2:5000", 101, 101),
+            (0, "192.0.2.1:4000", 96, 96),
+            (0, "192.0.2.1:4000", 0, 0),
+            (1, "192.0.2.2:5000", 0x80, 0x80),
+        ] {
+            let before = scene.event(number, 700, [5, 0x8a, 3, 0x20]);
+            let mut packet = before.clone();
+            let step = scene.table.step(Slot::rtp(row), address(source), &mut packet, scene.now);
+            assert_ne!(step, Step::Drop);
+            assert_eq!((packet[1], &packet[2..]), (heard, &before[2..]), "{number} from {source}");
+        }
+    }
+
+    #[test]
+    fn m5_who_has_no_telephone_events_hears_none_and_finds_no_gap() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        scene.table.events(0, Some(EventTypes { hears: 101, told: 101 }));
+        scene.packet(0, "192.0.2.1:4000", 1);
+        scene.table.notices.clear();
+        for sequence in 2..9 {
+            let mut packet = scene.event(101, 320, [9, 10, 0, 160]);
+            packet[3] = sequence;
+            scene.now += Duration::from_millis(20);
+            assert_eq!(scene.table.step(Slot::rtp(0), address("192.0.2.1:4000"), &mut packet, scene.now), Step::Drop);
+        }
+        assert_eq!(scene.table.notices.len(), 1, "told of once, all the same");
+        assert_eq!(scene.renumbered(0, "192.0.2.1:4000", 9).1, 2);
+    }
+
+    #[test]
+    fn m5_keys_are_told_wherever_they_go() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        let types = Some(EventTypes { hears: 101, told: 101 });
+        scene.table.events(0, types);
+        scene.packet(0, "192.0.2.1:4000", 1);
+        scene.table.notices.clear();
+        scene.table.play(0, Sound::Waiting, Law::A);
+        let pair = scene.table.rows[0].pair;
+        for (timestamp, key) in [(0, '1'), (800, '2')] {
+            let code = key as u8 - b'0';
+            let mut packet = scene.event(101, timestamp, [code, 10, 0, 160]);
+            assert_eq!(scene.table.step(Slot::rtp(0), address("192.0.2.1:4000"), &mut packet, scene.now), Step::Drop);
+            assert_eq!(scene.table.notices.pop(), Digit::read(key).map(|digit| Notice::Pressed(pair, digit)));
+        }
+        let mut stranger = scene.event(101, 1600, [3, 10, 0, 160]);
+        scene.table.step(Slot::rtp(0), address("192.0.2.9:4000"), &mut stranger, scene.now);
+        assert_eq!(scene.table.notices, [], "a stranger presses nothing");
+    }
+
+    #[test]
     fn play_parts_both_and_bridge_ends_play() {
         let mut scene = Scene::call("192.0.2.1:4000");
-        scene.table.play(0, Sound::ComfortNoise, Law::A);
+        scene.table.play(0, Sound::Waiting, Law::A);
         assert!(!scene.passes(0, "192.0.2.1:4000") && !scene.passes(1, "192.0.2.2:5000"));
         let mut packet = [0; HEADER + FRAME];
         let target = scene.table.sound(0, &mut packet, scene.now);
@@ -588,5 +745,56 @@ mod tests {
         scene.table.bridge(0, 1);
         assert!(!scene.table.is_sounding(0));
         assert!(scene.passes(0, "192.0.2.1:4000"));
+    }
+
+    #[test]
+    fn a_sound_goes_on_where_the_next_occasion_sounds_the_same() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        let marked = |scene: &mut Scene| {
+            let mut packet = [0; HEADER + FRAME];
+            scene.table.sound(0, &mut packet, scene.now).expect("a packet");
+            (packet[1] & 0x80 != 0, packet[HEADER..].to_vec())
+        };
+        scene.table.play(0, Sound::Waiting, Law::A);
+        let first = marked(&mut scene);
+        assert!(first.0);
+        scene.table.play(0, Sound::Onward, Law::A);
+        let second = marked(&mut scene);
+        assert!(!second.0 && second.1 != first.1, "no new beginning, and the next frame of the loop");
+        scene.table.bridge(0, 1);
+        scene.table.play(0, Sound::Waiting, Law::A);
+        assert_eq!(marked(&mut scene), first, "after somebody has spoken it begins again");
+    }
+
+    #[test]
+    fn m6_who_is_covered_hears_the_cover_and_is_heard() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        assert_eq!(scene.renumbered(0, "192.0.2.1:4000", 7).1, 7);
+        scene.table.cover(1, Some((Sound::Hold, Law::Mu)));
+        assert_eq!(scene.packet(0, "192.0.2.1:4000", 8), Step::Drop, "music of the other side");
+        let mut packet = [0; HEADER + FRAME];
+        let target = scene.table.sound(1, &mut packet, scene.now);
+        assert_eq!((target, packet[1], packet[3]), (Some(address("192.0.2.2:5000")), 0x80, 8), "PCMU with the marker");
+        assert_ne!(scene.packet(1, "192.0.2.2:5000", 1), Step::Drop, "it is heard");
+        assert_ne!(scene.report(0, "192.0.2.1:4001"), Step::Drop, "RTCP goes on");
+        scene.table.cover(1, None);
+        assert!(!scene.table.is_sounding(1));
+        assert_eq!(scene.renumbered(0, "192.0.2.1:4000", 60), (Step::Forward(Slot(2), address("192.0.2.2:5000")), 9));
+    }
+
+    #[test]
+    fn t16_an_announcement_is_heard_once_and_its_end_is_told() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        scene.table.play(0, Sound::Announcement, Law::Mu);
+        let mut packet = [0; HEADER + FRAME];
+        let mut frames = 0;
+        while scene.table.sound(0, &mut packet, scene.now).is_some() {
+            frames += 1;
+            assert!(frames <= 200, "it never ends");
+        }
+        assert_eq!(frames, 200, "four seconds");
+        let pair = PortPair { worker: 0, family: Family::V4, port: 10_000 };
+        assert_eq!(scene.table.notices, [Notice::Played(pair)]);
+        assert!(!scene.table.is_sounding(0));
     }
 }

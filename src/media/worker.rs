@@ -86,7 +86,7 @@ impl Worker {
             events,
             guard: Guard::new(settings),
             sockets,
-            table: Table::new(pairs, settings.terms),
+            table: Table::new(pairs, settings.terms, settings.sounds.clone()),
             rows: pairs.iter().enumerate().map(|(row, pair)| (*pair, row)).collect(),
             busy: Vec::new(),
             sounding: Vec::new(),
@@ -138,7 +138,9 @@ impl Worker {
         while let Some(notice) = self.table.notices.pop() {
             match notice {
                 Notice::Started(pair) => self.tell(MediaEvent::Started(pair)),
+                Notice::Pressed(pair, digit) => self.tell(MediaEvent::Digit(pair, digit)),
                 Notice::Settled(slot, far) => self.sockets[slot.0].connect(far),
+                Notice::Played(pair) => self.tell(MediaEvent::Played(pair)),
             }
         }
     }
@@ -177,14 +179,23 @@ impl Worker {
             MediaCommand::Play { pair, sound, law } => {
                 if let Some(row) = self.lent(pair) {
                     self.table.play(row, sound, law);
-                    if !self.sounding.contains(&row) {
-                        self.sounding.push(row);
-                    }
+                    self.sounds(row);
+                }
+            }
+            MediaCommand::Cover { pair, sound } => {
+                if let Some(row) = self.lent(pair) {
+                    self.table.cover(row, sound);
+                    self.sounds(row);
                 }
             }
             MediaCommand::Hold { pair, held } => {
                 if let Some(row) = self.lent(pair) {
                     self.table.hold(row, held);
+                }
+            }
+            MediaCommand::Events { pair, types } => {
+                if let Some(row) = self.lent(pair) {
+                    self.table.events(row, types);
                 }
             }
             MediaCommand::Watch { pair, limit } => {
@@ -221,6 +232,13 @@ impl Worker {
             tracing::error!(?pair, "a media command for a closed pair that is not quiet yet");
         }
         lent.then_some(row)
+    }
+
+    /// The row is looked at with every tick while it has a sound.
+    fn sounds(&mut self, row: usize) {
+        if !self.sounding.contains(&row) {
+            self.sounding.push(row);
+        }
     }
 
     fn expect(&mut self, row: usize, family: Family, rtp: SocketAddr, rtcp: SocketAddr) {
@@ -268,6 +286,7 @@ impl Worker {
                 self.table.sent(slot, packet.len());
             }
         }
+        self.heed();
     }
 
     fn look(&mut self) {

@@ -24,6 +24,8 @@ use crate::robots::{Alarm, Asapp, Callee, Caller, read, set};
 use crate::text::Sip;
 
 const CALLS: usize = 25;
+/// Customers whose place somebody else asks for, on average.
+const TAKEOVERS: u64 = 8;
 /// The second server, of the same trunk or of another.
 const SECOND: &str = "203.0.113.21:5060";
 /// The name of a trunk whose servers are found.
@@ -79,6 +81,9 @@ impl Chaos {
         for index in 0..CALLS {
             set(&mut engine, random.duration(RUSH), Alarm::Call, index);
             set(&mut engine, random.duration(RUSH * 2), Alarm::Mischief, index);
+        }
+        for _ in 0..random.below(2 * TAKEOVERS) {
+            set(&mut engine, random.duration(RUSH * 2), Alarm::TakeOver, 0);
         }
         if random.percent(10) {
             set(&mut engine, random.between(RUSH / 2, RUSH * 2), Alarm::Stop, 0);
@@ -136,11 +141,23 @@ impl Chaos {
             Alarm::CallerOffers => callers[index].offers(engine, random),
             Alarm::CalleeOffers => callees[index].offers(engine, random),
             Alarm::Mischief => self.mischief(),
+            Alarm::TakeOver => self.take_over(),
             Alarm::Stop => engine.operator(OperatorCommand::Stop),
             Alarm::Reset => engine.reset(address([IVR, CARRIER, SECOND][index])),
             Alarm::Dies => silence(engine, index, 100),
             Alarm::Returns => silence(engine, index, 10),
         }
+    }
+
+    /// Whoever it is, and wherever that call stands.
+    fn take_over(&mut self) {
+        let Self { engine, random, callers, .. } = self;
+        let transport = engine.transport(address(IVR));
+        let newcomer = Caller::new(callers.len(), random).over(transport);
+        let newcomer = newcomer.replacing(&callers[random.below(callers.len() as u64) as usize]);
+        callers.push(newcomer);
+        let index = callers.len() - 1;
+        callers[index].call(engine, random);
     }
 
     fn mischief(&mut self) {
@@ -303,7 +320,7 @@ fn worlds(part: u64) {
     let each = if std::env::var_os("SWITCHBACK_LONG").is_some() { 530 } else { 55 };
     let seeds = part * each..(part + 1) * each;
     let (mut calls, mut talked, mut outcomes) = (0, 0, BTreeMap::<String, usize>::new());
-    let (mut tried, mut onward, mut failovers) = (0, 0, 0);
+    let (mut tried, mut onward, mut failovers, mut takeovers) = (0, 0, 0, 0);
     let mut referred = BTreeMap::<String, usize>::new();
     let mut requests = BTreeMap::<&str, u64>::new();
     for seed in seeds.clone() {
@@ -322,6 +339,7 @@ fn worlds(part: u64) {
                 *referred.entry(rung.result).or_default() += 1;
             }
         }
+        takeovers += chaos.engine.records.iter().map(|record| u64::from(record.takeovers)).sum::<u64>();
         failovers += chaos.engine.core.counters(chaos.engine.now).failovers;
         for (method, count) in &chaos.engine.core.counters(chaos.engine.now).requests_received {
             *requests.entry(method).or_default() += count;
@@ -331,7 +349,7 @@ fn worlds(part: u64) {
         }
     }
     println!(
-        "seeds {seeds:?}: {calls} calls, {talked} talked, {tried} rungs, {onward} went on, {failovers} failovers, {outcomes:?}, heard {requests:?}, referred {referred:?}"
+        "seeds {seeds:?}: {calls} calls, {talked} talked, {tried} rungs, {onward} went on, {failovers} failovers, {takeovers} takeovers, {outcomes:?}, heard {requests:?}, referred {referred:?}"
     );
     let worlds = (seeds.end - seeds.start) as usize;
     assert!(calls > worlds * CALLS / 2 && talked > calls / 4, "too little happened: {calls} calls, {talked} talked");
@@ -339,6 +357,7 @@ fn worlds(part: u64) {
     let ends =
         ["transferred", "accepted, unconfirmed", "refused 486", "rejected 603", "call ended", "not accepted in time"];
     assert!(ends.iter().all(|end| referred.contains_key(*end)), "too little happened: {referred:?}");
+    assert!(takeovers > worlds as u64 / 4, "too little happened: {takeovers} takeovers");
     let plenty = ["PRACK", "UPDATE"].iter().all(|method| requests.get(method) > Some(&(worlds as u64)));
     assert!(plenty && failovers > worlds as u64 / 2, "too little happened: {requests:?}, {failovers} failovers");
 }

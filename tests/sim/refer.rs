@@ -13,6 +13,7 @@ use crate::happy::talk;
 use crate::ladders::{asks_for_a_person, rules, tried};
 use crate::peer::Line;
 use crate::relay::Hears;
+use crate::replaces::takes_over;
 use crate::text::Sip;
 use crate::world::World;
 
@@ -63,7 +64,7 @@ fn notification(customer: &mut Line, event: &str, state: &str, body: &str) -> Si
 
 /// The customer waits, and does not sit in silence.
 fn waits(w: &World, customer: &Line) {
-    assert_eq!(w.hears(customer), Hears::Sound(Sound::ComfortNoise), "{}", w.ladder());
+    assert_eq!(w.hears(customer), Hears::Sound(Sound::Waiting), "{}", w.ladder());
 }
 
 /// The queue is called within half a second of now, and takes the customer.
@@ -469,6 +470,25 @@ fn r18_a_notification_that_was_overtaken_changes_nothing() {
     customer.send(&first);
     customer.expect("500 NOTIFY");
     next_rung_takes_over(&w, &mut customer);
+}
+
+#[test]
+fn whoever_takes_the_customers_place_is_asked_again() {
+    let w = plain();
+    let (mut customer, refer) = accepted(&w);
+    let mut desk = takes_over(&w, &customer);
+    desk.expect("200");
+    desk.ack();
+    customer.expect_and_ok("BYE");
+    let again = desk.expect("REFER");
+    assert_eq!(again.header("Refer-To"), refer.header("Refer-To"));
+    desk.reply(&again, 202);
+    notify(&mut customer, &refer, "terminated", "SIP/2.0 486 Busy Here\r\n");
+    customer.expect("200 NOTIFY");
+    notify(&mut desk, &again, "terminated", "SIP/2.0 200 OK\r\n");
+    desk.expect("200 NOTIFY");
+    desk.expect_and_ok("BYE");
+    assert_eq!(tried(&w), ["refer:queue changed hands", "refer:queue transferred"]);
 }
 
 #[test]
