@@ -46,7 +46,7 @@ pub struct Established {
     /// Whether the Call-ID is ours, which sets the pause after a glare (RFC 3261 section 14.1).
     ours: bool,
     /// What we asked it to do with its peer.
-    referrals: Referrals,
+    referrals: Box<Referrals>,
 }
 
 /// A dialog that is acknowledged and hung up.
@@ -129,7 +129,7 @@ impl Established {
             refresh: None,
             refresh_by: Method::Invite,
             ours: true,
-            referrals: Referrals::default(),
+            referrals: Box::default(),
         }
     }
 
@@ -198,6 +198,9 @@ impl Established {
 
     /// The lines go inside Refer-To and nowhere else, so that whoever is called there gets them.
     fn refer(&mut self, to: &str, material: &Material, s: &mut Surroundings<'_>) {
+        if self.unacked.is_some() {
+            return self.referrals.hold(to, material);
+        }
         let Some(to) = ReferTo::new(to) else {
             return s.out.push(Out::Event(LegEvent::TransferProgressed(Transfer::Rejected(416))));
         };
@@ -344,6 +347,8 @@ impl Established {
         }
         if let Closing::Queued(cause, material) = std::mem::replace(&mut self.closing, Closing::Open) {
             self.hang_up(cause, &material, s);
+        } else if let Some((to, material)) = self.referrals.release() {
+            self.refer(&to, &material, s);
         }
     }
 

@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::{LegEvent, LegTimer, Out, Surroundings, Transfer};
+use super::{LegEvent, LegTimer, Material, Out, Surroundings, Transfer};
 use crate::sip::message::{HeaderName, Message};
 use crate::sip::refer::{Event, Subscription, fragment_status};
 use crate::sip::transaction::key::ClientKey;
@@ -23,6 +23,8 @@ const MAX_EARLIER: usize = 8;
 #[derive(Debug, Default)]
 pub(super) struct Referrals {
     last: Option<Referral>,
+    /// One that waits for an ACK: before that, the far side may not know the dialog yet.
+    held: Option<(String, Material)>,
     /// Numbers of those whose subscription has not ended.
     earlier: VecDeque<u32>,
 }
@@ -49,6 +51,16 @@ enum Stage {
 }
 
 impl Referrals {
+    /// It is sent when the ACK has come.
+    pub(super) fn hold(&mut self, to: &str, material: &Material) {
+        self.held = Some((to.to_owned(), material.clone()));
+    }
+
+    /// The one that waited for the ACK.
+    pub(super) fn release(&mut self) -> Option<(String, Material)> {
+        self.held.take()
+    }
+
     /// A REFER has been sent; whatever becomes of the one before it is told to nobody.
     pub(super) fn begin(&mut self, key: ClientKey, number: u32) {
         let last = self.last.replace(Referral { key: Some(key), number, stage: Stage::Asked });
@@ -119,6 +131,9 @@ impl Referrals {
     /// The far side has hung up: a REFER that it had accepted is taken for done, because whoever transfers a call ends
     /// the dialog (RFC 5589 section 6).
     pub(super) fn hung_up(&mut self, s: &mut Surroundings<'_>) {
+        if self.held.take().is_some() {
+            return s.out.push(Out::Event(LegEvent::TransferProgressed(Transfer::CallEnded)));
+        }
         match self.last.as_mut() {
             Some(last) if last.stage == Stage::Asked => last.told(Transfer::CallEnded, s),
             Some(last) if last.stage == Stage::Accepted => last.told(Transfer::AcceptedUnconfirmed, s),
@@ -128,6 +143,7 @@ impl Referrals {
 
     /// The dialog is over: nothing more is told.
     pub(super) fn close(&mut self) {
+        self.held = None;
         if let Some(last) = &mut self.last {
             last.stage = Stage::Known;
         }

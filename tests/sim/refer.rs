@@ -511,3 +511,29 @@ fn before_the_answer_nobody_is_asked_to_transfer() {
     assert_eq!(tried(&w), ["refuse:486 done"]);
     w.run_for(Duration::ZERO);
 }
+
+#[test]
+fn r18_a_refer_waits_for_the_ack_of_our_200() {
+    for hangs_up in [false, true] {
+        let w = plain();
+        let (mut customer, mut genagent) = talk(&w);
+        let sdp = customer.sdp();
+        customer.reinvite(sdp);
+        customer.expect("200");
+        asks_for_a_person(&w, &mut genagent);
+        customer.expect_nothing_for(ms(200));
+        if hangs_up {
+            customer.bye();
+            customer.expect("200 BYE");
+            assert_eq!(tried(&w), ["refer:queue call ended"]);
+            continue;
+        }
+        customer.ack();
+        let refer = customer.expect("REFER");
+        customer.reply(&refer, 202);
+        notify(&mut customer, &refer, "terminated", "SIP/2.0 200 OK\r\n");
+        customer.expect("200 NOTIFY");
+        customer.expect_and_ok("BYE");
+        assert_eq!(tried(&w), ["refer:queue transferred"]);
+    }
+}
