@@ -6,6 +6,7 @@
 mod check;
 mod explain;
 mod gather;
+mod peer;
 mod profile;
 mod routes;
 #[cfg(test)]
@@ -34,6 +35,7 @@ use crate::sip::hop::Transport;
 use crate::sip::locate::Place;
 use crate::sip::value::Uri;
 
+pub use peer::Peer;
 pub use profile::Profile;
 pub use trunk::Trunk;
 pub use user::User;
@@ -51,6 +53,8 @@ pub struct Config {
     pub dns: Dns,
     /// `[user.NAME]`
     pub user: BTreeMap<String, User>,
+    /// `[peer.NAME]`
+    pub peer: BTreeMap<String, Peer>,
     /// `[trunk.NAME]`
     pub trunk: BTreeMap<String, Trunk>,
     /// `[asapp]`
@@ -315,7 +319,7 @@ pub struct Sounds {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Target {
-    /// Request-URI and To, or the Contact of a 302; several are called one after the other.
+    /// Request-URI and To, the Contact of a 302, or what a REFER names; several are tried one after the other.
     #[serde(deserialize_with = "one_or_many")]
     pub uri: Vec<String>,
     /// Where the calls go, `host`, `host:port` or an IP address; absent: where RFC 3263 finds each URI.
@@ -323,9 +327,12 @@ pub struct Target {
     /// How they go there; absent: as the URI or the DNS says, else UDP.
     #[serde(deserialize_with = "words::perhaps")]
     pub transport: Option<Transport>,
-    /// How long each URI may ring.
+    /// How long each URI may ring, or may be silent about what becomes of a REFER to it.
     #[serde(with = "words::span")]
     pub ring_limit: Duration,
+    /// How long the customer's side may take to accept a REFER to it.
+    #[serde(with = "words::span")]
+    pub accept_limit: Duration,
     /// What is sent there, one of `[profile.NAME]`.
     pub profile: Option<String>,
     /// Plain RTP or SRTP.
@@ -419,6 +426,8 @@ impl Config {
             trunks.map(|(name, it)| (format!("trunk.{name}.password"), &mut it.password, &it.password_file));
         let users = self.user.iter_mut();
         let words = users.map(|(name, it)| (format!("user.{name}.password"), &mut it.password, &it.password_file));
+        let peers = self.peer.iter_mut();
+        let shown = peers.map(|(name, it)| (format!("peer.{name}.password"), &mut it.password, &it.password_file));
         [
             ("asapp.api_id".to_owned(), &mut asapp.api_id, &asapp.api_id_file),
             ("asapp.api_secret".to_owned(), &mut asapp.api_secret, &asapp.api_secret_file),
@@ -427,6 +436,7 @@ impl Config {
         .into_iter()
         .chain(passwords)
         .chain(words)
+        .chain(shown)
         .filter_map(|(key, secret, file)| words::fetch_secret(&key, secret, file.as_deref()).err())
         .collect()
     }
@@ -471,6 +481,7 @@ impl Config {
             challenge: sip.challenge.clone(),
             realm: sip.realm.clone(),
             users: user.iter().map(|(name, user)| user.core(name)).collect(),
+            peers: self.peer.values().map(Peer::core).collect(),
             trunks: trunk.iter().map(|(name, trunk)| trunk.core(name)).collect(),
             targets: self.target.iter().map(|(name, row)| (name.clone(), row.reaches())).collect(),
             sip_timers: SipTimers { t1: sip.t1, t2: sip.t2, t4: sip.t4 },
@@ -613,12 +624,17 @@ impl Media {
 
 impl Target {
     fn core(&self) -> CoreTarget {
-        CoreTarget { uris: self.uri.clone(), ring_limit: self.ring_limit, profile: self.profile.clone() }
+        CoreTarget {
+            uris: self.uri.clone(),
+            ring_limit: self.ring_limit,
+            accept_limit: self.accept_limit,
+            profile: self.profile.clone(),
+        }
     }
 
-    /// Where each of its URIs is found, and whose certificate counts there; without those that are no place.
+    /// Where each of its URIs is found that we call ourselves, and whose certificate counts there.
     fn reaches(&self) -> Vec<Reach> {
-        self.uri.iter().filter_map(|uri| self.reach(uri)).collect()
+        self.uri.iter().filter(|uri| uri.starts_with("sip:")).filter_map(|uri| self.reach(uri)).collect()
     }
 
     /// Where this URI is found: at `address`, or as RFC 3263 says of the URI.
@@ -637,7 +653,16 @@ impl Target {
 impl Default for Target {
     fn default() -> Self {
         let ring_limit = CallSettings::default().ring_limit;
-        Self { uri: Vec::new(), address: None, transport: None, ring_limit, profile: None, srtp: Srtp::Allow }
+        let accept_limit = Duration::from_secs(5);
+        Self {
+            uri: Vec::new(),
+            address: None,
+            transport: None,
+            ring_limit,
+            accept_limit,
+            profile: None,
+            srtp: Srtp::Allow,
+        }
     }
 }
 

@@ -37,6 +37,7 @@
 //! - Where does the customer go then, or when GenerativeAgent is never reached? [`call::rules`] names the ladder,
 //!   `src/call/handback.rs` climbs it.
 //! - What may become a dial string, and until when? [`call::ticket`].
+//! - What may become of a REFER of ours? `src/leg/refer.rs`. How is it written? [`sip::refer`].
 //! - A CANCEL crosses a 200, a BYE overtakes an ACK? [`leg::uac`] and [`leg::established`].
 //! - Who are we when a trunk asks, and who is it that calls? [`sip::digest`], [`sip::gate`].
 //! - Which trunk takes a call, and where are its servers? [`b2bua::trunks`], [`sip::locate`].

@@ -13,7 +13,7 @@ use super::io::{
     Output, PortPair, Sound, Transport,
 };
 use super::limiter::Priority;
-use super::settings::{Caller, Srtp, Trunk};
+use super::settings::{Caller, Peer, Srtp, Trunk};
 use super::transactions::{Holder, LegId};
 use super::trunks::{NoWay, Route, Way};
 use super::{B2bua, COUNTERS_LIMIT, CallEntry, LegEntry, Side, TimerKey};
@@ -33,6 +33,7 @@ use crate::leg::{
     Surroundings,
 };
 use crate::sdp::{Audio, Family, G711, Session};
+use crate::sip::digest::Keyring;
 use crate::sip::hop::Hop;
 use crate::sip::message::Message;
 use crate::sip::transaction::key::{ClientKey, ServerKey};
@@ -448,9 +449,18 @@ impl B2bua {
         let own: Vec<String> = headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
         let is_ours = |name: &str| name != "Reason" && own.contains(&name.to_ascii_lowercase());
         headers.extend(self.crossed(call, other, &command).into_iter().filter(|(name, _)| !is_ours(name)));
-        let material = Material { headers, body, audio: self.audio_towards(call, role) };
+        let keyring = self.keyring(id).filter(|_| matches!(command, LegCommand::Refer(_)));
+        let material = Material { headers, body, audio: self.audio_towards(call, role), keyring };
         self.with_leg(id, |leg, s| leg.command(command, &material, s));
         self.work_off(now);
+    }
+
+    /// Who we are where the caller of this leg asks it.
+    fn keyring(&self, id: LegId) -> Option<Box<Keyring>> {
+        let caller = self.legs.get(&id)?.caller?;
+        let knows = |peer: &&Peer| peer.networks.iter().any(|network| network.contains(caller));
+        let peer = self.settings.peers.iter().find(knows)?;
+        Some(Box::new(Keyring::new(peer.credentials.clone(), caller)))
     }
 
     /// The audio that is described to a leg: that of whom it talks to. A successor whom nobody talks to yet takes up what
@@ -465,12 +475,13 @@ impl B2bua {
     /// Durations worth a histogram.
     fn observe(&mut self, now: Instant, call: CallRef, role: LegRole, command: &LegCommand) {
         let Some(entry) = self.calls.get(&call) else { return };
+        let rungs = entry.call.facts.hand_back.as_ref().map_or(&[][..], |back| &back.rungs);
         match (role, command) {
             (LegRole::Customer, LegCommand::Answer) => {
                 self.counters.setup.observe(now.saturating_duration_since(entry.call.facts.received));
             }
-            // After an onward leg it is the end of that talk.
-            (LegRole::Customer, LegCommand::HangUp(_)) if entry.side(LegRole::Onward).pair.is_none() => {
+            (LegRole::Customer, LegCommand::Refer(_)) if rungs.len() == 1 => self.handed_back(now, call),
+            (LegRole::Customer, LegCommand::HangUp(_)) if rungs.first().is_none_or(|first| first.rung == "bye") => {
                 self.handed_back(now, call);
             }
             _ => {}
@@ -574,7 +585,7 @@ impl B2bua {
     ) {
         let audio = self.audio_towards(call, role);
         let negotiation = self.negotiation(SocketAddr::new(here, pair.port), None, keys);
-        let material = Material { headers, body: None, audio };
+        let material = Material { headers, body: None, audio, keyring: None };
         self.next_leg += 1;
         let id = LegId(self.next_leg);
         let mut out = Vec::new();
@@ -735,9 +746,9 @@ impl B2bua {
         self.cover(call);
     }
 
-    /// An announcement that cannot be said is over at once.
+    /// What plays already plays on. An announcement that cannot be said is over at once.
     fn play(&mut self, now: Instant, call: CallRef, sound: Sound) {
-        if let Some(entry) = self.calls.get_mut(&call) {
+        if let Some(entry) = self.calls.get_mut(&call).filter(|entry| entry.sound.is_none_or(|(now, _)| now != sound)) {
             entry.sound = Some((sound, None));
         }
         self.sound_again(call);
@@ -916,6 +927,7 @@ fn event_word(event: &CallEvent) -> &'static str {
         CallEvent::Leg(_, LegEvent::Answered) => "answered",
         CallEvent::Leg(_, LegEvent::Reoffered) => "reoffered",
         CallEvent::Leg(_, LegEvent::Informed(_)) => "informed",
+        CallEvent::Leg(_, LegEvent::TransferProgressed(_)) => "transfer progressed",
         CallEvent::Leg(LegRole::Customer, LegEvent::HungUp { .. }) => "customer hung up",
         CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::HungUp { .. }) => "GenerativeAgent hung up",
         CallEvent::Leg(LegRole::Onward, LegEvent::HungUp { .. }) => "the onward leg hung up",

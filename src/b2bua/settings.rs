@@ -44,6 +44,8 @@ pub struct Settings {
     pub realm: String,
     /// Who they may be.
     pub users: Vec<User>,
+    /// Who we are where the customer's side asks it.
+    pub peers: Vec<Peer>,
     /// The trunks towards GenerativeAgent.
     pub trunks: Vec<Trunk>,
     /// Where each URI of each target of `call.targets` is found; what comes from there is heard.
@@ -237,6 +239,15 @@ pub struct Network {
     pub prefix: u8,
 }
 
+/// An IVR, PBX or SBC that asks who we are, and what it is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Where it calls from.
+    pub networks: Vec<Network>,
+    /// What it is told, and nobody else.
+    pub credentials: Credentials,
+}
+
 impl Network {
     /// Whether the address lies in this network.
     pub fn contains(&self, other: IpAddr) -> bool {
@@ -363,6 +374,7 @@ impl Default for Settings {
             challenge: Vec::new(),
             realm: "switchback".to_owned(),
             users: Vec::new(),
+            peers: Vec::new(),
             trunks: vec![Trunk::default()],
             targets: BTreeMap::new(),
             sip_timers: SipTimers::default(),

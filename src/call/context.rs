@@ -98,6 +98,17 @@ impl Carry {
         carry
     }
 
+    /// Nothing of it: it stays behind the reference.
+    #[must_use]
+    pub fn kept_back(self) -> Self {
+        Self { left_out: self.sent + self.left_out, ..Self::default() }
+    }
+
+    /// Octets of all lines as headers of a URI, each octet but the unreserved ones escaped (RFC 3261 section 19.1.1).
+    pub fn octets_inside_uri(&self) -> usize {
+        self.lines.iter().map(|(name, value)| encoded(name).len() + encoded(value).len() + "&=".len()).sum()
+    }
+
     /// A line, unless its name is empty: then the receiver does not want it.
     fn line(&mut self, name: &str, value: String) {
         if !name.is_empty() {

@@ -53,8 +53,10 @@ pub enum CallTimer {
     RetryDue,
     /// The number's last safe moment: cancel the leg, never dial it again.
     NumberGuard,
-    /// Whoever is being called has rung long enough.
+    /// Whoever is being called has rung long enough, or nobody says what becomes of a REFER.
     RingLimit,
+    /// The customer's side has not accepted a REFER in time.
+    AcceptLimit,
     /// A customer who was answered first, and from whom nothing has been heard yet, is gone.
     DwellLimit,
     /// Ask the API whether the party that answered is ours.
@@ -75,11 +77,12 @@ pub enum CallTimer {
 
 impl CallTimer {
     /// Every timer.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::NumberBudget,
         Self::RetryDue,
         Self::NumberGuard,
         Self::RingLimit,
+        Self::AcceptLimit,
         Self::DwellLimit,
         Self::VerifyDue,
         Self::MaxDuration,

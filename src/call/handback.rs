@@ -2,9 +2,9 @@
 //!
 //! The verdict is reached before the first rung, and no rung changes it: it says how GenerativeAgent's part ended. What
 //! became of the customer is in the record's `hand_back`. One exception: a customer who hangs up before our BYE has
-//! left was never handed back at all, and has ended the call.
+//! left, or before our REFER is accepted, was never handed back at all, and has ended the call.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::context::Carry;
 use super::event::{CallAction, CallEvent, CallTimer, Sound};
@@ -12,7 +12,7 @@ use super::rules::Rung;
 use super::state::{CallState, Facts, HandingBack, LegStage, Releasing, UnderWay};
 use super::step::{Actions, end, released, unused};
 use super::verdict::{EndedBy, Outcome, Phase, Verdict};
-use crate::leg::{Cause, LegCommand, LegEvent, LegRole, LostCause, Redirect, Side};
+use crate::leg::{Cause, LegCommand, LegEvent, LegRole, LostCause, Redirect, Side, Transfer};
 
 /// Looks for the rule that fits and begins its ladder; enters [`CallState::HandingBack`].
 pub(super) fn hand_back(facts: &mut Facts, verdict: Verdict, now: Instant, actions: &mut Actions) -> CallState {
@@ -32,6 +32,7 @@ fn climb(facts: &mut Facts, mut state: HandingBack, now: Instant, actions: &mut 
     let (rung, command) = match state.ladder.pop_front() {
         Some(Rung::Bye) => (Rung::Bye, LegCommand::HangUp(facts.cause(state.verdict.outcome))),
         Some(Rung::Dial(target)) => return dial(facts, state, target, 0, now, actions),
+        Some(Rung::Refer(target)) => return refer(facts, state, target, 0, now, actions),
         Some(Rung::Refuse(status)) => (Rung::Refuse(status), refuse(status, None)),
         Some(Rung::Redirect(target)) => {
             let row = facts.settings.targets.get(&target);
@@ -102,6 +103,30 @@ fn dial(
     CallState::HandingBack(HandingBack { rung: UnderWay::Dialing { target, member }, ..state })
 }
 
+/// Asks the customer's side to call one URI of a target itself. Until that has worked the customer stays with us.
+fn refer(
+    facts: &mut Facts,
+    state: HandingBack,
+    target: String,
+    member: usize,
+    now: Instant,
+    actions: &mut Actions,
+) -> CallState {
+    let row = facts.settings.targets.get(&target);
+    let Some((uri, limit)) = row.and_then(|row| Some((row.uris.get(member)?.clone(), row.accept_limit))) else {
+        return climb(facts, state, now, actions);
+    };
+    let mut carry = facts.carry(state.verdict.outcome, &Rung::Refer(target.clone()));
+    if uri.starts_with("tel:") {
+        carry = carry.kept_back();
+        facts.sends(&carry);
+    }
+    actions.push(CallAction::Start(CallTimer::AcceptLimit, now + limit));
+    actions.push(CallAction::Play(Sound::Waiting));
+    actions.push(CallAction::Leg(LegRole::Customer, LegCommand::Refer(uri), carry));
+    CallState::HandingBack(HandingBack { rung: UnderWay::Referring { target, member, accepted: false }, ..state })
+}
+
 pub(super) fn handing_back(
     facts: &mut Facts,
     state: HandingBack,
@@ -111,6 +136,9 @@ pub(super) fn handing_back(
 ) -> CallState {
     match state.rung.clone() {
         UnderWay::Dialing { target, member } => dialing(facts, state, target, member, now, event, actions),
+        UnderWay::Referring { target, member, accepted } => {
+            referring(facts, state, (target, member, accepted), now, event, actions)
+        }
         UnderWay::Talking => talking(facts, state, now, event, actions),
         UnderWay::Announcing => announcing(facts, state, now, event, actions),
         UnderWay::Parting => parting(facts, state, now, event, actions),
@@ -213,6 +241,110 @@ fn fell_back(verdict: &Verdict, rung: &'static str, actions: &mut Actions) {
     }
 }
 
+// --- the customer's side has been asked to call somebody ------------------------------------------------------------
+
+fn referring(
+    facts: &mut Facts,
+    state: HandingBack,
+    (target, member, accepted): (String, usize, bool),
+    now: Instant,
+    event: CallEvent,
+    actions: &mut Actions,
+) -> CallState {
+    let (result, cause, next) = match event {
+        CallEvent::Leg(LegRole::Customer, LegEvent::TransferProgressed(transfer)) => match transfer {
+            Transfer::Accepted => {
+                let limit = facts.settings.targets.get(&target).map_or(Duration::ZERO, |row| row.ring_limit);
+                actions.push(CallAction::Start(CallTimer::RingLimit, now + limit));
+                let rung = UnderWay::Referring { target, member, accepted: true };
+                return CallState::HandingBack(HandingBack { rung, ..state });
+            }
+            Transfer::Progressed(_) => return CallState::HandingBack(state),
+            Transfer::Transferred => return transferred(facts, state, "transferred", now, actions),
+            Transfer::AcceptedUnconfirmed => return transferred(facts, state, "accepted, unconfirmed", now, actions),
+            Transfer::CallEnded => return ended_meanwhile(facts, now, actions),
+            Transfer::Refused(status) => (format!("refused {status}"), Cause::of_refusal(status), Next::Uri),
+            // It knows no REFER, or no such dialog: another form of the URI would fare no better.
+            Transfer::Rejected(status @ (405 | 408 | 481 | 501)) => {
+                (format!("rejected {status}"), Cause::FAILURE, Next::Rung)
+            }
+            Transfer::Rejected(status) => (format!("rejected {status}"), Cause::FAILURE, Next::Uri),
+            Transfer::Unauthorized => ("unauthorized".to_owned(), Cause::FAILURE, Next::Rung),
+            // It may be calling there still.
+            Transfer::NoOutcome => ("no outcome".to_owned(), Cause::NO_ANSWER, Next::Rung),
+        },
+        // Whoever has the customer now has not been asked.
+        CallEvent::ChangedHands => ("changed hands".to_owned(), state.cause, Next::Again),
+        CallEvent::Timer(CallTimer::AcceptLimit) if !accepted => {
+            ("not accepted in time".to_owned(), Cause::NO_RESPONSE, Next::Rung)
+        }
+        CallEvent::Timer(CallTimer::RingLimit) if accepted => {
+            ("no outcome in time".to_owned(), Cause::NO_ANSWER, Next::Rung)
+        }
+        CallEvent::Timer(CallTimer::LadderLimit) => return enough(facts, state, "no time left", now, actions),
+        CallEvent::PulledBack => return enough(facts, state, "pulled back", now, actions),
+        CallEvent::Ended => {
+            facts.rung_result("hung up by an operator");
+            return dismissed(facts, state, Outcome::Operator, Cause::NORMAL, now, actions);
+        }
+        CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
+            facts.rung_result("customer lost");
+            return customer_gone(facts, state, &event, now, actions);
+        }
+        CallEvent::Stopped => {
+            facts.rung_result("stopped");
+            return dismissed(facts, state, Outcome::Drained, Cause::FAILURE, now, actions);
+        }
+        CallEvent::Created(_, answer) => {
+            unused(&answer, actions);
+            return CallState::HandingBack(state);
+        }
+        CallEvent::Leg(..)
+        | CallEvent::WayFailed(_)
+        | CallEvent::Fetched(..)
+        | CallEvent::Heard(_)
+        | CallEvent::Pressed(..)
+        | CallEvent::Timer(_)
+        | CallEvent::MediaDead
+        | CallEvent::Played => return CallState::HandingBack(state),
+    };
+    facts.rung_result(result);
+    let state = HandingBack { cause, ..state };
+    match next {
+        Next::Again => refer(facts, state, target, member, now, actions),
+        Next::Uri => refer(facts, state, target, member + 1, now, actions),
+        Next::Rung => climb(facts, state, now, actions),
+    }
+}
+
+/// What follows a REFER that did not work.
+enum Next {
+    /// The same URI, asked of somebody else.
+    Again,
+    /// The target's next URI: another form may be understood.
+    Uri,
+    /// The next rung.
+    Rung,
+}
+
+/// The customer is with somebody else. Whoever transfers a call ends the dialog (RFC 5589 section 6.1).
+fn transferred(facts: &mut Facts, state: HandingBack, how: &str, now: Instant, actions: &mut Actions) -> CallState {
+    facts.rung_result(how);
+    fell_back(&state.verdict, "refer", actions);
+    actions.push(CallAction::StopTimers);
+    actions.push(CallAction::Start(CallTimer::ReleaseLimit, now + facts.settings.release_limit));
+    facts.hang_up(LegRole::Customer, Cause::NORMAL, actions);
+    released(facts, Releasing { verdict: state.verdict, fetching: None }, now, actions)
+}
+
+/// The customer hung up before the REFER was accepted, and was never handed back.
+fn ended_meanwhile(facts: &mut Facts, now: Instant, actions: &mut Actions) -> CallState {
+    facts.rung_result("call ended");
+    let verdict = facts.verdict(Outcome::CustomerHungUp, EndedBy::Customer, Phase::HandingBack);
+    actions.push(facts.publish(verdict.outcome.as_str()));
+    let_go(facts, verdict, EndedBy::Customer, now, actions)
+}
+
 // --- the customer talks with whoever took over -----------------------------------------------------------------------
 
 fn talking(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent, actions: &mut Actions) -> CallState {
@@ -283,7 +415,7 @@ fn dismissed(
     facts.hang_up(LegRole::Onward, cause, actions);
     let carry = Carry::reference(&facts.reference, facts.profile()).with_reason(why);
     actions.push(CallAction::Leg(LegRole::Customer, facts.farewell(why), carry));
-    let_go(facts, state, EndedBy::Us, now, actions)
+    let_go(facts, state.verdict, EndedBy::Us, now, actions)
 }
 
 /// Both legs end, the one that has ended already excepted.
@@ -297,14 +429,14 @@ fn over(
 ) -> CallState {
     facts.hang_up(LegRole::Customer, cause, actions);
     facts.hang_up(LegRole::Onward, cause, actions);
-    let_go(facts, state, ended_by, now, actions)
+    let_go(facts, state.verdict, ended_by, now, actions)
 }
 
-fn let_go(facts: &mut Facts, state: HandingBack, ended_by: EndedBy, now: Instant, actions: &mut Actions) -> CallState {
+fn let_go(facts: &mut Facts, verdict: Verdict, ended_by: EndedBy, now: Instant, actions: &mut Actions) -> CallState {
     facts.hand_back.get_or_insert_default().ended_by = Some(ended_by);
     actions.push(CallAction::StopTimers);
     actions.push(CallAction::Start(CallTimer::ReleaseLimit, now + facts.settings.release_limit));
-    released(facts, Releasing { verdict: state.verdict, fetching: None }, now, actions)
+    released(facts, Releasing { verdict, fetching: None }, now, actions)
 }
 
 // --- the customer hears that nobody could be reached -----------------------------------------------------------------

@@ -72,6 +72,8 @@ pub enum Rung {
     Bye,
     /// Call this target, one of its URIs after the other, and bridge the customer to it.
     Dial(String),
+    /// REFER the customer's side to this target, one of its URIs after the other. Only after the answer.
+    Refer(String),
     /// A final response with this status: the IVR's own failure branch goes on. Only before the answer.
     Refuse(u16),
     /// 302 to the first URI of this target. Only before the answer.
@@ -83,8 +85,10 @@ pub enum Rung {
 pub struct Target {
     /// Tried in this order.
     pub uris: Vec<String>,
-    /// How long each may ring.
+    /// How long each may ring, or may be silent about what becomes of a REFER to it.
     pub ring_limit: Duration,
+    /// How long the customer's side may take to accept a REFER to it.
+    pub accept_limit: Duration,
     /// What its INVITE carries, by the profile's name.
     pub profile: Option<String>,
 }
@@ -196,7 +200,7 @@ impl Rung {
     /// Whether it can be tried on a customer who has, or has not, been answered.
     pub fn suits(&self, answered: bool) -> bool {
         match self {
-            Self::Bye => answered,
+            Self::Bye | Self::Refer(_) => answered,
             Self::Dial(_) => true,
             Self::Refuse(_) | Self::Redirect(_) => !answered,
         }
@@ -204,13 +208,13 @@ impl Rung {
 
     /// Whether nothing comes after it: it cannot fail.
     pub fn is_last(&self) -> bool {
-        !matches!(self, Self::Dial(_))
+        !matches!(self, Self::Dial(_) | Self::Refer(_))
     }
 
     /// The target it names.
     pub fn target(&self) -> Option<&str> {
         match self {
-            Self::Dial(target) | Self::Redirect(target) => Some(target),
+            Self::Dial(target) | Self::Refer(target) | Self::Redirect(target) => Some(target),
             Self::Bye | Self::Refuse(_) => None,
         }
     }
@@ -220,6 +224,7 @@ impl Rung {
         match self {
             Self::Bye => "bye",
             Self::Dial(_) => "dial",
+            Self::Refer(_) => "refer",
             Self::Refuse(_) => "refuse",
             Self::Redirect(_) => "redirect",
         }
@@ -231,6 +236,7 @@ impl fmt::Display for Rung {
         match self {
             Self::Bye => f.write_str("bye"),
             Self::Dial(target) => write!(f, "dial:{target}"),
+            Self::Refer(target) => write!(f, "refer:{target}"),
             Self::Refuse(status) => write!(f, "refuse:{status}"),
             Self::Redirect(target) => write!(f, "redirect:{target}"),
         }
@@ -251,13 +257,14 @@ impl TryFrom<String> for Rung {
         match (word, what) {
             ("bye", "") => Ok(Self::Bye),
             ("dial", target) if !target.is_empty() => Ok(Self::Dial(target.to_owned())),
+            ("refer", target) if !target.is_empty() => Ok(Self::Refer(target.to_owned())),
             ("redirect", target) if !target.is_empty() => Ok(Self::Redirect(target.to_owned())),
             ("refuse", status) if status.parse::<u16>().is_ok_and(|status| (400..700).contains(&status)) => {
                 Ok(Self::Refuse(status.parse().unwrap_or(480)))
             }
             _ => Err(format!(
-                "`{text}` is not a rung: write \"bye\", \"dial:TARGET\", \"redirect:TARGET\", or \"refuse:480\" \
-                 (400 to 699)"
+                "`{text}` is not a rung: write \"bye\", \"dial:TARGET\", \"refer:TARGET\", \"redirect:TARGET\", or \
+                 \"refuse:480\" (400 to 699)"
             )),
         }
     }
@@ -366,10 +373,12 @@ mod tests {
 
     #[test]
     fn rungs_are_read_as_they_are_written() {
-        for text in ["bye", "dial:queue", "refuse:503", "redirect:queue"] {
+        for text in ["bye", "dial:queue", "refer:queue", "refuse:503", "redirect:queue"] {
             assert_eq!(rung(text).to_string(), text);
         }
-        for text in ["", "Bye", "bye:x", "dial", "dial:", "refuse", "refuse:200", "refuse:99999", "refer:x"] {
+        for text in
+            ["", "Bye", "bye:x", "dial", "dial:", "refuse", "refuse:200", "refuse:99999", "refer:", "transfer:x"]
+        {
             assert!(Rung::try_from(text.to_owned()).is_err(), "{text}");
         }
     }

@@ -187,7 +187,7 @@ pub struct ContextSettings {
     pub max_total: usize,
     /// Octets of all context header lines and the body together, names included: a request on UDP has 1,300 in all.
     pub max_lines: usize,
-    /// The same on an INVITE, which describes a session as well.
+    /// The same on an INVITE, which describes a session as well, and inside a Refer-To, every escape counted.
     pub max_invite_lines: usize,
     /// What User-to-User holds.
     #[serde(deserialize_with = "word")]

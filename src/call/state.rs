@@ -18,6 +18,9 @@ use super::verdict::{Evidence, Outcome, Verdict};
 use super::{CallRef, TransferId, step};
 use crate::leg::{Cause, LegCommand, LegEvent, LegRole, MediaCounters};
 
+/// How finely the room inside a URI is fitted.
+const FITTINGS: usize = 16;
+
 /// Where a call stands. Reading down `step.rs` is living through it:
 ///
 /// ```text
@@ -141,6 +144,15 @@ pub enum UnderWay {
         target: String,
         /// Which of its URIs, counted from 0.
         member: usize,
+    },
+    /// The customer's side has been asked to call a target itself; the customer waits.
+    Referring {
+        /// The target.
+        target: String,
+        /// Which of its URIs, counted from 0.
+        member: usize,
+        /// Whether it has said that it will.
+        accepted: bool,
     },
     /// The customer talks with the onward leg.
     Talking,
@@ -451,21 +463,42 @@ impl Facts {
     /// The same for a rung; that it is tried is remembered for the record.
     pub fn carry(&mut self, outcome: Outcome, rung: &Rung) -> Carry {
         let carry = match rung {
-            Rung::Dial(target) => {
-                let target = self.settings.targets.get(target).and_then(|row| row.profile.as_deref());
-                let settings = self.settings.profile(target);
-                let max_lines = settings.max_invite_lines;
-                self.context(outcome, &ContextSettings { max_lines, body: BodyForm::None, ..settings.clone() })
-            }
+            Rung::Dial(target) => self.context(outcome, &self.called(target)),
+            Rung::Refer(target) => self.context_inside_uri(outcome, self.called(target)),
             Rung::Bye => self.context(outcome, self.profile()),
             Rung::Refuse(_) | Rung::Redirect(_) => {
                 self.context(outcome, &ContextSettings { body: BodyForm::None, ..self.profile().clone() })
             }
         };
+        self.hand_back
+            .get_or_insert_default()
+            .rungs
+            .push(RungRecord { rung: rung.to_string(), result: "under way".to_owned() });
+        self.sends(&carry);
+        carry
+    }
+
+    /// What the record says of the context sent.
+    pub fn sends(&mut self, carry: &Carry) {
         let record = self.hand_back.get_or_insert_default();
         (record.values_sent, record.values_left_out) = (carry.sent, carry.left_out);
-        record.rungs.push(RungRecord { rung: rung.to_string(), result: "under way".to_owned() });
-        carry
+    }
+
+    /// What an INVITE to a target carries.
+    fn called(&self, target: &str) -> ContextSettings {
+        let profile = self.settings.targets.get(target).and_then(|row| row.profile.as_deref());
+        let settings = self.settings.profile(profile);
+        ContextSettings { max_lines: settings.max_invite_lines, body: BodyForm::None, ..settings.clone() }
+    }
+
+    /// The same as headers of a URI, where an escape takes three octets: as much as still keeps to the limit.
+    fn context_inside_uri(&self, outcome: Outcome, settings: ContextSettings) -> Carry {
+        let most = settings.max_lines;
+        let tries =
+            (0..=FITTINGS).rev().map(|part| ContextSettings { max_lines: most * part / FITTINGS, ..settings.clone() });
+        let mut carries = tries.map(|settings| self.context(outcome, &settings));
+        let fits = carries.find(|carry| carry.octets_inside_uri() <= most);
+        fits.unwrap_or_else(|| Carry::reference(&self.reference, &settings))
     }
 
     /// What became of the rung under way.

@@ -26,7 +26,7 @@ pub(super) fn succession(
         CallEvent::ChangedHands => {
             facts.successor = LegStage::None;
             facts.takeovers = facts.takeovers.saturating_add(1);
-            None
+            Some(CallEvent::ChangedHands)
         }
         other => Some(other),
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use super::words::span;
-use super::{ClientAuth, Config, Destination, Sip, profile, routes, trunk, user};
+use super::{ClientAuth, Config, Destination, Sip, peer, profile, routes, trunk, user};
 use crate::b2bua::headers::may_cross;
 use crate::call::settings::ContextSettings;
 use crate::sdp::Family;
@@ -20,6 +20,7 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
     addresses(config, &mut problems);
     trunk::problems(config, &mut problems);
     user::problems(config, &mut problems);
+    peer::problems(config, &mut problems);
     asapp(config, &mut problems);
     routes::problems(config, &mut problems);
     profile::problems(config, &mut problems);

@@ -154,7 +154,12 @@ fn conversations(config: &Config, to: &mut String) -> std::fmt::Result {
 fn table(config: &Config, to: &mut String) -> std::fmt::Result {
     for (name, row) in &config.target {
         let uris = row.uri.join(", then ");
-        writeln!(to, "  Target {name}: {uris}; each may ring {}.", span::format(row.ring_limit))?;
+        writeln!(
+            to,
+            "  Target {name}: {uris}; each may ring {}, or be silent so long after a REFER that is accepted within {}.",
+            span::format(row.ring_limit),
+            span::format(row.accept_limit)
+        )?;
     }
     writeln!(to, "\nWhen it ends\n  {:<17} {:<13} what is done", "outcome", "entry")?;
     for outcome in Outcome::ALL {
@@ -168,7 +173,9 @@ fn table(config: &Config, to: &mut String) -> std::fmt::Result {
     to.write_str(
         "\nSupervised: the IVR called us and goes on after our BYE. Redirected: the call was sent on to us (Referred-By,\n\
          Diversion, History-Info, or call.entry). (!) Nobody is behind us: this BYE hangs up on the customer. A BYE, a\n\
-         refusal, a 302 and an onward INVITE carry the verdict, the context reference and the context, if there is one.\n",
+         refusal, a 302, an onward INVITE and a Refer-To carry the verdict, the context reference and the context, if\n\
+         there is one. refer: the customer's side calls the target itself; only its word that this worked counts, or\n\
+         its BYE after it has accepted, and until then the customer stays with us.\n",
     )
 }
 

@@ -107,14 +107,39 @@ pub(super) fn problems(config: &Config, problems: &mut Vec<String>) {
     {
         problems.push(format!(
             "call.entry = \"redirected\", and a call that ends as {outcome} fits no rule: its BYE would hang up on the \
-             customer; end with a [[rule]] without `when`, such as ladder = [\"dial:TARGET\", \"refuse:480\"]"
+             customer; end with a [[rule]] without `when`, such as ladder = [\"refer:TARGET\", \"dial:TARGET\", \"refuse:480\"]"
         ));
     }
 }
 
+/// What a URI is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// We can call it ourselves, or ask somebody else to.
+    Called,
+    /// We can ask somebody else to call it.
+    Referred,
+}
+
+fn kind(uri: &str) -> Option<Kind> {
+    let uri = Uri::read(uri).filter(|uri| uri.headers.is_none() && uri.params.get("method").is_none())?;
+    match uri.scheme {
+        "sip" => Some(Kind::Called),
+        "sips" => Some(Kind::Referred),
+        "tel" => uri.user.filter(|number| is_number(number)).map(|_| Kind::Referred),
+        _ => None,
+    }
+}
+
+/// A telephone number as RFC 3966 spells it, global or local.
+fn is_number(text: &str) -> bool {
+    let digits = text.strip_prefix('+').unwrap_or(text);
+    digits.bytes().any(|b| b.is_ascii_digit()) && digits.bytes().all(|b| b.is_ascii_digit() || b"-.()*#".contains(&b))
+}
+
 /// Whether this can be a Request-URI of ours.
 pub(super) fn is_sip_uri(uri: &str) -> bool {
-    Uri::read(uri).is_some_and(|uri| uri.scheme == "sip" && uri.headers.is_none())
+    kind(uri) == Some(Kind::Called)
 }
 
 fn target(config: &Config, name: &str, row: &super::Target, problems: &mut Vec<String>) {
@@ -122,8 +147,17 @@ fn target(config: &Config, name: &str, row: &super::Target, problems: &mut Vec<S
         problems
             .push(format!("target.{name} has no uri: write uri = \"sip:queue@pbx.example.com\", or a list of them"));
     }
-    for uri in row.uri.iter().filter(|uri| !is_sip_uri(uri)) {
+    for uri in row.uri.iter().filter(|uri| kind(uri).is_none()) {
         problems.push(format!("target.{name}.uri = \"{uri}\" is no SIP URI: write \"sip:queue@pbx.example.com\""));
+    }
+    let others = config.rule.iter().flat_map(|rule| &rule.ladder).filter(|rung| !matches!(rung, Rung::Refer(_)));
+    if let Some(rung) = others.into_iter().find(|rung| rung.target() == Some(name))
+        && let Some(uri) = row.uri.iter().find(|uri| kind(uri) == Some(Kind::Referred))
+    {
+        problems.push(format!(
+            "target.{name}.uri = \"{uri}\" is not for {rung}: only \"refer:{name}\" can do with it; write \
+             \"sip:queue@pbx.example.com\", or name another target"
+        ));
     }
     if let Some(address) = &row.address
         && super::trunk::place(address, row.transport).is_none()
@@ -137,11 +171,13 @@ fn target(config: &Config, name: &str, row: &super::Target, problems: &mut Vec<S
         problems.push(format!("target.{name}.{problem}"));
     }
     let (least, most) = (std::time::Duration::from_secs(1), config.call.ladder_limit);
-    if !(least..=most).contains(&row.ring_limit) {
-        let [is, least, most] = [row.ring_limit, least, most].map(span::format);
-        problems.push(format!(
-            "target.{name}.ring_limit = \"{is}\" is out of range: write \"{least}\" to call.ladder_limit = \"{most}\""
-        ));
+    for (key, limit) in [("ring_limit", row.ring_limit), ("accept_limit", row.accept_limit)] {
+        if !(least..=most).contains(&limit) {
+            let [is, least, most] = [limit, least, most].map(span::format);
+            problems.push(format!(
+                "target.{name}.{key} = \"{is}\" is out of range: write \"{least}\" to call.ladder_limit = \"{most}\""
+            ));
+        }
     }
     let lacks = match row.transport {
         None | Some(Transport::Udp) => None,
@@ -201,7 +237,7 @@ where
     }
     if let Some((outcome, _)) = own().find(|(_, case)| case.answered && case.rungs.is_empty()) {
         problems.push(format!(
-            "rule {number} has no rung for {outcome} of an answered call: add \"bye\" or \"dial:TARGET\", or write \
+            "rule {number} has no rung for {outcome} of an answered call: add \"bye\", \"refer:TARGET\" or \"dial:TARGET\", or write \
              when.answered = false"
         ));
     }
@@ -220,7 +256,7 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     if drops && config.call.entry == EntrySetting::Detect {
         return vec![
             "a redirected call that fits no rule ends in a BYE, which hangs up on its customer: write a [[rule]] with \
-             when.entry = \"redirected\" and ladder = [\"dial:TARGET\"]"
+             when.entry = \"redirected\" and ladder = [\"refer:TARGET\", \"dial:TARGET\"]"
                 .to_owned(),
         ];
     }

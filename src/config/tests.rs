@@ -90,6 +90,10 @@ fn values_marked_as_examples_can_be_used() {
             "profile.pbx.peers" => "sip.access = ['10.0.0.0/8']\n",
             _ => "",
         };
+        let whole = [("address", "['192.0.2.30']"), ("username", "'us'"), ("password", "'word'")];
+        let others = whole.iter().filter(|(other, _)| key != format!("peer.pbx.{other}"));
+        let peer: String = others.map(|(other, value)| format!("peer.pbx.{other} = {value}\n")).collect();
+        let companion = if key.starts_with("peer.") { &peer } else { companion };
         with(&format!("{}{companion}", key_line(&key, &line))).unwrap_or_else(|error| panic!("{key}: {error}"));
     }
 }
@@ -148,14 +152,22 @@ fn rules_that_would_lose_a_customer_are_refused_with_their_fix() {
         ("when.outcome = 'agent'\nladder = []", "has no ladder"),
         ("when.outcome = 'agnt'\nladder = 'bye'", "unknown variant `agnt`"),
         ("when.outcom = 'agent'\nladder = 'bye'", "unknown field `outcom`"),
-        ("when.outcome = 'agent'\nladder = 'refer:queue'", "is not a rung"),
+        ("when.outcome = 'agent'\nladder = 'transfer:queue'", "is not a rung"),
+        ("when.outcome = 'not_connected'\nladder = 'refer:queue'", "end it with \"refuse:480\""),
     ] {
         let error = refusal(&format!("{QUEUE}[[rule]]\n{rule}\n"));
         assert!(error.contains(hint), "{rule}: {error}");
     }
     for (lines, hint) in [
         ("[target.q]\naddress = '192.0.2.1:5060'", "write uri"),
-        ("[target.q]\nuri = 'tel:+15550100'", "no SIP URI"),
+        ("[target.q]\nuri = 'mailto:queue@pbx.example.com'", "no SIP URI"),
+        ("[target.q]\nuri = 'tel:someone'", "no SIP URI"),
+        ("[target.q]\nuri = 'sip:q@pbx;method=BYE'", "no SIP URI"),
+        (
+            "[target.q]\nuri = ['sip:q@pbx', 'tel:+15550100']\n[[rule]]\nladder = ['refer:q', 'dial:q', 'refuse:480']",
+            "only \"refer:q\" can do with it",
+        ),
+        ("[target.q]\nuri = 'sip:q@pbx'\naccept_limit = '0s'", "target.q.accept_limit = \"0s\" is out of range"),
         ("[target.q]\nuri = 'sip:a@b?Subject=x'", "no SIP URI"),
         ("[target.q]\nuri = 'sip:a@b'\naddress = 'b:0'", "not a host"),
         ("[target.q]\nuri = 'sip:a@b'\nring_limit = '5m'", "call.ladder_limit"),
@@ -475,7 +487,7 @@ fn the_explanation_names_every_outcome() {
         "agent             redirected    if Tier gold* or vip: dial:queue, then BYE with the cause",
         "agent             redirected    bye (!)",
         "operator          supervised    not answered: refuse:480",
-        "Target queue: sip:q@pbx; each may ring 30s.",
+        "Target queue: sip:q@pbx; each may ring 30s, or be silent so long after a REFER that is accepted within 5s.",
     ] {
         assert!(text.contains(line), "{line}:\n{text}");
     }
@@ -495,6 +507,34 @@ fn what_is_remembered_is_explained_and_a_forgeable_number_is_warned_of() {
     let off = with("conversations.resume_window = '0s'").unwrap();
     assert!(off.explain().contains("not remembered"));
     assert!(refusal("conversations.max = 0").contains("conversations.max = 0 is out of range"));
+}
+
+#[test]
+fn a_refer_may_name_any_form_of_a_number_and_is_explained() {
+    let rule = "[target.q]\nuri = ['tel:+1-555-0100', 'sips:q@pbx;user=phone']\n\
+                [[rule]]\nladder = ['refer:q', 'refuse:480']\n";
+    let config = with(rule).unwrap();
+    let text = config.explain();
+    assert!(text.contains("agent             redirected    refer:q, then BYE with the cause"), "{text}");
+    assert!(config.warnings().iter().all(|warning| !warning.contains("hangs up")), "{:?}", config.warnings());
+    assert!(config.core_settings().targets["q"].is_empty(), "nobody looks for what we do not call ourselves");
+}
+
+#[test]
+fn a_peer_that_asks_who_we_are_has_an_address_and_our_credentials() {
+    let whole = "[peer.pbx]\naddress = ['192.0.2.30']\nusername = 'us'\npassword = 'word'\nrealm = 'pbx'\n";
+    let peer = with(whole).unwrap().core_settings().peers.remove(0);
+    assert_eq!((peer.credentials.username.as_str(), peer.credentials.realm.as_deref()), ("us", Some("pbx")));
+    assert!(peer.networks[0].contains("192.0.2.30".parse().unwrap()));
+    assert!(!peer.networks[0].contains("192.0.2.31".parse().unwrap()));
+    for (lines, hint) in [
+        ("[peer.pbx]\nusername = 'us'\npassword = 'word'", "peer.pbx.address is missing"),
+        ("[peer.pbx]\naddress = ['192.0.2.30']\nusername = 'us'", "needs username and password"),
+        ("[peer.pbx]\naddress = ['everybody']\nusername = 'us'\npassword = 'word'", "is not a network"),
+    ] {
+        let error = refusal(lines);
+        assert!(error.contains(hint), "{lines}: {error}");
+    }
 }
 
 #[test]

@@ -7,16 +7,17 @@ use bytes::Bytes;
 
 use super::negotiation::Negotiation;
 use super::prack::names_option;
+use super::refer::Referrals;
 use super::requests::Requests;
 use super::session_timer::SessionTimer;
 use super::{
-    Cause, Info, LegCommand, LegEvent, LegTimer, LostCause, Material, Out, Side, Standing, Surroundings, reason_of,
-    respond, sensible_answer, write_headers,
+    Cause, Info, LegCommand, LegEvent, LegTimer, LostCause, Material, Out, Side, Standing, Surroundings, Transfer,
+    reason_of, respond, sensible_answer, write_headers,
 };
 use crate::sip::dialog::Dialog;
 use crate::sip::hop::Hop;
 use crate::sip::message::{HeaderName, Message, Method};
-use crate::sip::refer::Replaces;
+use crate::sip::refer::{ReferTo, Replaces};
 use crate::sip::transaction::key::{ClientKey, ServerKey};
 use crate::sip::write::Writer;
 
@@ -44,6 +45,8 @@ pub struct Established {
     refresh_by: Method,
     /// Whether the Call-ID is ours, which sets the pause after a glare (RFC 3261 section 14.1).
     ours: bool,
+    /// What we asked it to do with its peer.
+    referrals: Box<Referrals>,
 }
 
 /// A dialog that is acknowledged and hung up.
@@ -126,6 +129,7 @@ impl Established {
             refresh: None,
             refresh_by: Method::Invite,
             ours: true,
+            referrals: Box::default(),
         }
     }
 
@@ -160,7 +164,12 @@ impl Established {
         match command {
             LegCommand::HangUp(cause) => self.hang_up(cause, material, s),
             LegCommand::Inform(info) if matches!(self.closing, Closing::Open) => self.inform(&info, material, s),
-            LegCommand::Inform(_) | LegCommand::Ring { .. } | LegCommand::Answer | LegCommand::Refuse { .. } => {}
+            LegCommand::Refer(to) if matches!(self.closing, Closing::Open) => self.refer(&to, material, s),
+            LegCommand::Refer(_)
+            | LegCommand::Inform(_)
+            | LegCommand::Ring { .. }
+            | LegCommand::Answer
+            | LegCommand::Refuse { .. } => {}
         }
     }
 
@@ -187,6 +196,26 @@ impl Established {
         self.requests.send(key, message, self.dialog.next_hop(), s);
     }
 
+    /// The lines go inside Refer-To and nowhere else, so that whoever is called there gets them.
+    fn refer(&mut self, to: &str, material: &Material, s: &mut Surroundings<'_>) {
+        if self.unacked.is_some() {
+            return self.referrals.hold(to, material);
+        }
+        let Some(to) = ReferTo::new(to) else {
+            return s.out.push(Out::Event(LegEvent::TransferProgressed(Transfer::Rejected(416))));
+        };
+        let to = material.headers.iter().fold(to, |to, (name, value)| to.with(name, value));
+        self.requests.equip(material.keyring.as_deref());
+        let (key, mut writer) = self.requests.begin(&Method::Refer, &mut self.dialog, b"", s);
+        writer
+            .header(HeaderName::Contact, &self.dialog.contact(s.endpoint))
+            .header(HeaderName::ReferTo, &to.to_string())
+            .header(HeaderName::ReferredBy, self.dialog.local())
+            .header(HeaderName::Allow, super::ALLOW);
+        self.referrals.begin(key.clone(), self.dialog.local_cseq);
+        self.requests.send(key, writer.finish(), self.dialog.next_hop(), s);
+    }
+
     // --- what the far side wants ---
 
     pub(super) fn request(
@@ -200,10 +229,15 @@ impl Established {
             return respond(request, key, 481, s);
         }
         if !self.dialog.accept_cseq(request) {
-            return respond(request, key, 500, s);
+            let over = matches!(self.closing, Closing::Over);
+            return respond(request, key, if over { 481 } else { 500 }, s);
         }
         match (request.method(), &self.closing) {
             (Some(Method::Bye), _) => self.far_bye(request, key, s),
+            (Some(Method::Notify), _) => {
+                let status = self.referrals.notified(request, s);
+                respond(request, key, status, s);
+            }
             (_, Closing::Over) => respond(request, key, 481, s),
             (Some(Method::Invite | Method::Update), Closing::Sent) => respond(request, key, 481, s),
             (Some(Method::Invite), Closing::Open | Closing::Queued(..)) => self.reinvite(request, key, negotiation, s),
@@ -226,6 +260,7 @@ impl Established {
         respond(request, key, 200, s);
         // Our own BYE is on its way: its answer brings the last word. Both sides know already.
         if matches!(self.closing, Closing::Open | Closing::Queued(..)) {
+            self.referrals.hung_up(s);
             self.over(LegEvent::HungUp { by: Side::Far, reason: reason_of(request) }, s);
         }
     }
@@ -312,6 +347,8 @@ impl Established {
         }
         if let Closing::Queued(cause, material) = std::mem::replace(&mut self.closing, Closing::Open) {
             self.hang_up(cause, &material, s);
+        } else if let Some((to, material)) = self.referrals.release() {
+            self.refer(&to, &material, s);
         }
     }
 
@@ -341,6 +378,10 @@ impl Established {
             Method::Invite | Method::Update if self.refresh.as_ref() == Some(&key) => match again {
                 Some(again) => self.refresh = Some(again),
                 None => self.refresh_answered(response, negotiation, s),
+            },
+            Method::Refer if self.referrals.awaits(&key) => match again {
+                Some(again) => self.referrals.said_again(again, self.dialog.local_cseq),
+                None => self.referrals.answered(status, s),
             },
             Method::Invite if (200..300).contains(&status) => self.repeated_2xx(response, cseq.number, s),
             _ => {}
@@ -452,6 +493,9 @@ impl Established {
         if self.goodbye.as_ref() == Some(key) {
             self.bye_answered(s);
         }
+        if self.referrals.awaits(key) {
+            self.referrals.answered(408, s);
+        }
         if self.refresh.take_if(|refresh| refresh == key).is_some() {
             self.expired(s);
         }
@@ -508,7 +552,8 @@ impl Established {
     pub(super) fn over(&mut self, last_word: LegEvent, s: &mut Surroundings<'_>) {
         self.closing = Closing::Over;
         self.unacked = None;
-        for timer in [LegTimer::Repeat, LegTimer::NoAck, LegTimer::Refresh, LegTimer::Retry, LegTimer::Expire] {
+        self.referrals.close();
+        for timer in LegTimer::ALL {
             s.out.push(Out::Stop(timer));
         }
         s.out.push(Out::Start(LegTimer::Forget, s.base.long()));
@@ -533,6 +578,7 @@ impl Established {
             }
             (LegTimer::Refresh | LegTimer::Retry, _) => self.send_refresh(negotiation, s),
             (LegTimer::Expire, _) => self.expired(s),
+            (LegTimer::Unsubscribe, _) => self.referrals.expired(s),
             (LegTimer::Forget, _) => s.out.push(Out::Gone),
             _ => {}
         }

@@ -7,12 +7,14 @@
 //! - [`uac`]: we sent an INVITE and nobody has answered yet;
 //! - [`established`]: a confirmed dialog, until its last debt is paid;
 //! - [`negotiation`]: offer and answer of this leg; [`keys`]: its SRTP keys; `prack`: reliable provisional responses;
-//!   [`session_timer`]: who refreshes the session; `requests`: what we ask, and who we are when we are asked.
+//!   [`session_timer`]: who refreshes the session; `refer`: REFERs of ours and what becomes of them; `requests`: what
+//!   we ask, and who we are when we are asked.
 
 pub mod established;
 pub mod keys;
 pub mod negotiation;
 mod prack;
+mod refer;
 mod requests;
 pub mod session_timer;
 pub mod uac;
@@ -25,6 +27,7 @@ use serde::Serialize;
 
 use crate::sdp::Audio;
 use crate::sip::dialog::{Dialog, Endpoint};
+use crate::sip::digest::Keyring;
 use crate::sip::hop::Hop;
 use crate::sip::ids::Ids;
 use crate::sip::message::{HeaderName, Message, Method};
@@ -84,6 +87,8 @@ pub enum LegCommand {
     HangUp(Cause),
     /// Pass a message of the other leg on.
     Inform(Info),
+    /// Ask the far side to call this URI in our place; the header lines go inside it.
+    Refer(String),
 }
 
 /// Where a 302 sends the caller.
@@ -141,6 +146,29 @@ pub struct Info {
     pub body: Bytes,
 }
 
+/// What becomes of a REFER of ours. The first two may come before any of the others; of those there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transfer {
+    /// The far side will try.
+    Accepted,
+    /// Whom it calls answers with this provisional status.
+    Progressed(u16),
+    /// It has arrived: the only success that anybody vouches for.
+    Transferred,
+    /// Whom it called refused with this status.
+    Refused(u16),
+    /// It will not try: its answer to the REFER, 408 where there was none.
+    Rejected(u16),
+    /// It asks who we are, and we cannot say.
+    Unauthorized,
+    /// It accepted, and ended the subscription without a final status.
+    NoOutcome,
+    /// It hung up before it had accepted.
+    CallEnded,
+    /// It accepted, and hung up without a final status.
+    AcceptedUnconfirmed,
+}
+
 /// What a leg tells the call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LegEvent {
@@ -159,6 +187,8 @@ pub enum LegEvent {
     Reoffered,
     /// The far side sent an INFO.
     Informed(Info),
+    /// Our REFER came on, or to an end.
+    TransferProgressed(Transfer),
     /// Last word: the far side refused our INVITE.
     Refused {
         /// Its status.
@@ -252,7 +282,7 @@ pub struct MediaCounters {
 // --- the leg as its holder sees it -------------------------------------------------------------------------------
 
 /// Methods this endpoint serves; the Allow header.
-pub const ALLOW: &str = "INVITE, ACK, BYE, CANCEL, OPTIONS, INFO, PRACK, UPDATE";
+pub const ALLOW: &str = "INVITE, ACK, BYE, CANCEL, OPTIONS, INFO, PRACK, UPDATE, NOTIFY";
 /// Option tags this endpoint understands; the Supported header.
 pub const EXTENSIONS: [&str; 3] = ["100rel", "replaces", "timer"];
 
@@ -275,13 +305,15 @@ pub enum LegTimer {
     Retry,
     /// No refresh came: the far side is gone.
     Expire,
+    /// The subscription of our REFER has run out: nobody says what becomes of it.
+    Unsubscribe,
     /// The tombstone has answered long enough.
     Forget,
 }
 
 impl LegTimer {
     /// Every timer.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Remind,
         Self::Repeat,
         Self::NoAck,
@@ -290,6 +322,7 @@ impl LegTimer {
         Self::Refresh,
         Self::Retry,
         Self::Expire,
+        Self::Unsubscribe,
         Self::Forget,
     ];
 }
@@ -350,6 +383,8 @@ pub struct Material {
     pub body: Option<(&'static str, String)>,
     /// The other leg's audio.
     pub audio: Option<Audio>,
+    /// What its far side, when it asks who we are, may be shown.
+    pub keyring: Option<Box<Keyring>>,
 }
 
 /// One leg.
@@ -635,6 +670,9 @@ fn respond(request: &Message, key: ServerKey, status: u16, s: &mut Surroundings<
     }
     if status == 500 {
         writer.header(HeaderName::RetryAfter, "1");
+    }
+    if status == 489 {
+        writer.header(HeaderName::AllowEvents, "refer");
     }
     let message = writer.header(HeaderName::Server, &s.endpoint.product).finish();
     s.out.push(Out::Respond { key, status, message });

@@ -231,6 +231,11 @@ impl Dialog {
         }
     }
 
+    /// Who we are in this dialog: a name-addr.
+    pub fn local(&self) -> &str {
+        &self.local
+    }
+
     /// Our Contact in this dialog: by the transport that the far side speaks.
     pub fn contact(&self, endpoint: &Endpoint) -> String {
         endpoint.contact(&self.source)

@@ -9,6 +9,7 @@ mod heavy;
 mod memory;
 mod onward;
 mod races;
+mod refer;
 mod resume;
 mod rtp;
 mod setup;

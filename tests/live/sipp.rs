@@ -45,6 +45,15 @@ impl Sipp {
         Self { scenario: scenario.to_owned(), run, folder: folder.to_owned(), command, calls: 1, target: None }
     }
 
+    /// Says this in place of that.
+    pub fn saying(self, this: &str, instead_of: &str) -> Self {
+        let file = self.folder.join(format!("{}.xml", self.scenario));
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.contains(instead_of), "{} does not say {instead_of}", self.scenario);
+        fs::write(&file, text.replace(instead_of, this)).unwrap();
+        self
+    }
+
     /// Calls Switchback instead of waiting for calls.
     pub fn calls_to(mut self, target: SocketAddr) -> Self {
         self.target = Some(target);

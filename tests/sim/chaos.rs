@@ -56,7 +56,9 @@ impl Chaos {
         if random.percent(50) {
             let ended = Matcher { outcome: vec![Outcome::Agent, Outcome::GenagentLost], ..Matcher::default() };
             let never = Matcher { outcome: vec![Outcome::NotConnected], ..Matcher::default() };
-            let ladder = &["dial:queue", "bye", "refuse:480"];
+            let ladders: [&[&str]; 2] =
+                [&["dial:queue", "bye", "refuse:480"], &["refer:queue", "dial:queue", "bye", "refuse:480"]];
+            let ladder = ladders[random.below(2) as usize];
             rules(&mut settings, [(ended, ladder), (never, ladder)]);
             settings.call.ladder_limit = random.between(secs(5), secs(60));
         }
@@ -319,6 +321,7 @@ fn worlds(part: u64) {
     let seeds = part * each..(part + 1) * each;
     let (mut calls, mut talked, mut outcomes) = (0, 0, BTreeMap::<String, usize>::new());
     let (mut tried, mut onward, mut failovers, mut takeovers) = (0, 0, 0, 0);
+    let mut referred = BTreeMap::<String, usize>::new();
     let mut requests = BTreeMap::<&str, u64>::new();
     for seed in seeds.clone() {
         let (chaos, judged) = run(seed, false);
@@ -331,6 +334,11 @@ fn worlds(part: u64) {
         let back = |record: &CallRecord| record.hand_back.clone();
         tried += chaos.engine.records.iter().filter_map(back).map(|back| back.rungs.len()).sum::<usize>();
         onward += chaos.engine.records.iter().filter_map(back).filter(|back| back.answered_at.is_some()).count();
+        for rung in chaos.engine.records.iter().filter_map(back).flat_map(|back| back.rungs) {
+            if rung.rung == "refer:queue" {
+                *referred.entry(rung.result).or_default() += 1;
+            }
+        }
         takeovers += chaos.engine.records.iter().map(|record| u64::from(record.takeovers)).sum::<u64>();
         failovers += chaos.engine.core.counters(chaos.engine.now).failovers;
         for (method, count) in &chaos.engine.core.counters(chaos.engine.now).requests_received {
@@ -341,11 +349,14 @@ fn worlds(part: u64) {
         }
     }
     println!(
-        "seeds {seeds:?}: {calls} calls, {talked} talked, {tried} rungs, {onward} went on, {failovers} failovers, {takeovers} takeovers, {outcomes:?}, heard {requests:?}"
+        "seeds {seeds:?}: {calls} calls, {talked} talked, {tried} rungs, {onward} went on, {failovers} failovers, {takeovers} takeovers, {outcomes:?}, heard {requests:?}, referred {referred:?}"
     );
     let worlds = (seeds.end - seeds.start) as usize;
     assert!(calls > worlds * CALLS / 2 && talked > calls / 4, "too little happened: {calls} calls, {talked} talked");
     assert!(onward > worlds && tried > calls / 4, "too little happened: {tried} rungs, {onward} went on");
+    let ends =
+        ["transferred", "accepted, unconfirmed", "refused 486", "rejected 603", "call ended", "not accepted in time"];
+    assert!(ends.iter().all(|end| referred.contains_key(*end)), "too little happened: {referred:?}");
     assert!(takeovers > worlds as u64 / 4, "too little happened: {takeovers} takeovers");
     let plenty = ["PRACK", "UPDATE"].iter().all(|method| requests.get(method) > Some(&(worlds as u64)));
     assert!(plenty && failovers > worlds as u64 / 2, "too little happened: {requests:?}, {failovers} failovers");

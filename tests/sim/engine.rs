@@ -161,6 +161,7 @@ pub fn settings() -> Settings {
                 Target {
                     uris: ["sip:queue@pbx.example", "sip:next@pbx.example"].map(str::to_owned).into(),
                     ring_limit: secs(20),
+                    accept_limit: secs(5),
                     profile: None,
                 },
             )]

@@ -24,7 +24,7 @@ fn replaces(line: &Line) -> String {
 }
 
 /// Another phone of the customer's PBX asks for the customer's place.
-fn takes_over(w: &World, customer: &Line) -> Line {
+pub fn takes_over(w: &World, customer: &Line) -> Line {
     w.stranger(DESK).call().header("Replaces", &replaces(customer)).header("Require", "replaces").invite()
 }
 
@@ -267,7 +267,7 @@ fn t3_while_the_customer_is_handed_back() {
         desk.ack();
         customer.expect_and_ok("BYE");
         if !talking {
-            assert_eq!(w.hears(&desk), Hears::Sound(Sound::Ringback));
+            assert_eq!(w.hears(&desk), Hears::Sound(Sound::Onward));
             queue.answer();
             queue.expect("ACK");
         }

@@ -152,8 +152,33 @@ pub struct Caller {
     rseq: u32,
     /// Re-INVITEs by their number, for the ACK.
     reinvites: Vec<Sip>,
+    /// What its side does when it is asked to call somebody.
+    temper: Temper,
+    /// What it said to the last REFER, where it said anything.
+    referred: Option<(String, Option<Sip>)>,
     over: bool,
 }
+
+/// What a customer's side makes of a REFER.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Temper {
+    /// Does it, says so, and waits for our BYE.
+    Obeys,
+    /// Does it and hangs up.
+    Leaves,
+    /// Finds the target busy.
+    Fails,
+    /// Accepts and says nothing more.
+    Forgets,
+    Declines,
+    /// Does not even answer.
+    Ignores,
+    /// Hangs up instead.
+    HangsUp,
+}
+
+const TEMPERS: [Temper; 7] =
+    [Temper::Obeys, Temper::Leaves, Temper::Fails, Temper::Forgets, Temper::Declines, Temper::Ignores, Temper::HangsUp];
 
 impl Caller {
     /// One without wishes of its own.
@@ -181,6 +206,8 @@ impl Caller {
             cseq: 1,
             rseq: 0,
             reinvites: Vec::new(),
+            temper: TEMPERS[index % TEMPERS.len()],
+            referred: None,
             over: false,
         }
     }
@@ -336,7 +363,9 @@ impl Caller {
 
     pub fn hears(&mut self, engine: &mut Engine, sip: &Sip) {
         let Some(status) = sip.status() else {
-            if !sip.is("ACK") {
+            if sip.is("REFER") {
+                self.is_referred(engine, sip);
+            } else if !sip.is("ACK") {
                 self.over |= sip.is("BYE");
                 self.send(engine, &in_dialog_answer(sip, self.sdp(), IVR));
             }
@@ -347,6 +376,48 @@ impl Caller {
         } else {
             self.answered(engine, sip, status);
         }
+    }
+
+    /// A repeat hears what was said before.
+    fn is_referred(&mut self, engine: &mut Engine, refer: &Sip) {
+        if let Some((_, said)) = self.referred.as_ref().filter(|(branch, _)| branch == refer.branch()) {
+            said.iter().for_each(|said| self.send(engine, said));
+            return;
+        }
+        let status = match self.temper {
+            _ if self.over => Some(481),
+            Temper::Obeys | Temper::Leaves | Temper::Fails | Temper::Forgets => Some(202),
+            Temper::Declines => Some(603),
+            Temper::HangsUp => Some(481),
+            Temper::Ignores => None,
+        };
+        let said = status.map(|status| Sip::response(refer, status, ""));
+        said.iter().for_each(|said| self.send(engine, said));
+        self.referred = Some((refer.branch().to_owned(), said));
+        match self.temper {
+            _ if self.over => {}
+            Temper::Obeys => {
+                self.notifies(engine, refer, "active;expires=60", "SIP/2.0 100 Trying\r\n");
+                self.notifies(engine, refer, "terminated;reason=noresource", "SIP/2.0 200 OK\r\n");
+            }
+            Temper::Fails => {
+                self.notifies(engine, refer, "terminated;reason=noresource", "SIP/2.0 486 Busy Here\r\n");
+            }
+            Temper::Leaves => {
+                self.notifies(engine, refer, "active;expires=60", "SIP/2.0 180 Ringing\r\n");
+                self.goodbye(engine);
+            }
+            Temper::HangsUp => self.goodbye(engine),
+            Temper::Forgets | Temper::Declines | Temper::Ignores => {}
+        }
+    }
+
+    fn notifies(&mut self, engine: &mut Engine, refer: &Sip, state: &str, body: &str) {
+        self.cseq += 1;
+        let notify = self.in_dialog("NOTIFY", self.cseq).with("Contact", format!("<sip:ivr@{IVR}>"));
+        let notify = notify.with("Event", format!("refer;id={}", refer.cseq())).with("Subscription-State", state);
+        let notify = notify.with("Content-Type", "message/sipfrag");
+        self.ask(engine, Sip { body: body.to_owned(), ..notify });
     }
 
     fn reinvite_answered(&mut self, engine: &mut Engine, sip: &Sip, status: u16) {

@@ -19,7 +19,7 @@ use switchback::call::state::{
 use switchback::call::ticket::DialTicket;
 use switchback::call::verdict::{EndedBy, Evidence, Outcome, Phase, Verdict};
 use switchback::call::{CallRef, TransferId};
-use switchback::leg::{Cause, Info, Invitation, LegCommand, LegEvent, LegRole, LostCause, Side};
+use switchback::leg::{Cause, Info, Invitation, LegCommand, LegEvent, LegRole, LostCause, Side, Transfer as Referred};
 
 use crate::asapp::{NUMBER, active, completed};
 use crate::engine::{UNIX_MS, failure, secs};
@@ -132,6 +132,7 @@ fn states() -> Vec<(&'static str, At)> {
             Call::at(facts, CallState::HandingBack(state))
         })
     };
+    let referring = |accepted| UnderWay::Referring { target: "queue".to_owned(), member: 0, accepted };
     let dialing_onward = |member| UnderWay::Dialing { target: "queue".to_owned(), member };
     let answered_first = || -> At {
         Box::new(|now| {
@@ -165,6 +166,8 @@ fn states() -> Vec<(&'static str, At)> {
         ("collecting: poll due", collecting(false)),
         ("handing back: dialing", handing_back(dialing_onward(0), Up, Ringing)),
         ("handing back: dialing, unanswered", handing_back(dialing_onward(1), Ringing, Ringing)),
+        ("handing back: referring", handing_back(referring(false), Up, None)),
+        ("handing back: referring, accepted", handing_back(referring(true), Up, None)),
         ("handing back: talking", handing_back(UnderWay::Talking, Up, Up)),
         ("handing back: announcing", handing_back(UnderWay::Announcing, Up, None)),
         ("handing back: parting", handing_back(UnderWay::Parting, Up, None)),
@@ -176,7 +179,8 @@ fn states() -> Vec<(&'static str, At)> {
 
 fn facts(now: Instant, customer: LegStage, genagent: LegStage, dialled: u8) -> Facts {
     let uris = ["sip:queue@pbx.example", "sip:next@pbx.example"].map(str::to_owned).into();
-    let targets = [("queue".to_owned(), Target { uris, ring_limit: secs(20), profile: None })].into();
+    let row = Target { uris, ring_limit: secs(20), accept_limit: secs(5), profile: None };
+    let targets = [("queue".to_owned(), row)].into();
     let escape = Sequence::try_from("*0".to_owned()).expect("keys");
     let settings = Arc::new(CallSettings { targets, escape, retry_without_context: true, ..CallSettings::default() });
     let invitation = Invitation { call_id: "1@ivr".into(), ..Invitation::default() };
@@ -237,6 +241,22 @@ fn events() -> Vec<(String, CallEvent)> {
         }
         events.extend(said.map(|(what, event)| (format!("{who} {what}"), CallEvent::Leg(role, event))));
     }
+    let transfers = [
+        ("accepted the REFER", Referred::Accepted),
+        ("says 180 of the REFER", Referred::Progressed(180)),
+        ("says 200 of the REFER", Referred::Transferred),
+        ("says 486 of the REFER", Referred::Refused(486)),
+        ("rejected the REFER: 405", Referred::Rejected(405)),
+        ("rejected the REFER: 603", Referred::Rejected(603)),
+        ("asked who sent the REFER", Referred::Unauthorized),
+        ("says nothing of the REFER", Referred::NoOutcome),
+        ("left before it agreed", Referred::CallEnded),
+        ("left after it agreed", Referred::AcceptedUnconfirmed),
+    ];
+    events.extend(transfers.map(|(what, transfer)| {
+        let event = LegEvent::TransferProgressed(transfer);
+        (format!("customer {what}"), CallEvent::Leg(LegRole::Customer, event))
+    }));
     let invited = LegEvent::Invited(Box::default());
     events.push(("successor invited".to_owned(), CallEvent::Leg(LegRole::Successor, invited)));
     let status = |status| Transfer { status: Some(status), dated: UNIX_MS, ..Transfer::default() };
@@ -302,6 +322,10 @@ fn named(state: &CallState) -> String {
             UnderWay::Dialing { target, member } => {
                 format!("handing back: {}, dialing {target} {member}", verdict.outcome)
             }
+            UnderWay::Referring { target, member, accepted } => {
+                let stage = if *accepted { "referred" } else { "refer to" };
+                format!("handing back: {}, {stage} {target} {member}", verdict.outcome)
+            }
             UnderWay::Talking => format!("handing back: {}, talking", verdict.outcome),
             UnderWay::Announcing => format!("handing back: {}, announcing", verdict.outcome),
             UnderWay::Parting => format!("handing back: {}, parting", verdict.outcome),
@@ -341,6 +365,7 @@ fn worded(action: &CallAction, now: Instant) -> String {
                 }
                 LegCommand::HangUp(cause) => format!("hang up {}", cause.0),
                 LegCommand::Inform(_) => "INFO".to_owned(),
+                LegCommand::Refer(to) => format!("REFER {to}"),
             };
             format!("{who}: {what}{}", lines(carry))
         }

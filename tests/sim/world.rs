@@ -264,7 +264,9 @@ impl World {
     fn expect_fallbacks(&self) {
         let served = |record: &&CallRecord| {
             let last = record.hand_back.as_ref().and_then(|back| back.rungs.last());
-            last.is_some_and(|rung| rung.result == "done" || rung.result == "answered")
+            last.is_some_and(|rung| {
+                matches!(rung.result.as_str(), "done" | "answered" | "transferred" | "accepted, unconfirmed")
+            })
         };
         for record in self.stage.borrow().engine.records.iter().filter(served) {
             if let (Outcome::NotConnected, Some(why)) = (record.verdict.outcome, record.verdict.evidence.not_connected)
