@@ -6,6 +6,7 @@
 mod check;
 mod explain;
 mod gather;
+mod peer;
 mod routes;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ use crate::sip::hop::Transport;
 use crate::sip::locate::Place;
 use crate::sip::value::Uri;
 
+pub use peer::Peer;
 pub use trunk::Trunk;
 pub use user::User;
 pub use words::{Advertised, ClientAuth, Destination, Keep, LogFormat, PortRange};
@@ -48,6 +50,8 @@ pub struct Config {
     pub dns: Dns,
     /// `[user.NAME]`
     pub user: BTreeMap<String, User>,
+    /// `[peer.NAME]`
+    pub peer: BTreeMap<String, Peer>,
     /// `[trunk.NAME]`
     pub trunk: BTreeMap<String, Trunk>,
     /// `[asapp]`
@@ -424,6 +428,7 @@ impl Config {
             users: user.iter().map(|(name, user)| user.core(name)).collect(),
             trunks: trunk.iter().map(|(name, trunk)| trunk.core(name)).collect(),
             targets: self.target.iter().map(|(name, row)| (name.clone(), row.reaches())).collect(),
+            peers: self.peer.values().map(Peer::core).collect(),
             sip_timers: SipTimers { t1: sip.t1, t2: sip.t2, t4: sip.t4 },
             session: SessionSettings {
                 expires: sip.session_expires.as_secs() as u32,

@@ -40,7 +40,11 @@ impl Word {
             LegEvent::Invited(_) | LegEvent::Progressed { .. } | LegEvent::Answered => Some(Self::Setup),
             LegEvent::HungUp { by: Side::Far, .. } => Some(Self::Bye),
             LegEvent::Informed(_) => Some(Self::Info),
-            LegEvent::Reoffered | LegEvent::Refused { .. } | LegEvent::HungUp { .. } | LegEvent::Lost(_) => None,
+            LegEvent::Reoffered
+            | LegEvent::TransferAsked(_)
+            | LegEvent::Refused { .. }
+            | LegEvent::HungUp { .. }
+            | LegEvent::Lost(_) => None,
         }
     }
 
@@ -49,7 +53,7 @@ impl Word {
             LegCommand::Ring { .. } | LegCommand::Answer => Some(Self::Setup),
             LegCommand::HangUp(_) => Some(Self::Bye),
             LegCommand::Inform(_) => Some(Self::Info),
-            LegCommand::Refuse { .. } => None,
+            LegCommand::Refuse { .. } | LegCommand::Accept | LegCommand::Decline | LegCommand::Report(_) => None,
         }
     }
 }

@@ -41,6 +41,8 @@ pub struct Settings {
     pub trunks: Vec<Trunk>,
     /// Where each URI of each target of `call.targets` is found; what comes from there is heard.
     pub targets: BTreeMap<String, Vec<Reach>>,
+    /// What more is permitted to whom of those who may call us.
+    pub peers: Vec<Peer>,
     /// RFC 3261 T1, T2, T4.
     pub sip_timers: SipTimers,
     /// What we ask of sessions (RFC 4028).
@@ -71,6 +73,27 @@ pub struct Settings {
     pub conversations: ConversationSettings,
     /// What the call decides by.
     pub call: CallSettings,
+}
+
+/// What is permitted to some of those who may call us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Who they are.
+    pub from: Vec<Network>,
+    /// Whether their REFERs are followed: for another leg in the customer's place.
+    pub accept_refer: bool,
+    /// The hosts that these may lead to, names or IP addresses.
+    pub refer_hosts: Vec<String>,
+}
+
+/// How GenerativeAgent gives a customer back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Returns {
+    /// By BYE; its outputContext is fetched.
+    Bye,
+    /// By REFER as well, with its outputContext in the headers of Refer-To. Whom that names is not called.
+    Refer,
 }
 
 /// A trunk towards GenerativeAgent.
@@ -112,6 +135,8 @@ pub struct Trunk {
     pub redirects: Vec<IpAddr>,
     /// The interval of our registration there; zero: none.
     pub register: Duration,
+    /// How GenerativeAgent gives a customer back who reached it by this trunk.
+    pub returns: Returns,
 }
 
 /// Where one URI of a target is reached.
@@ -155,6 +180,7 @@ impl Default for Trunk {
             max_calls_per_second: 0,
             redirects: Vec::new(),
             register: Duration::ZERO,
+            returns: Returns::Bye,
         }
     }
 }
@@ -311,6 +337,16 @@ impl Settings {
         [(Transport::Udp, self.sip_address)].into_iter().chain(self.sip_others.iter().copied()).collect()
     }
 
+    /// Where each host is found that a REFER may lead to, by its name in lower case.
+    pub fn referred(&self) -> BTreeMap<String, Vec<Reach>> {
+        let hosts = self.peers.iter().filter(|peer| peer.accept_refer).flat_map(|peer| &peer.refer_hosts);
+        let reach = |host: &String| {
+            let place = Place { host: host.clone(), port: None, transport: None };
+            (host.to_ascii_lowercase(), vec![Reach { place, domain: host.clone() }])
+        };
+        hosts.map(reach).collect()
+    }
+
     /// The address in session descriptions of this family, if we have one.
     pub fn media_address(&self, family: Family) -> Option<IpAddr> {
         self.media_addresses.iter().copied().find(|address| Family::of(*address) == family)
@@ -334,6 +370,7 @@ impl Default for Settings {
             users: Vec::new(),
             trunks: vec![Trunk::default()],
             targets: BTreeMap::new(),
+            peers: Vec::new(),
             sip_timers: SipTimers::default(),
             session: SessionSettings::default(),
             max_calls: 10_000,

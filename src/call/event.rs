@@ -10,7 +10,7 @@ use super::context::{Carry, PublishedContext};
 use super::record::CallRecord;
 use super::ticket::DialTicket;
 use super::verdict::NotConnected;
-use crate::leg::{LegCommand, LegEvent, LegRole};
+use crate::leg::{LegCommand, LegEvent, LegRole, Referral};
 
 /// Something happened to a call.
 #[derive(Debug, Clone)]
@@ -50,6 +50,8 @@ pub enum CallTimer {
     NumberGuard,
     /// Whoever is being called has rung long enough.
     RingLimit,
+    /// Whoever is to take the customer's place has rung long enough.
+    SuccessorLimit,
     /// A customer who was answered first, and from whom nothing has been heard yet, is gone.
     DwellLimit,
     /// Ask the API whether the party that answered is ours.
@@ -68,11 +70,12 @@ pub enum CallTimer {
 
 impl CallTimer {
     /// Every timer.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::NumberBudget,
         Self::RetryDue,
         Self::NumberGuard,
         Self::RingLimit,
+        Self::SuccessorLimit,
         Self::DwellLimit,
         Self::VerifyDue,
         Self::MaxDuration,
@@ -112,6 +115,8 @@ pub enum CallAction {
     Abandon(LegRole),
     /// Let the successor, if it could be answered, be the customer's leg; hang up the old one and hear no more of it.
     ChangeHands,
+    /// Call whom the customer's side named, as its successor; one that cannot be called is lost at once.
+    CallSuccessor(Referral),
     /// Ask for a number under this id.
     Create(TransferId, Instant),
     /// Look this transfer up.
@@ -131,7 +136,7 @@ pub enum CallAction {
     Play(Sound),
     /// Set a timer.
     Start(CallTimer, Instant),
-    /// Forget every timer.
+    /// Forget every timer but the successor's.
     StopTimers,
     /// Show this behind the context reference.
     Publish(Box<PublishedContext>),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use super::words::span;
-use super::{ClientAuth, Config, Destination, Sip, routes, trunk, user};
+use super::{ClientAuth, Config, Destination, Sip, peer, routes, trunk, user};
 use crate::b2bua::headers::may_cross;
 use crate::sdp::Family;
 
@@ -18,6 +18,7 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
     addresses(config, &mut problems);
     trunk::problems(config, &mut problems);
     user::problems(config, &mut problems);
+    peer::problems(config, &mut problems);
     asapp(config, &mut problems);
     routes::problems(config, &mut problems);
     headers(config, &mut problems);

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use config::{Environment, File, FileFormat, Map, Source, Value, ValueKind};
 
-use super::{Config, ConfigError, Trunk, User};
+use super::{Config, ConfigError, Peer, Trunk, User};
 
 /// Sections that hold sections with names of the user's choice.
-const NAMED: [&str; 2] = ["trunk", "user"];
+const NAMED: [&str; 3] = ["peer", "trunk", "user"];
 
 /// Where the TOML is.
 pub(super) enum Toml<'a> {
@@ -22,6 +22,7 @@ pub(super) enum Toml<'a> {
 pub(super) fn known_keys() -> BTreeMap<String, bool> {
     let mut defaults = serde_json::to_value(Config::default()).unwrap_or_default();
     defaults["trunk.*"] = serde_json::to_value(Trunk::default()).unwrap_or_default();
+    defaults["peer.*"] = serde_json::to_value(Peer::default()).unwrap_or_default();
     defaults["user.*"] = serde_json::to_value(User::default()).unwrap_or_default();
     let sections = defaults.as_object().into_iter().flatten();
     sections

@@ -80,6 +80,10 @@ fn values_marked_as_examples_can_be_used() {
             "sip.tls_listen" => "sip.tls_certificate = 'c.pem'\nsip.tls_key = 'k.pem'\n",
             "sip.tls_certificate" => "sip.tls_key = 'k.pem'\n",
             "sip.tls_key" => "sip.tls_certificate = 'c.pem'\n",
+            "peer.pbx.from" => "sip.access = ['192.0.2.10']\n",
+            "peer.pbx.accept_refer" => {
+                "sip.access = ['192.0.2.10']\npeer.pbx.from = ['192.0.2.10']\npeer.pbx.refer_hosts = ['192.0.2.10']\n"
+            }
             _ => "",
         };
         with(&format!("{}{companion}", key_line(&key, &line))).unwrap_or_else(|error| panic!("{key}: {error}"));
@@ -271,6 +275,9 @@ fn what_cannot_work_is_refused_with_its_fix() {
         ("asapp.base_url = 'http://127.0.0.1:9'", "allow_http"),
         ("asapp.base_url = 'ftp://x'", "https://api.asapp.com"),
         ("asapp.number_prefixes = ['1']", "plus sign"),
+        ("peer.pbx.accept_refer = true\npeer.pbx.refer_hosts = ['h']", "peer.pbx is nobody"),
+        ("peer.pbx.from = ['192.0.2.10']", "not in sip.access"),
+        ("peer.pbx.refer_hosts = ['a b']", "is no host"),
         ("asapp.country = 'usa'", "two capital letters"),
         ("asapp.api_secret_file = 'x'", "both given"),
         ("admin.listen = '0.0.0.0:8080'", "token_file"),

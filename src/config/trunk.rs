@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::words::{self, span};
 use super::{Config, Sip};
-use crate::b2bua::settings::{Caller, Trunk as CoreTrunk};
+use crate::b2bua::settings::{Caller, Returns, Trunk as CoreTrunk};
 use crate::sip::digest::Credentials;
 use crate::sip::hop::Transport;
 use crate::sip::locate::Place;
@@ -67,6 +67,9 @@ pub struct Trunk {
     /// The interval of our registration.
     #[serde(with = "words::span")]
     pub register: Duration,
+    /// How GenerativeAgent gives a customer back.
+    #[serde(rename = "return", deserialize_with = "words::choice")]
+    pub returns: Returns,
 }
 
 impl Default for Trunk {
@@ -94,6 +97,7 @@ impl Default for Trunk {
             max_calls_per_second: core.max_calls_per_second,
             redirects: core.redirects,
             register: core.register,
+            returns: core.returns,
         }
     }
 }
@@ -129,6 +133,7 @@ impl Trunk {
             max_calls_per_second: self.max_calls_per_second,
             redirects: self.redirects.clone(),
             register: self.register,
+            returns: self.returns,
         }
     }
 }

@@ -6,11 +6,12 @@
 //! - [`uas`]: an INVITE came to us and is not answered yet;
 //! - [`uac`]: we sent an INVITE and nobody has answered yet;
 //! - [`established`]: a confirmed dialog, until its last debt is paid;
-//! - [`negotiation`]: offer and answer of this leg; `prack`: reliable provisional responses;
+//! - [`negotiation`]: offer and answer of this leg; `notifier`: a REFER to us, and how it goes; `prack`: reliable provisional responses;
 //!   [`session_timer`]: who refreshes the session; `requests`: what we ask, and who we are when we are asked.
 
 pub mod established;
 pub mod negotiation;
+mod notifier;
 mod prack;
 mod requests;
 pub mod session_timer;
@@ -82,6 +83,12 @@ pub enum LegCommand {
     HangUp(Cause),
     /// Pass a message of the other leg on.
     Inform(Info),
+    /// Take on the transfer that the far side asked for: 202.
+    Accept,
+    /// Do not: 603.
+    Decline,
+    /// Tell the far side how the transfer that it asked for goes; a final status is the last word about it.
+    Report(u16),
 }
 
 /// Why we end a leg: a Q.850 cause value, for the Reason header (RFC 3326).
@@ -130,6 +137,24 @@ pub struct Info {
     pub body: Bytes,
 }
 
+/// What a REFER asks for, in its Refer-To (RFC 3515).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Referral {
+    /// Whom to call: a URI without headers.
+    pub uri: String,
+    /// The headers that stood in the URI, in order, `%HH` undone.
+    pub headers: Vec<(String, String)>,
+    /// Whether it is an INVITE that is asked for.
+    pub invites: bool,
+}
+
+impl Referral {
+    /// The value of the first header of this name, compared without case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+}
+
 /// What a leg tells the call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LegEvent {
@@ -148,6 +173,8 @@ pub enum LegEvent {
     Reoffered,
     /// The far side sent an INFO.
     Informed(Info),
+    /// The far side asked us to call somebody: it waits for `Accept` or `Decline`.
+    TransferAsked(Box<Referral>),
     /// Last word: the far side refused our INVITE.
     Refused {
         /// Its status.
@@ -241,7 +268,7 @@ pub struct MediaCounters {
 // --- the leg as its holder sees it -------------------------------------------------------------------------------
 
 /// Methods this endpoint serves; the Allow header.
-pub const ALLOW: &str = "INVITE, ACK, BYE, CANCEL, OPTIONS, INFO, PRACK, UPDATE";
+pub const ALLOW: &str = "INVITE, ACK, BYE, CANCEL, OPTIONS, INFO, PRACK, UPDATE, REFER";
 /// Option tags this endpoint understands; the Supported header.
 pub const EXTENSIONS: [&str; 3] = ["100rel", "replaces", "timer"];
 

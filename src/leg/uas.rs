@@ -100,7 +100,9 @@ impl Uas {
                 let refuse = LegCommand::Refuse { status: 480, redirect: None, retry_after: None };
                 self.command(refuse, material, negotiation, s)
             }
-            (LegCommand::Inform(_), _) => Phase::Invited(self),
+            (LegCommand::Inform(_) | LegCommand::Accept | LegCommand::Decline | LegCommand::Report(_), _) => {
+                Phase::Invited(self)
+            }
         }
     }
 
