@@ -10,7 +10,7 @@
 use std::time::Instant;
 
 use super::event::{CallAction, CallEvent, CallTimer};
-use super::state::{CallState, Facts, HandingBack, LegStage, UnderWay};
+use super::state::{CallState, Facts, LegStage, UnderWay};
 use super::step::Actions;
 use crate::leg::{LegCommand, LegEvent, LegRole, LostCause, Referral};
 
@@ -149,8 +149,8 @@ fn is_supervised(state: &CallState) -> bool {
 /// Whether the customer is still here to be had.
 fn is_open(state: &CallState) -> bool {
     match state {
-        CallState::HandingBack(HandingBack { rung, .. }) => *rung != UnderWay::Parting,
+        CallState::Requesting(_) | CallState::Dialing(_) | CallState::Bridged(_) | CallState::Collecting(_) => true,
+        CallState::HandingBack(state) => state.rung != UnderWay::Parting,
         CallState::Releasing(_) | CallState::Ended => false,
-        supervised => is_supervised(supervised),
     }
 }

@@ -62,6 +62,8 @@ pub struct Trunk {
     pub max_calls: usize,
     /// INVITEs a second.
     pub max_calls_per_second: u32,
+    /// INVITEs within any sixty seconds.
+    pub max_calls_per_minute: u32,
     /// Addresses that a 3xx may send us to.
     pub redirects: Vec<IpAddr>,
     /// The interval of our registration.
@@ -70,6 +72,8 @@ pub struct Trunk {
     /// How GenerativeAgent gives a customer back.
     #[serde(rename = "return", deserialize_with = "words::choice")]
     pub returns: Returns,
+    /// What customers whose calls come from there are sent back with, one of `[profile.NAME]`.
+    pub profile: Option<String>,
 }
 
 impl Default for Trunk {
@@ -95,9 +99,11 @@ impl Default for Trunk {
             ping: core.ping,
             max_calls: core.max_calls,
             max_calls_per_second: core.max_calls_per_second,
+            max_calls_per_minute: core.max_calls_per_minute,
             redirects: core.redirects,
             register: core.register,
             returns: core.returns,
+            profile: None,
         }
     }
 }
@@ -131,9 +137,11 @@ impl Trunk {
             ping: self.ping,
             max_calls: self.max_calls,
             max_calls_per_second: self.max_calls_per_second,
+            max_calls_per_minute: self.max_calls_per_minute,
             redirects: self.redirects.clone(),
             register: self.register,
             returns: self.returns,
+            profile: self.profile.clone(),
         }
     }
 }

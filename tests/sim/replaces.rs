@@ -245,7 +245,7 @@ fn t3_while_the_context_is_fetched() {
     desk.expect("200");
     desk.ack();
     customer.expect_and_ok("BYE");
-    assert_eq!(w.hears(&desk), Hears::Sound(Sound::ComfortNoise));
+    assert_eq!(w.hears(&desk), Hears::Sound(Sound::Waiting));
     fetch.answer_completed("AGENT", &[("tier", "gold")]);
     assert_eq!(desk.expect_and_ok("BYE").header("X-GA-tv-tier"), "gold");
     assert_eq!(w.verdict(), (Outcome::Agent, EndedBy::Genagent, Phase::Talking));
@@ -267,7 +267,7 @@ fn t3_while_the_customer_is_handed_back() {
         desk.ack();
         customer.expect_and_ok("BYE");
         if !talking {
-            assert_eq!(w.hears(&desk), Hears::Sound(Sound::Ringback));
+            assert_eq!(w.hears(&desk), Hears::Sound(Sound::Onward));
             queue.answer();
             queue.expect("ACK");
         }

@@ -383,7 +383,7 @@ fn t5_genagent_hands_back_by_refer() {
     genagent.expect_and_ok("BYE");
     let bye = customer.expect_and_ok("BYE");
     assert_eq!((bye.header("X-GA-transfer"), bye.header("X-GA-tv-tier")), ("AGENT", "gold%20%26%20caf%C3%A9"));
-    assert_eq!(hears, Hears::Sound(Sound::ComfortNoise));
+    assert_eq!(hears, Hears::Sound(Sound::Waiting));
     w.api.expect_nothing_for(secs(1));
     assert_eq!(w.verdict(), (Outcome::Agent, EndedBy::Genagent, Phase::Talking));
     assert_eq!(w.context().output.map(|output| output.reference_variables.len()), Some(1));
