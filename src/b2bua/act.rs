@@ -13,7 +13,7 @@ use super::io::{
     Output, PortPair, Sound, Transport,
 };
 use super::limiter::Priority;
-use super::settings::{Caller, Peer, Srtp, Trunk};
+use super::settings::{Caller, Srtp, Trunk};
 use super::transactions::{Holder, LegId};
 use super::trunks::{NoWay, Route, Way};
 use super::{B2bua, COUNTERS_LIMIT, CallEntry, LegEntry, Side, TimerKey};
@@ -173,6 +173,7 @@ impl B2bua {
             heard: false,
             keys: None,
             caller: None,
+            reached: None,
             silent: false,
             covered: None,
             said: None,
@@ -304,6 +305,9 @@ impl B2bua {
         let current = self.leg_of(call, role) == Some(id);
         debug!(call = %call, leg = ?role, current, ?event, "leg");
         self.judge_trunk(now, id, &event, current);
+        if matches!(event, LegEvent::TransferAsked(_)) && !(current && self.may_ask(id, &event)) {
+            return self.decline(now, id);
+        }
         if !current {
             return;
         }
@@ -409,6 +413,7 @@ impl B2bua {
                     self.dial_onward(now, call, &target, member, carry.lines)
                 }
                 CallAction::Abandon(role) => self.abandon(now, call, role),
+                CallAction::CallSuccessor(referral) => self.call_successor(now, call, &referral),
                 CallAction::ChangeHands => self.change_hands(now, call),
                 CallAction::Create(transfer, deadline) => self.create(now, call, transfer, deadline),
                 CallAction::Fetch(transfer, deadline) => self.fetch(now, call, transfer, deadline),
@@ -431,7 +436,7 @@ impl B2bua {
     }
 
     fn stop_timers(&mut self, call: CallRef) {
-        for timer in CallTimer::ALL {
+        for timer in CallTimer::ALL.into_iter().filter(|timer| *timer != CallTimer::SuccessorLimit) {
             self.timers.stop(TimerKey::Call(call, timer));
         }
     }
@@ -458,9 +463,8 @@ impl B2bua {
     /// Who we are where the caller of this leg asks it.
     fn keyring(&self, id: LegId) -> Option<Box<Keyring>> {
         let caller = self.legs.get(&id)?.caller?;
-        let knows = |peer: &&Peer| peer.networks.iter().any(|network| network.contains(caller));
-        let peer = self.settings.peers.iter().find(knows)?;
-        Some(Box::new(Keyring::new(peer.credentials.clone(), caller)))
+        let credentials = self.settings.peers_at(caller).find_map(|peer| peer.credentials.clone())?;
+        Some(Box::new(Keyring::new(credentials, caller)))
     }
 
     /// The audio that is described to a leg: that of whom it talks to. A successor whom nobody talks to yet takes up what
@@ -561,7 +565,7 @@ impl B2bua {
     }
 
     /// A pair for a leg that we dial there, our media address in that family, and what it does about SRTP.
-    fn media_for(&mut self, call: CallRef, to: Hop, srtp: Srtp) -> Option<(PortPair, IpAddr, KeyExchange)> {
+    pub(super) fn media_for(&mut self, call: CallRef, to: Hop, srtp: Srtp) -> Option<(PortPair, IpAddr, KeyExchange)> {
         let srtp = self.settings.srtp(srtp, to.transport)?;
         let family = Family::of(to.ip());
         let here = self.settings.media_address(family)?;
@@ -573,7 +577,7 @@ impl B2bua {
 
     /// Sends the INVITE of a new leg, with the customer's audio described in it.
     #[expect(clippy::too_many_arguments, reason = "a leg is made of this much, once")]
-    fn place(
+    pub(super) fn place(
         &mut self,
         now: Instant,
         call: CallRef,
@@ -734,10 +738,10 @@ impl B2bua {
     pub(super) fn connect(&mut self, call: CallRef, with: LegRole, watched: bool) {
         let legs = [LegRole::Customer, with].map(|role| self.leg_of(call, role));
         let pair = |id: Option<LegId>| id.and_then(|id| self.legs.get(&id)).filter(|leg| !leg.over).map(|leg| leg.pair);
-        let [Some(customer), Some(far)] = legs.map(pair) else { return };
         if let Some(entry) = self.calls.get_mut(&call) {
             entry.sound = None;
         }
+        let [Some(customer), Some(far)] = legs.map(pair) else { return };
         self.outputs.push_back(Output::Media(MediaCommand::Bridge(customer, far)));
         for pair in [customer, far].into_iter().filter(|_| watched) {
             let limit = Some(self.settings.media_timeout);
@@ -864,6 +868,7 @@ impl B2bua {
             self.close_media(pair, call);
         }
         self.stop_timers(call);
+        self.timers.stop(TimerKey::Call(call, CallTimer::SuccessorLimit));
         self.timers.start(TimerKey::Record(call), now + COUNTERS_LIMIT);
         self.write_if_counted(call);
     }
@@ -909,12 +914,12 @@ fn law_of(leg: &Leg) -> Option<Law> {
 }
 
 /// Hops that an INVITE of ours may take because of this one (flow T17); `None`: it has come round often enough.
-fn hops_left(invite: &Message) -> Option<u8> {
+pub(super) fn hops_left(invite: &Message) -> Option<u8> {
     invite.max_forwards().map_or(Some(MAX_FORWARDS), |hops| Some(hops.checked_sub(1)?.min(MAX_FORWARDS)))
 }
 
 /// The caller's number as another network may see it: plain, or not at all.
-fn shown(caller: &str) -> &str {
+pub(super) fn shown(caller: &str) -> &str {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.' | b'_');
     if !caller.is_empty() && caller.len() <= 64 && caller.bytes().all(plain) { caller } else { "anonymous" }
 }
@@ -928,6 +933,7 @@ fn event_word(event: &CallEvent) -> &'static str {
         CallEvent::Leg(_, LegEvent::Reoffered) => "reoffered",
         CallEvent::Leg(_, LegEvent::Informed(_)) => "informed",
         CallEvent::Leg(_, LegEvent::TransferProgressed(_)) => "transfer progressed",
+        CallEvent::Leg(_, LegEvent::TransferAsked(_)) => "transfer asked",
         CallEvent::Leg(LegRole::Customer, LegEvent::HungUp { .. }) => "customer hung up",
         CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::HungUp { .. }) => "GenerativeAgent hung up",
         CallEvent::Leg(LegRole::Onward, LegEvent::HungUp { .. }) => "the onward leg hung up",

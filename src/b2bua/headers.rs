@@ -42,6 +42,7 @@ impl Word {
             LegEvent::Informed(_) => Some(Self::Info),
             LegEvent::Reoffered
             | LegEvent::TransferProgressed(_)
+            | LegEvent::TransferAsked(_)
             | LegEvent::Refused { .. }
             | LegEvent::HungUp { .. }
             | LegEvent::Lost(_) => None,
@@ -53,7 +54,11 @@ impl Word {
             LegCommand::Ring { .. } | LegCommand::Answer => Some(Self::Setup),
             LegCommand::HangUp(_) => Some(Self::Bye),
             LegCommand::Inform(_) => Some(Self::Info),
-            LegCommand::Refuse { .. } | LegCommand::Refer(_) => None,
+            LegCommand::Refuse { .. }
+            | LegCommand::Refer(_)
+            | LegCommand::Accept
+            | LegCommand::Decline
+            | LegCommand::Report(_) => None,
         }
     }
 }

@@ -103,6 +103,8 @@ struct LegEntry {
     keys: Option<Keys>,
     /// Where its INVITE came from, if it came to us.
     caller: Option<IpAddr>,
+    /// Where its INVITE went, if a REFER led us there.
+    reached: Option<IpAddr>,
     /// Whether the relay has reported silence on it.
     silent: bool,
     /// In which law the relay has been told to cover what the customer, who holds, says to it.
@@ -144,6 +146,13 @@ struct Side {
     media: Option<MediaCounters>,
 }
 
+impl LegEntry {
+    /// Whose leg it is, if it is a peer's.
+    fn peer(&self) -> Option<IpAddr> {
+        self.caller.or(self.reached)
+    }
+}
+
 impl CallEntry {
     fn side(&self, role: LegRole) -> &Side {
         &self.sides[role as usize]
@@ -180,6 +189,8 @@ pub struct B2bua {
     transactions: Transactions,
     trunks: Trunks,
     targets: Targets,
+    /// The hosts that a REFER may lead to, by their names.
+    referred_hosts: Targets,
     errands: Errands,
     legs: HashMap<LegId, LegEntry>,
     next_leg: u64,
@@ -217,6 +228,7 @@ impl B2bua {
         let mut core = Self {
             trunks: Trunks::new(&settings.trunks),
             targets: Targets::new(&settings.targets),
+            referred_hosts: Targets::new(&settings.referred()),
             errands: Errands::new(registrations, epoch.instant, &mut ids),
             call_settings: Arc::new(settings.call.clone()),
             endpoint: Endpoint {
@@ -251,7 +263,11 @@ impl B2bua {
         };
         let endpoint = &core.endpoint;
         let speaks = |hop: &Hop| speaks(endpoint, &core.settings, hop);
-        let found = [core.trunks.search(epoch.instant, true, speaks), core.targets.search(epoch.instant, true, speaks)];
+        let found = [
+            core.trunks.search(epoch.instant, true, speaks),
+            core.targets.search(epoch.instant, true, speaks),
+            core.referred_hosts.search(epoch.instant, true, speaks),
+        ];
         core.found(found.into_iter().flatten());
         core
     }
@@ -270,7 +286,11 @@ impl B2bua {
             Input::Looked(look) => {
                 let endpoint = &self.endpoint;
                 let speaks = |hop: &Hop| speaks(endpoint, &self.settings, hop);
-                let found = [self.trunks.looked(now, &look, speaks), self.targets.looked(now, &look, speaks)];
+                let found = [
+                    self.trunks.looked(now, &look, speaks),
+                    self.targets.looked(now, &look, speaks),
+                    self.referred_hosts.looked(now, &look, speaks),
+                ];
                 self.found(found.into_iter().flatten());
             }
             Input::Operator(command) => self.operator(now, command),
@@ -286,7 +306,7 @@ impl B2bua {
 
     /// When to come back with [`Input::TimeReached`] at the latest.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let searches = [self.trunks.next(), self.targets.next(), self.errands.next()];
+        let searches = [self.trunks.next(), self.targets.next(), self.referred_hosts.next(), self.errands.next()];
         let errands = searches.into_iter().flatten().filter(|_| !self.draining);
         errands.chain(self.timers.next()).chain(self.memory.next()).min()
     }
@@ -299,7 +319,11 @@ impl B2bua {
         }
         let endpoint = &self.endpoint;
         let speaks = |hop: &Hop| speaks(endpoint, &self.settings, hop);
-        let found = [self.trunks.search(now, false, speaks), self.targets.search(now, false, speaks)];
+        let found = [
+            self.trunks.search(now, false, speaks),
+            self.targets.search(now, false, speaks),
+            self.referred_hosts.search(now, false, speaks),
+        ];
         self.found(found.into_iter().flatten());
         self.run_errands(now);
     }

@@ -80,7 +80,8 @@ impl B2bua {
 
     /// Whether this peer is heard at all.
     fn is_listed(&self, peer: SocketAddr) -> bool {
-        self.trunks.hears(peer.ip()) || self.targets.hears(peer.ip()) || self.may_call(peer)
+        let ip = peer.ip();
+        self.trunks.hears(ip) || self.targets.hears(ip) || self.referred_hosts.hears(ip) || self.may_call(peer)
     }
 
     /// Whether this peer may begin something; a trunk is only there to be called.

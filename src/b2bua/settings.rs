@@ -82,6 +82,29 @@ pub struct Settings {
     pub call: CallSettings,
 }
 
+/// What some of those may do who may call us, and who we are there.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Who they are.
+    pub from: Vec<Network>,
+    /// Whether their REFERs are followed: for another leg in the customer's place.
+    pub accept_refer: bool,
+    /// The hosts that these may lead to, names or IP addresses.
+    pub refer_hosts: Vec<String>,
+    /// What they are told, and nobody else, where they ask who sends them a REFER.
+    pub credentials: Option<Credentials>,
+}
+
+/// How GenerativeAgent gives a customer back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Returns {
+    /// By BYE; its outputContext is fetched.
+    Bye,
+    /// By REFER as well, with its outputContext in the headers of Refer-To. Whom that names is not called.
+    Refer,
+}
+
 /// A trunk towards GenerativeAgent.
 #[derive(Debug, Clone)]
 pub struct Trunk {
@@ -123,6 +146,8 @@ pub struct Trunk {
     pub redirects: Vec<IpAddr>,
     /// The interval of our registration there; zero: none.
     pub register: Duration,
+    /// How GenerativeAgent gives a customer back who reached it by this trunk.
+    pub returns: Returns,
     /// The profile of customers whose calls come from there.
     pub profile: Option<String>,
     /// What it may or must do about SRTP.
@@ -173,6 +198,7 @@ impl Default for Trunk {
             max_calls_per_minute: 0,
             redirects: Vec::new(),
             register: Duration::ZERO,
+            returns: Returns::Bye,
             profile: None,
             srtp: Srtp::Allow,
         }
@@ -237,15 +263,6 @@ pub struct Network {
     pub address: IpAddr,
     /// How many leading bits count.
     pub prefix: u8,
-}
-
-/// An IVR, PBX or SBC that asks who we are, and what it is told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Peer {
-    /// Where it calls from.
-    pub networks: Vec<Network>,
-    /// What it is told, and nobody else.
-    pub credentials: Credentials,
 }
 
 impl Network {
@@ -348,6 +365,21 @@ impl Settings {
             Srtp::Off | Srtp::Allow => Some(Srtp::Off),
             Srtp::Require => None,
         }
+    }
+
+    /// What is permitted to whoever calls from there.
+    pub fn peers_at(&self, address: IpAddr) -> impl Iterator<Item = &Peer> {
+        self.peers.iter().filter(move |peer| peer.from.iter().any(|network| network.contains(address)))
+    }
+
+    /// Where each host is found that a REFER may lead to, by its name in lower case.
+    pub fn referred(&self) -> BTreeMap<String, Vec<Reach>> {
+        let hosts = self.peers.iter().filter(|peer| peer.accept_refer).flat_map(|peer| &peer.refer_hosts);
+        let reach = |host: &String| {
+            let place = Place { host: host.clone(), port: None, transport: None };
+            (host.to_ascii_lowercase(), vec![Reach { place, domain: host.clone(), srtp: self.srtp }])
+        };
+        hosts.map(reach).collect()
     }
 
     /// The address in session descriptions of this family, if we have one.

@@ -1,16 +1,22 @@
-//! A customer's leg changes: somebody asks for its place (INVITE with Replaces, RFC 3891), and the call agrees or not.
+//! A customer's leg changes: somebody asks for its place (INVITE with Replaces, RFC 3891), or its peer wants somebody else
+//! to be called in its place (REFER, RFC 3515). Policy is looked at here; the call agrees or not.
 
-use std::net::SocketAddr;
-use std::time::Instant;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use super::B2bua;
+use super::act::shown;
+use super::settings::Returns;
 use super::transactions::LegId;
 use crate::call::CallRef;
-use crate::leg::{Leg, LegRole, Standing, Surroundings};
-use crate::sip::hop::Hop;
+use crate::call::event::CallEvent;
+use crate::leg::uac::Dial;
+use crate::leg::{Leg, LegCommand, LegEvent, LegRole, LostCause, Material, Referral, Standing, Surroundings};
+use crate::sip::hop::{Hop, Transport};
 use crate::sip::message::Message;
 use crate::sip::refer::Replaces;
 use crate::sip::transaction::key::ServerKey;
+use crate::sip::value::Uri;
 
 impl B2bua {
     /// The call whose customer leg this INVITE may ask for, or the status that refuses it (RFC 3891 section 3).
@@ -69,6 +75,73 @@ impl B2bua {
         }
     }
 
+    /// Whether policy lets this leg ask for a transfer: its peer as a peer of ours, for hosts that are named; GenerativeAgent
+    /// by its trunk. An onward party never.
+    pub(super) fn may_ask(&mut self, id: LegId, event: &LegEvent) -> bool {
+        let (Some(leg), LegEvent::TransferAsked(referral)) = (self.legs.get(&id), event) else { return false };
+        if self.calls.get(&leg.call).is_none_or(|call| call.record.is_some()) {
+            return false;
+        }
+        match leg.role {
+            LegRole::Customer => leg.peer().is_some_and(|peer| self.referred(peer, referral).is_some()),
+            LegRole::GenerativeAgent => leg.way.is_some_and(|way| self.trunks.settings(way).returns == Returns::Refer),
+            LegRole::Onward | LegRole::Successor => false,
+        }
+    }
+
+    pub(super) fn decline(&mut self, now: Instant, id: LegId) {
+        self.with_leg(id, |leg, s| leg.command(LegCommand::Decline, &Material::default(), s));
+        self.work_off(now);
+    }
+
+    /// Where a REFER of this peer leads, if it may lead there: an INVITE to a host that is named for the peer, and not to
+    /// ourselves.
+    pub(super) fn referred(&mut self, peer: IpAddr, referral: &Referral) -> Option<Hop> {
+        let uri = Uri::read(&referral.uri).filter(|uri| referral.invites && uri.is_sip())?;
+        let host = uri.host.trim_matches(['[', ']']);
+        let mut peers = self.settings.peers_at(peer).filter(|peer| peer.accept_refer);
+        let named = peers.any(|peer| peer.refer_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(host)));
+        let (settings, endpoint) = (self.settings.clone(), &self.endpoint);
+        let speaks = |hop: &Hop| super::speaks(endpoint, &settings, hop);
+        let found = self.referred_hosts.hop(&host.to_ascii_lowercase(), 0, speaks, &mut self.ids).filter(|_| named)?;
+        let wanted = Transport::of_uri(&uri).unwrap_or(found.transport);
+        let port =
+            uri.port.unwrap_or(if wanted == found.transport { found.peer.port() } else { wanted.default_port() });
+        let hop = Hop::new(wanted, SocketAddr::new(found.ip(), port));
+        let ours = self.endpoint.listeners.iter().any(|(_, address)| *address == hop.peer);
+        (speaks(&hop) && !ours && uri.params.get("maddr").is_none()).then_some(hop)
+    }
+
+    /// Calls whom the customer's side named, in its place. Of its headers nothing goes along but the dialog that the new
+    /// one is to replace.
+    pub(super) fn call_successor(&mut self, now: Instant, call: CallRef, referral: &Referral) {
+        let peer = self.leg_of(call, LegRole::Customer).and_then(|id| self.legs.get(&id)?.peer());
+        let hop = peer.and_then(|peer| self.referred(peer, referral));
+        let ready = hop.and_then(|hop| Some((hop, self.media_for(call, hop, self.settings.srtp)?)));
+        let (Some((to, pair)), Some(entry)) = (ready, self.calls.get(&call)) else {
+            let lost = LegEvent::Lost(LostCause::NoAnswer);
+            return self.tell_call(now, call, CallEvent::Leg(LegRole::Successor, lost));
+        };
+        let customer = if entry.private { "anonymous" } else { shown(&entry.call.facts.intake.caller) };
+        let from = format!("sip:{customer}@{}", self.endpoint.towards(&to));
+        let max_forwards = entry.max_forwards;
+        let replaces = referral.header("Replaces").and_then(Replaces::read);
+        let headers = replaces.into_iter().map(|replaces| ("Replaces".to_owned(), replaces.to_string())).collect();
+        let dial = Dial {
+            uri: &referral.uri,
+            from: &from,
+            to,
+            max_forwards,
+            credentials: None,
+            silence: Duration::ZERO,
+            redirects: &[],
+        };
+        self.place(now, call, LegRole::Successor, pair, None, &dial, headers);
+        if let Some(id) = self.leg_of(call, LegRole::Successor) {
+            self.legs.entry(id).and_modify(|leg| leg.reached = Some(to.ip()));
+        }
+    }
+
     /// The successor, where it could be answered, is the customer's leg from now on: it hears what that one heard, and
     /// that one is hung up and heard no more.
     pub(super) fn change_hands(&mut self, now: Instant, call: CallRef) {
@@ -87,6 +160,6 @@ impl B2bua {
         if let Some(old) = old {
             self.dismiss(now, old);
         }
-        self.tell_call(now, call, crate::call::event::CallEvent::ChangedHands);
+        self.tell_call(now, call, CallEvent::ChangedHands);
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::ConversationId;
+use super::settings::ContextSettings;
 
 /// The body of a create request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +105,26 @@ pub struct OutputContext {
     /// `referenceVariables`, in the order given.
     #[serde(serialize_with = "object")]
     pub reference_variables: Vec<(String, String)>,
+}
+
+impl OutputContext {
+    /// What header lines say of it, under the names that we ourselves write it with.
+    pub fn of_headers(headers: &[(String, String)], names: &ContextSettings) -> Self {
+        let rest = |name: &str, prefix: &str| {
+            let begins = name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+            Some(name.get(prefix.len()..)?.to_owned()).filter(|rest| begins && !rest.is_empty())
+        };
+        let with = |prefix: &str| {
+            headers.iter().filter_map(|(name, value)| Some((rest(name, prefix)?, value.clone()))).collect()
+        };
+        let kind = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(&names.transfer_header));
+        Self {
+            transfer_type: kind.map(|(_, value)| value.clone()),
+            task: None,
+            transfer_variables: with(&names.transfer_prefix),
+            reference_variables: with(&names.reference_prefix),
+        }
+    }
 }
 
 fn object<S: Serializer>(pairs: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {

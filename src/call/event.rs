@@ -11,7 +11,7 @@ use super::escape::Digit;
 use super::record::CallRecord;
 use super::ticket::DialTicket;
 use super::verdict::NotConnected;
-use crate::leg::{LegCommand, LegEvent, LegRole};
+use crate::leg::{LegCommand, LegEvent, LegRole, Referral};
 
 /// Something happened to a call.
 #[derive(Debug, Clone)]
@@ -57,6 +57,8 @@ pub enum CallTimer {
     RingLimit,
     /// The customer's side has not accepted a REFER in time.
     AcceptLimit,
+    /// Whoever is to take the customer's place has rung long enough.
+    SuccessorLimit,
     /// A customer who was answered first, and from whom nothing has been heard yet, is gone.
     DwellLimit,
     /// Ask the API whether the party that answered is ours.
@@ -77,12 +79,13 @@ pub enum CallTimer {
 
 impl CallTimer {
     /// Every timer.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::NumberBudget,
         Self::RetryDue,
         Self::NumberGuard,
         Self::RingLimit,
         Self::AcceptLimit,
+        Self::SuccessorLimit,
         Self::DwellLimit,
         Self::VerifyDue,
         Self::MaxDuration,
@@ -134,6 +137,8 @@ pub enum CallAction {
     Abandon(LegRole),
     /// Let the successor, if it could be answered, be the customer's leg; hang up the old one and hear no more of it.
     ChangeHands,
+    /// Call whom the customer's side named, as its successor; one that cannot be called is lost at once.
+    CallSuccessor(Referral),
     /// Ask for a number under this id.
     Create(TransferId, Instant),
     /// Look this transfer up.
@@ -155,7 +160,7 @@ pub enum CallAction {
     Play(Sound),
     /// Set a timer.
     Start(CallTimer, Instant),
-    /// Forget every timer.
+    /// Forget every timer but the successor's.
     StopTimers,
     /// Show this behind the context reference.
     Publish(Box<PublishedContext>),

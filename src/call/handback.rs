@@ -10,12 +10,16 @@ use super::context::Carry;
 use super::event::{CallAction, CallEvent, CallTimer, Sound};
 use super::rules::Rung;
 use super::state::{CallState, Facts, HandingBack, LegStage, Releasing, UnderWay};
-use super::step::{Actions, end, released, unused};
+use super::step::{Actions, customer_gone as customer_left, end, released, unused};
+use super::succession::give_up;
 use super::verdict::{EndedBy, Outcome, Phase, Verdict};
 use crate::leg::{Cause, LegCommand, LegEvent, LegRole, LostCause, Redirect, Side, Transfer};
 
 /// Looks for the rule that fits and begins its ladder; enters [`CallState::HandingBack`].
 pub(super) fn hand_back(facts: &mut Facts, verdict: Verdict, now: Instant, actions: &mut Actions) -> CallState {
+    if let Some(departed) = give_up(facts, actions) {
+        return customer_left(facts, &departed, verdict.phase, None, now, actions);
+    }
     facts.decided = Some(now);
     actions.push(facts.publish(verdict.outcome.as_str()));
     let ladder = facts.ladder(&verdict);

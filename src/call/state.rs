@@ -12,7 +12,7 @@ use super::intake::Intake;
 use super::record::{AttemptRecord, CallRecord, Epoch, HandBackRecord, RungRecord, masked};
 use super::rules::{self, Rung, Situation};
 use super::settings::{Answer, BodyForm, CallSettings, ContextSettings, Ringing};
-use super::succession::succession;
+use super::succession::{Succession, succession};
 use super::ticket::DialTicket;
 use super::verdict::{Evidence, Outcome, Verdict};
 use super::{CallRef, TransferId, step};
@@ -230,6 +230,8 @@ pub struct Facts {
     pub onward: LegStage,
     /// Who is about to take the customer leg's place.
     pub successor: LegStage,
+    /// Why a successor is being called, if one is.
+    pub succession: Option<Succession>,
     /// How often the customer's leg has changed.
     pub takeovers: u8,
     /// Whether anything has been heard from the customer.
@@ -286,6 +288,7 @@ impl Call {
             genagent: LegStage::None,
             onward: LegStage::None,
             successor: LegStage::None,
+            succession: None,
             takeovers: 0,
             heard: false,
             without_context: false,
@@ -317,7 +320,7 @@ impl Call {
     pub fn step(&mut self, now: Instant, event: CallEvent, actions: &mut Vec<CallAction>) {
         self.facts.note(now, &event);
         let state = std::mem::replace(&mut self.state, CallState::Ended);
-        self.state = match succession(&mut self.facts, &state, event, actions) {
+        self.state = match succession(&mut self.facts, &state, now, event, actions) {
             Some(event) => step::step(&mut self.facts, state, now, event, actions),
             None => state,
         };

@@ -6,15 +6,16 @@
 use std::time::{Duration, Instant};
 
 use super::TransferId;
-use super::asapp::{ApiFailure, FailureClass, Transfer, TransferStatus};
+use super::asapp::{ApiFailure, FailureClass, OutputContext, Transfer, TransferStatus};
 use super::escape::{Digit, Escape};
 use super::event::{CallAction, CallEvent, CallTimer, Sound};
 use super::handback::{hand_back, handing_back};
 use super::settings::CallSettings;
 use super::state::{Asking, Bridged, CallState, Collecting, Dialing, Facts, LegStage, Party, Releasing, Requesting};
+use super::succession::give_up;
 use super::ticket::DialTicket;
 use super::verdict::{EndedBy, NotConnected, Outcome, Phase, Verdict};
-use crate::leg::{Cause, LegCommand, LegEvent, LegRole, LostCause, Side};
+use crate::leg::{Cause, LegCommand, LegEvent, LegRole, LostCause, Referral, Side};
 
 pub(super) type Actions = Vec<CallAction>;
 
@@ -388,6 +389,9 @@ fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, ac
             let verdict = facts.verdict(Outcome::GenagentLost, EndedBy::Network, Phase::Talking);
             broken_off(facts, verdict, now, actions)
         }
+        CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::TransferAsked(referral)) => {
+            returned(facts, &referral, now, actions)
+        }
         CallEvent::Timer(CallTimer::VerifyDue) => {
             actions.push(CallAction::Verify(state.transfer.clone(), now + facts.settings.api_timeout));
             CallState::Bridged(state)
@@ -447,6 +451,20 @@ fn pressed(
         return pulled_back(facts, Outcome::Operator, EndedBy::Customer, Phase::Talking, now, actions);
     }
     CallState::Bridged(state)
+}
+
+/// GenerativeAgent hands back by REFER: what it says in the URI is its outputContext, and whom it names is not called. Its
+/// leg ends as soon as it has been told that this was done.
+fn returned(facts: &mut Facts, referral: &Referral, now: Instant, actions: &mut Actions) -> CallState {
+    facts.genagent_ended = Some(now);
+    let output = OutputContext::of_headers(&referral.headers, &facts.settings.context);
+    let outcome = learn_output(facts, Some(output));
+    actions.push(facts.tell(LegRole::GenerativeAgent, LegCommand::Accept));
+    actions.push(facts.tell(LegRole::GenerativeAgent, LegCommand::Report(200)));
+    facts.hang_up(LegRole::GenerativeAgent, Cause::NORMAL, actions);
+    let verdict = facts.verdict(outcome, EndedBy::Genagent, Phase::Talking);
+    actions.push(CallAction::Play(Sound::Waiting));
+    hand_back(facts, verdict, now, actions)
 }
 
 /// What the API says of the party that answered. Only its word that no call of ours arrived cuts the leg: an API that
@@ -604,7 +622,12 @@ fn collected(
 /// Keeps what the API says; the outcome it stands for if the transfer is COMPLETED.
 fn learn(facts: &mut Facts, transfer: Transfer) -> Outcome {
     facts.evidence.api_status = transfer.status.as_ref().map(|status| status.as_str().to_owned());
-    facts.output = transfer.output;
+    learn_output(facts, transfer.output)
+}
+
+/// The same of the outputContext alone, however it came.
+fn learn_output(facts: &mut Facts, output: Option<OutputContext>) -> Outcome {
+    facts.output = output;
     let kind = facts.output.as_ref().and_then(|output| output.transfer_type.clone());
     facts.evidence.transfer_type =
         kind.as_ref().map(|kind| kind.chars().filter(|c| !c.is_control()).take(64).collect());
@@ -638,7 +661,7 @@ fn not_connected(facts: &mut Facts, reason: NotConnected, now: Instant, actions:
 }
 
 /// The customer's leg has ended: GenerativeAgent's follows, nothing is handed back.
-fn customer_gone(
+pub(super) fn customer_gone(
     facts: &mut Facts,
     event: &LegEvent,
     phase: Phase,
@@ -720,6 +743,7 @@ fn release(
     now: Instant,
     actions: &mut Actions,
 ) -> CallState {
+    give_up(facts, actions);
     facts.decided = Some(now);
     actions.push(CallAction::StopTimers);
     actions.push(CallAction::Start(CallTimer::ReleaseLimit, now + facts.settings.release_limit));

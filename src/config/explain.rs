@@ -32,6 +32,10 @@ fn story(config: &Config, to: &mut String) -> std::fmt::Result {
         let users: Vec<&str> = user.keys().map(String::as_str).collect();
         writeln!(to, "  Who calls from {} must say who it is: {}.", asked.join(", "), users.join(", "))?;
     }
+    for (name, peer) in config.peer.iter().filter(|(_, peer)| peer.accept_refer) {
+        let hosts = peer.refer_hosts.join(", ");
+        writeln!(to, "  A REFER of {name} is followed to {hosts}; any other gets 603.")?;
+    }
     writeln!(to, "  At most {} calls, {} new ones a second; above that 503.", sip.max_calls, sip.max_calls_per_second)?;
     writeln!(
         to,

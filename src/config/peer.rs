@@ -1,4 +1,4 @@
-//! `[peer.NAME]`: who we are where the customer's side asks it.
+//! `[peer.NAME]`: what is permitted to some of those who may call us, and who we are where they ask it.
 
 use std::path::PathBuf;
 
@@ -8,17 +8,22 @@ use serde::{Deserialize, Serialize};
 use super::{Config, words};
 use crate::b2bua::settings::{Network, Peer as CorePeer};
 use crate::sip::digest::Credentials;
+use crate::sip::value::host_and_port;
 
-/// An IVR, PBX or SBC that asks who we are before it takes a REFER.
+/// An IVR, PBX or SBC of those in `sip.access`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Peer {
-    /// Where it calls from. Nobody else is told.
+    /// Where it calls from.
     #[serde(with = "words::networks")]
-    pub address: Vec<Network>,
-    /// User name for digest authentication.
+    pub from: Vec<Network>,
+    /// Whether its REFERs are followed.
+    pub accept_refer: bool,
+    /// The hosts that these may lead to.
+    pub refer_hosts: Vec<String>,
+    /// User name for digest authentication, where it asks who we are before it takes a REFER.
     pub username: String,
-    /// Its password.
+    /// The password for it. Nobody else is told.
     #[serde(serialize_with = "words::nothing")]
     pub password: SecretString,
     /// A file with the password instead.
@@ -29,14 +34,18 @@ pub struct Peer {
 
 impl Peer {
     /// As the core knows it.
-    pub(super) fn core(&self) -> CorePeer {
+    pub fn core(&self) -> CorePeer {
+        let bare = |host: &String| host.trim_matches(['[', ']']).to_owned();
+        let credentials = Credentials {
+            username: self.username.clone(),
+            password: self.password.expose_secret().to_owned(),
+            realm: self.realm.clone(),
+        };
         CorePeer {
-            networks: self.address.clone(),
-            credentials: Credentials {
-                username: self.username.clone(),
-                password: self.password.expose_secret().to_owned(),
-                realm: self.realm.clone(),
-            },
+            from: self.from.clone(),
+            accept_refer: self.accept_refer,
+            refer_hosts: self.refer_hosts.iter().map(bare).collect(),
+            credentials: Some(credentials).filter(|credentials| !credentials.username.is_empty()),
         }
     }
 }
@@ -44,11 +53,30 @@ impl Peer {
 /// Reasons to refuse these peers.
 pub(super) fn problems(config: &Config, problems: &mut Vec<String>) {
     for (name, peer) in &config.peer {
-        if peer.address.is_empty() {
-            problems.push(format!("peer.{name}.address is missing: write [\"192.0.2.30\"], or a list of networks"));
+        if peer.from.is_empty() {
+            problems.push(format!("peer.{name} is nobody: write from = [\"192.0.2.10\"], as in sip.access"));
         }
-        if peer.username.is_empty() || peer.password.expose_secret().is_empty() {
-            problems.push(format!("peer.{name} needs username and password: write both, the latter in password_file"));
+        let listed = |address| config.sip.access.iter().any(|network| network.contains(address));
+        if let Some(stranger) = peer.from.iter().find(|network| !listed(network.address)) {
+            problems.push(format!("peer.{name}.from: {} is not in sip.access, and so is not heard", stranger.address));
+        }
+        if peer.accept_refer && peer.refer_hosts.is_empty() {
+            problems.push(format!(
+                "peer.{name}.accept_refer leads nowhere: name the hosts in peer.{name}.refer_hosts, such as [\"192.0.2.10\"]"
+            ));
+        }
+        let is_host = |host: &str| {
+            let literal = host.parse::<std::net::IpAddr>().is_ok();
+            literal || host_and_port(host).is_some_and(|(_, port)| port.is_none())
+        };
+        for host in peer.refer_hosts.iter().filter(|host| !is_host(host)) {
+            problems.push(format!(
+                "peer.{name}.refer_hosts: \"{host}\" is no host; write a name or an IP address, no port"
+            ));
+        }
+        if peer.username.is_empty() != peer.password.expose_secret().is_empty() {
+            problems
+                .push(format!("peer.{name} has half of its credentials: write username and password_file, or neither"));
         }
         if peer.username.chars().any(char::is_control) {
             problems.push(format!("peer.{name}.username holds a control character: copy it again"));

@@ -90,9 +90,11 @@ fn values_marked_as_examples_can_be_used() {
             "profile.pbx.peers" => "sip.access = ['10.0.0.0/8']\n",
             _ => "",
         };
-        let whole = [("address", "['192.0.2.30']"), ("username", "'us'"), ("password", "'word'")];
+        let whole =
+            [("from", "['192.0.2.10']"), ("refer_hosts", "['pbx']"), ("username", "'us'"), ("password", "'word'")];
         let others = whole.iter().filter(|(other, _)| key != format!("peer.pbx.{other}"));
         let peer: String = others.map(|(other, value)| format!("peer.pbx.{other} = {value}\n")).collect();
+        let peer = format!("sip.access = ['192.0.2.10']\n{peer}");
         let companion = if key.starts_with("peer.") { &peer } else { companion };
         with(&format!("{}{companion}", key_line(&key, &line))).unwrap_or_else(|error| panic!("{key}: {error}"));
     }
@@ -291,6 +293,9 @@ fn what_cannot_work_is_refused_with_its_fix() {
         ("asapp.base_url = 'http://127.0.0.1:9'", "allow_http"),
         ("asapp.base_url = 'ftp://x'", "https://api.asapp.com"),
         ("asapp.number_prefixes = ['1']", "plus sign"),
+        ("peer.pbx.accept_refer = true\npeer.pbx.refer_hosts = ['h']", "peer.pbx is nobody"),
+        ("peer.pbx.from = ['192.0.2.10']", "not in sip.access"),
+        ("peer.pbx.refer_hosts = ['a b']", "is no host"),
         ("asapp.barred_prefixes = ['900']", "plus sign"),
         ("asapp.sip_uri = 'genagent@x'", "no SIP URI"),
         ("asapp.country = 'usa'", "two capital letters"),
@@ -522,15 +527,16 @@ fn a_refer_may_name_any_form_of_a_number_and_is_explained() {
 
 #[test]
 fn a_peer_that_asks_who_we_are_has_an_address_and_our_credentials() {
-    let whole = "[peer.pbx]\naddress = ['192.0.2.30']\nusername = 'us'\npassword = 'word'\nrealm = 'pbx'\n";
-    let peer = with(whole).unwrap().core_settings().peers.remove(0);
-    assert_eq!((peer.credentials.username.as_str(), peer.credentials.realm.as_deref()), ("us", Some("pbx")));
-    assert!(peer.networks[0].contains("192.0.2.30".parse().unwrap()));
-    assert!(!peer.networks[0].contains("192.0.2.31".parse().unwrap()));
+    let whole = "sip.access = ['192.0.2.30']\n[peer.pbx]\nfrom = ['192.0.2.30']\nusername = 'us'\npassword = 'word'\nrealm = 'pbx'\n";
+    let settings = with(whole).unwrap().core_settings();
+    let credentials = |at: &str| settings.peers_at(at.parse().unwrap()).find_map(|peer| peer.credentials.clone());
+    let ours = credentials("192.0.2.30").unwrap();
+    assert_eq!((ours.username.as_str(), ours.realm.as_deref()), ("us", Some("pbx")));
+    assert!(credentials("192.0.2.31").is_none());
     for (lines, hint) in [
-        ("[peer.pbx]\nusername = 'us'\npassword = 'word'", "peer.pbx.address is missing"),
-        ("[peer.pbx]\naddress = ['192.0.2.30']\nusername = 'us'", "needs username and password"),
-        ("[peer.pbx]\naddress = ['everybody']\nusername = 'us'\npassword = 'word'", "is not a network"),
+        ("[peer.pbx]\nusername = 'us'\npassword = 'word'", "peer.pbx is nobody"),
+        ("[peer.pbx]\nfrom = ['192.0.2.30']\nusername = 'us'", "half of its credentials"),
+        ("[peer.pbx]\nfrom = ['everybody']\nusername = 'us'\npassword = 'word'", "is not a network"),
     ] {
         let error = refusal(lines);
         assert!(error.contains(hint), "{lines}: {error}");

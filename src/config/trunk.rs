@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::words::{self, span};
 use super::{Config, Sip};
-use crate::b2bua::settings::{Caller, Srtp, Trunk as CoreTrunk};
+use crate::b2bua::settings::{Caller, Returns, Srtp, Trunk as CoreTrunk};
 use crate::sip::digest::Credentials;
 use crate::sip::hop::Transport;
 use crate::sip::locate::Place;
@@ -69,6 +69,9 @@ pub struct Trunk {
     /// The interval of our registration.
     #[serde(with = "words::span")]
     pub register: Duration,
+    /// How GenerativeAgent gives a customer back.
+    #[serde(rename = "return", deserialize_with = "words::choice")]
+    pub returns: Returns,
     /// What customers whose calls come from there are sent back with, one of `[profile.NAME]`.
     pub profile: Option<String>,
     /// Plain RTP or SRTP.
@@ -102,6 +105,7 @@ impl Default for Trunk {
             max_calls_per_minute: core.max_calls_per_minute,
             redirects: core.redirects,
             register: core.register,
+            returns: core.returns,
             profile: None,
             srtp: core.srtp,
         }
@@ -140,6 +144,7 @@ impl Trunk {
             max_calls_per_minute: self.max_calls_per_minute,
             redirects: self.redirects.clone(),
             register: self.register,
+            returns: self.returns,
             profile: self.profile.clone(),
             srtp: self.srtp,
         }

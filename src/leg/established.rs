@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::negotiation::Negotiation;
+use super::notifier::{Asked, Notifier};
 use super::prack::names_option;
 use super::refer::Referrals;
 use super::requests::Requests;
@@ -30,6 +31,10 @@ pub struct Established {
     /// Our ACK, kept for every repeat of the 2xx it belongs to, and its number.
     ack: Option<(u32, Bytes)>,
     closing: Closing,
+    /// A REFER that waits for the call's word.
+    asked: Option<Box<Asked>>,
+    /// What we tell of the one taken on last.
+    notifier: Option<Notifier>,
     /// Our BYE on its way.
     goodbye: Option<ClientKey>,
     requests: Requests,
@@ -69,7 +74,8 @@ const MAX_FORKS: usize = 8;
 #[derive(Debug)]
 enum Closing {
     Open,
-    /// From our 2xx until its ACK a BYE is only an intent (RFC 3261 section 15).
+    /// From our 2xx until its ACK a BYE is only an intent (RFC 3261 section 15), and so it is while a NOTIFY of ours
+    /// waits for its answer.
     Queued(Cause, Material),
     /// Our BYE waits for its answer, which brings the last word.
     Sent,
@@ -121,6 +127,8 @@ impl Established {
             unacked: None,
             ack: None,
             closing: Closing::Open,
+            asked: None,
+            notifier: None,
             goodbye: None,
             requests,
             early: Vec::new(),
@@ -165,6 +173,18 @@ impl Established {
             LegCommand::HangUp(cause) => self.hang_up(cause, material, s),
             LegCommand::Inform(info) if matches!(self.closing, Closing::Open) => self.inform(&info, material, s),
             LegCommand::Refer(to) if matches!(self.closing, Closing::Open) => self.refer(&to, material, s),
+            LegCommand::Accept => {
+                if let Some(asked) = self.asked.take() {
+                    let first = self.notifier.is_none();
+                    self.notifier = Some(asked.accept(first, &mut self.dialog, &mut self.requests, s));
+                }
+            }
+            LegCommand::Decline => self.asked.take().into_iter().for_each(|asked| asked.decline(s)),
+            LegCommand::Report(status) => {
+                if let Some(notifier) = &mut self.notifier {
+                    notifier.tell(status, &mut self.dialog, &mut self.requests, s);
+                }
+            }
             LegCommand::Refer(_)
             | LegCommand::Inform(_)
             | LegCommand::Ring { .. }
@@ -174,9 +194,10 @@ impl Established {
     }
 
     pub(super) fn hang_up(&mut self, cause: Cause, material: &Material, s: &mut Surroundings<'_>) {
-        match (&self.closing, &self.unacked) {
-            (Closing::Open, Some(_)) => self.closing = Closing::Queued(cause, material.clone()),
-            (Closing::Open, None) => {
+        let owes = self.unacked.is_some() || self.notifier.as_ref().is_some_and(Notifier::owes);
+        match (&self.closing, owes) {
+            (Closing::Open, true) => self.closing = Closing::Queued(cause, material.clone()),
+            (Closing::Open, false) => {
                 self.send_bye(cause, material, s);
                 self.closing = Closing::Sent;
             }
@@ -249,6 +270,12 @@ impl Established {
                 let content_type = request.header(HeaderName::ContentType).unwrap_or("").to_owned();
                 let body = Bytes::copy_from_slice(request.body());
                 s.out.push(Out::Event(LegEvent::Informed(Info { content_type, body })));
+            }
+            (Some(Method::Refer), Closing::Open) if self.asked.is_none() => {
+                if let Some((asked, referral)) = Asked::read(request, key, s) {
+                    self.asked = Some(Box::new(asked));
+                    s.out.push(Out::Event(LegEvent::TransferAsked(Box::new(referral))));
+                }
             }
             (Some(Method::Info), Closing::Queued(..) | Closing::Sent) => respond(request, key, 200, s),
             _ => respond(request, key, sensible_answer(request), s),
@@ -345,7 +372,14 @@ impl Established {
             }
             s.out.push(Out::RemoteChanged);
         }
-        if let Closing::Queued(cause, material) = std::mem::replace(&mut self.closing, Closing::Open) {
+        self.hang_up_at_last(s);
+    }
+
+    /// What the goodbye waited for has come.
+    fn hang_up_at_last(&mut self, s: &mut Surroundings<'_>) {
+        if matches!(self.closing, Closing::Queued(..))
+            && let Closing::Queued(cause, material) = std::mem::replace(&mut self.closing, Closing::Open)
+        {
             self.hang_up(cause, &material, s);
         } else if let Some((to, material)) = self.referrals.release() {
             self.refer(&to, &material, s);
@@ -384,6 +418,7 @@ impl Established {
                 None => self.referrals.answered(status, s),
             },
             Method::Invite if (200..300).contains(&status) => self.repeated_2xx(response, cseq.number, s),
+            Method::Notify => self.notify_answered(&key, status, again, s),
             _ => {}
         }
     }
@@ -399,6 +434,17 @@ impl Established {
         let fork = self.forks.iter_mut().find(|fork| fork.dialog.remote_tag == tag);
         let dialog = fork.map_or(&mut self.dialog, |fork| &mut fork.dialog);
         self.requests.answered(response, source, dialog, s)
+    }
+
+    fn notify_answered(&mut self, key: &ClientKey, status: u16, again: Option<ClientKey>, s: &mut Surroundings<'_>) {
+        let Some(notifier) = self.notifier.as_mut().filter(|notifier| notifier.awaits(key)) else { return };
+        match again {
+            Some(again) => notifier.said_again(again),
+            None => {
+                notifier.answered(status, &mut self.dialog, &mut self.requests, s);
+                self.hang_up_at_last(s);
+            }
+        }
     }
 
     // --- refreshes of ours (RFC 4028 section 10) ---
@@ -496,6 +542,7 @@ impl Established {
         if self.referrals.awaits(key) {
             self.referrals.answered(408, s);
         }
+        self.notify_answered(key, 408, None, s);
         if self.refresh.take_if(|refresh| refresh == key).is_some() {
             self.expired(s);
         }

@@ -7,12 +7,13 @@
 //! - [`uac`]: we sent an INVITE and nobody has answered yet;
 //! - [`established`]: a confirmed dialog, until its last debt is paid;
 //! - [`negotiation`]: offer and answer of this leg; [`keys`]: its SRTP keys; `prack`: reliable provisional responses;
-//!   [`session_timer`]: who refreshes the session; `refer`: REFERs of ours and what becomes of them; `requests`: what
-//!   we ask, and who we are when we are asked.
+//!   [`session_timer`]: who refreshes the session; `refer`: REFERs of ours and what becomes of them; `notifier`: a REFER
+//!   to us, and how it goes; `requests`: what we ask, and who we are when we are asked.
 
 pub mod established;
 pub mod keys;
 pub mod negotiation;
+mod notifier;
 mod prack;
 mod refer;
 mod requests;
@@ -89,6 +90,12 @@ pub enum LegCommand {
     Inform(Info),
     /// Ask the far side to call this URI in our place; the header lines go inside it.
     Refer(String),
+    /// Take on the transfer that the far side asked for: 202.
+    Accept,
+    /// Do not: 603.
+    Decline,
+    /// Tell the far side how the transfer that it asked for goes; a final status is the last word about it.
+    Report(u16),
 }
 
 /// Where a 302 sends the caller.
@@ -169,6 +176,24 @@ pub enum Transfer {
     AcceptedUnconfirmed,
 }
 
+/// What a REFER asks for, in its Refer-To (RFC 3515).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Referral {
+    /// Whom to call: a URI without headers.
+    pub uri: String,
+    /// The headers that stood in the URI, in order, `%HH` undone.
+    pub headers: Vec<(String, String)>,
+    /// Whether it is an INVITE that is asked for.
+    pub invites: bool,
+}
+
+impl Referral {
+    /// The value of the first header of this name, compared without case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+}
+
 /// What a leg tells the call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LegEvent {
@@ -189,6 +214,8 @@ pub enum LegEvent {
     Informed(Info),
     /// Our REFER came on, or to an end.
     TransferProgressed(Transfer),
+    /// The far side asked us to call somebody: it waits for `Accept` or `Decline`.
+    TransferAsked(Box<Referral>),
     /// Last word: the far side refused our INVITE.
     Refused {
         /// Its status.
@@ -282,7 +309,7 @@ pub struct MediaCounters {
 // --- the leg as its holder sees it -------------------------------------------------------------------------------
 
 /// Methods this endpoint serves; the Allow header.
-pub const ALLOW: &str = "INVITE, ACK, BYE, CANCEL, OPTIONS, INFO, PRACK, UPDATE, NOTIFY";
+pub const ALLOW: &str = "INVITE, ACK, BYE, CANCEL, OPTIONS, INFO, PRACK, UPDATE, REFER, NOTIFY";
 /// Option tags this endpoint understands; the Supported header.
 pub const EXTENSIONS: [&str; 3] = ["100rel", "replaces", "timer"];
 

@@ -100,7 +100,14 @@ impl Uas {
                 let refuse = LegCommand::Refuse { status: 480, redirect: None, retry_after: None };
                 self.command(refuse, material, negotiation, s)
             }
-            (LegCommand::Inform(_) | LegCommand::Refer(_), _) => Phase::Invited(self),
+            (
+                LegCommand::Inform(_)
+                | LegCommand::Refer(_)
+                | LegCommand::Accept
+                | LegCommand::Decline
+                | LegCommand::Report(_),
+                _,
+            ) => Phase::Invited(self),
         }
     }
 

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use switchback::b2bua::io::{MediaEvent, OperatorCommand, Question, Records, Transport};
-use switchback::b2bua::settings::{Settings, Trunk};
+use switchback::b2bua::settings::{Peer, Settings, Trunk};
 use switchback::call::record::CallRecord;
 use switchback::call::rules::Matcher;
 use switchback::call::settings::Answer;
@@ -51,6 +51,12 @@ impl Chaos {
         settings.call.max_duration = secs(60);
         let (username, password) = ("switchback".to_owned(), "word".to_owned());
         settings.trunks[0].credentials = Some(Credentials { username, password, realm: None });
+        settings.peers = vec![Peer {
+            from: settings.access.clone(),
+            accept_refer: true,
+            refer_hosts: vec![address(QUEUE).ip().to_string()],
+            credentials: None,
+        }];
         let land = Land::new(seed);
         land.settle(&mut settings);
         if random.percent(50) {
@@ -81,6 +87,9 @@ impl Chaos {
         for index in 0..CALLS {
             set(&mut engine, random.duration(RUSH), Alarm::Call, index);
             set(&mut engine, random.duration(RUSH * 2), Alarm::Mischief, index);
+            if random.percent(30) {
+                set(&mut engine, random.duration(RUSH * 2), Alarm::Refer, index);
+            }
         }
         for _ in 0..random.below(2 * TAKEOVERS) {
             set(&mut engine, random.duration(RUSH * 2), Alarm::TakeOver, 0);
@@ -142,6 +151,7 @@ impl Chaos {
             Alarm::CalleeOffers => callees[index].offers(engine, random),
             Alarm::Mischief => self.mischief(),
             Alarm::TakeOver => self.take_over(),
+            Alarm::Refer => callers[index].refers(engine, random),
             Alarm::Stop => engine.operator(OperatorCommand::Stop),
             Alarm::Reset => engine.reset(address([IVR, CARRIER, SECOND][index])),
             Alarm::Dies => silence(engine, index, 100),

@@ -302,7 +302,12 @@ fn t11_a_refused_answer_is_not_repeated_and_a_stranger_is_told_nothing() {
 fn peer(at: &str) -> Peer {
     let (username, password) = ("switchback".to_owned(), "word".to_owned());
     let credentials = Credentials { username, password, realm: None };
-    Peer { networks: vec![Network { address: address(at).ip(), prefix: 32 }], credentials }
+    Peer {
+        from: vec![Network { address: address(at).ip(), prefix: 32 }],
+        accept_refer: false,
+        refer_hosts: Vec::new(),
+        credentials: Some(credentials),
+    }
 }
 
 #[test]

@@ -40,6 +40,8 @@ pub enum Alarm {
     Mischief,
     /// Another phone of the customers' asks for the place of one of them.
     TakeOver,
+    /// A customer's PBX asks us to call somebody in its place.
+    Refer,
     /// The program is told to stop.
     Stop,
     /// The connection to a party breaks: the customers' for 0, then the carriers'.
@@ -50,7 +52,7 @@ pub enum Alarm {
     Returns,
 }
 
-const ALARMS: [Alarm; 14] = [
+const ALARMS: [Alarm; 15] = [
     Alarm::Call,
     Alarm::Leave,
     Alarm::CallerRepeats,
@@ -61,6 +63,7 @@ const ALARMS: [Alarm; 14] = [
     Alarm::CalleeOffers,
     Alarm::Mischief,
     Alarm::TakeOver,
+    Alarm::Refer,
     Alarm::Stop,
     Alarm::Reset,
     Alarm::Dies,
@@ -308,6 +311,21 @@ impl Caller {
             self.reinvites.push(offer.clone());
         }
         self.ask(engine, offer);
+    }
+
+    /// Asks for somebody else to be called, where there is a call; some leave as soon as they have asked.
+    pub fn refers(&mut self, engine: &mut Engine, random: &mut Random) {
+        if self.over || !self.answered {
+            return;
+        }
+        self.cseq += 1;
+        let to = format!("<sip:desk-{}@{QUEUE}>", self.index);
+        let contact = format!("<sip:ivr@{IVR}>");
+        let refer = self.in_dialog("REFER", self.cseq).with("Contact", contact).with("Refer-To", to);
+        self.ask(engine, refer);
+        if random.percent(30) {
+            self.leave(engine);
+        }
     }
 
     fn sdp(&self) -> String {

@@ -16,10 +16,13 @@ use switchback::call::state::{
     Asking, Bridged, Call, CallState, Collecting, Dialing, Facts, HandingBack, LegStage, Party, Releasing, Requesting,
     UnderWay,
 };
+use switchback::call::succession::Succession;
 use switchback::call::ticket::DialTicket;
 use switchback::call::verdict::{EndedBy, Evidence, Outcome, Phase, Verdict};
 use switchback::call::{CallRef, TransferId};
-use switchback::leg::{Cause, Info, Invitation, LegCommand, LegEvent, LegRole, LostCause, Side, Transfer as Referred};
+use switchback::leg::{
+    Cause, Info, Invitation, LegCommand, LegEvent, LegRole, LostCause, Referral, Side, Transfer as Referred,
+};
 
 use crate::asapp::{NUMBER, active, completed};
 use crate::engine::{UNIX_MS, failure, secs};
@@ -116,6 +119,17 @@ fn states() -> Vec<(&'static str, At)> {
             Call::at(facts, CallState::Bridged(state))
         })
     };
+    let succeeding = |departed: Option<LegEvent>| -> At {
+        Box::new(move |now| {
+            let state = Bridged { transfer: transfer(), party: Party::Accepted, escape: Escape::default() };
+            let customer = if departed.is_some() { Over } else { Up };
+            let mut facts = facts(now, customer, Up, 1);
+            facts.successor = Ringing;
+            facts.succession = Some(Succession { departed: departed.clone() });
+            Call::at(facts, CallState::Bridged(state))
+        })
+    };
+    let gone = LegEvent::HungUp { by: Side::Far, reason: Option::None };
     let collecting = |fetching| -> At {
         Box::new(move |now| {
             let state = Collecting { transfer: transfer(), deadline: now + secs(3), fetching, polls: 1, failures: 0 };
@@ -162,6 +176,8 @@ fn states() -> Vec<(&'static str, At)> {
         ("bridged: doubtful", bridged(Party::Doubtful)),
         ("bridged: accepted", bridged(Party::Accepted)),
         ("bridged: half escaped", escaping()),
+        ("bridged: a successor rings", succeeding(Option::None)),
+        ("bridged: asker gone, successor rings", succeeding(Some(gone))),
         ("collecting: fetching", collecting(true)),
         ("collecting: poll due", collecting(false)),
         ("handing back: dialing", handing_back(dialing_onward(0), Up, Ringing)),
@@ -199,6 +215,7 @@ fn facts(now: Instant, customer: LegStage, genagent: LegStage, dialled: u8) -> F
         genagent,
         onward: LegStage::None,
         successor: LegStage::None,
+        succession: None,
         takeovers: 0,
         heard: false,
         without_context: false,
@@ -216,6 +233,8 @@ fn facts(now: Instant, customer: LegStage, genagent: LegStage, dialled: u8) -> F
 
 fn events() -> Vec<(String, CallEvent)> {
     let mut events = Vec::new();
+    let headers = vec![("X-GA-transfer".to_owned(), "AGENT".to_owned())];
+    let referral = Referral { uri: "sip:desk@pbx.example".into(), headers, invites: true };
     for role in LegRole::ALL {
         let who = name_of(role);
         let info = Info { content_type: "application/dtmf-relay".into(), body: "1".into() };
@@ -227,6 +246,7 @@ fn events() -> Vec<(String, CallEvent)> {
             ("answered", LegEvent::Answered),
             ("reoffered", LegEvent::Reoffered),
             ("sent INFO", LegEvent::Informed(info)),
+            ("asks for a transfer", LegEvent::TransferAsked(Box::new(referral.clone()))),
             ("refused 403", refused(403)),
             ("refused 480", refused(480)),
             ("refused 486", refused(486)),
@@ -366,12 +386,16 @@ fn worded(action: &CallAction, now: Instant) -> String {
                 LegCommand::HangUp(cause) => format!("hang up {}", cause.0),
                 LegCommand::Inform(_) => "INFO".to_owned(),
                 LegCommand::Refer(to) => format!("REFER {to}"),
+                LegCommand::Accept => "accept its transfer".to_owned(),
+                LegCommand::Decline => "decline its transfer".to_owned(),
+                LegCommand::Report(status) => format!("report {status}"),
             };
             format!("{who}: {what}{}", lines(carry))
         }
         CallAction::Dial(_) => "dial".to_owned(),
         CallAction::Onward { target, member, carry } => format!("dial {target} {member}{}", lines(carry)),
         CallAction::ChangeHands => "change hands".to_owned(),
+        CallAction::CallSuccessor(referral) => format!("call {} as successor", referral.uri),
         CallAction::Abandon(role) => format!("abandon {}", name_of(*role)),
         CallAction::FellBack(reason, rung) => format!("fell back by {rung}: {}", reason.as_str()),
         CallAction::Create(transfer, at) => {
