@@ -233,7 +233,7 @@ fn pure_folders_look_downwards() {
 #[test]
 fn the_call_knows_of_the_leg_its_vocabulary() {
     let commands_and_events = ["LegRole", "LegCommand", "LegEvent"];
-    let their_fields = ["Cause", "Info", "Invitation", "LostCause", "MediaCounters", "Side"];
+    let their_fields = ["Cause", "Info", "Invitation", "LostCause", "MediaCounters", "Mos", "Quality", "Side"];
     let vocabulary = [&commands_and_events[..], &their_fields[..]].concat();
     forbid(
         "call uses from leg only LegRole, LegCommand, LegEvent and the types of their fields",
@@ -263,6 +263,8 @@ fn adapters_know_the_boundary_and_not_each_other() {
         "call::TransferId",
         "leg::LegRole",
         "leg::MediaCounters",
+        "leg::Mos",
+        "leg::Quality",
         "clock",
     ];
     forbid(
@@ -282,9 +284,10 @@ fn adapters_know_the_boundary_and_not_each_other() {
 
 #[test]
 fn one_crate_has_one_door() {
-    let doors: [(&str, &[&str]); 18] = [
+    let doors: [(&str, &[&str]); 19] = [
         ("rsip", &["sip/message", "demo"]),
         ("rtp_rs", &["media", "demo"]),
+        ("rtcp_types", &["media/quality"]),
         ("reqwest", &["asapp", "demo"]),
         ("rustls", &["asapp", "demo", "app", "driver/tls"]),
         ("tokio_rustls", &["driver/tls"]),

@@ -196,7 +196,7 @@ impl B2bua {
             sound: None,
             record: None,
         };
-        *entry.side_mut(LegRole::Customer) = Side { leg: Some(customer), pair: Some(customer_pair), media: None };
+        *entry.side_mut(LegRole::Customer) = Side { leg: Some(customer), pair: Some(customer_pair), ..Side::default() };
         self.calls.insert(reference, entry);
         self.act(now, reference, actions);
     }
@@ -538,7 +538,7 @@ impl B2bua {
         self.add_leg(id, leg, tag, role, call, pair);
         self.legs.entry(id).and_modify(|entry| (entry.way, entry.number) = way.unzip());
         if let Some(entry) = self.calls.get_mut(&call) {
-            *entry.side_mut(role) = Side { leg: Some(id), pair: Some(pair), media: None };
+            *entry.side_mut(role) = Side { leg: Some(id), pair: Some(pair), ..Side::default() };
         }
         self.work.extend(out.into_iter().map(|wanted| (id, wanted)));
         self.work_off(now);
@@ -740,6 +740,14 @@ impl B2bua {
     fn close_media(&mut self, pair: PortPair, call: CallRef) {
         if self.ports.take_back(pair, call) {
             self.outputs.push_back(Output::Media(MediaCommand::Close(pair)));
+        }
+    }
+
+    pub(super) fn media_counted(&mut self, pair: PortPair, counters: MediaCounters) {
+        let Some(call) = self.ports.owner(pair) else { return };
+        let Some(entry) = self.calls.get_mut(&call) else { return };
+        if let Some(side) = entry.sides.iter_mut().find(|side| side.pair == Some(pair)) {
+            side.so_far = Some(counters);
         }
     }
 

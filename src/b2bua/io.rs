@@ -214,6 +214,8 @@ pub enum MediaEvent {
     Resumed(PortPair),
     /// The announcement has been sent to its end.
     Played(PortPair),
+    /// The counters of a pair in use, every few seconds.
+    Counted(PortPair, MediaCounters),
     /// The pair is closed; these are its final counters.
     Closed(PortPair, MediaCounters),
     /// Nothing has arrived on the closed pair for the quarantine time: it may be lent again.
@@ -248,4 +250,10 @@ pub struct LiveCall {
     pub customer_call_id: String,
     /// Seconds since the INVITE.
     pub age_seconds: u64,
+    /// Media counters of the customer leg, a few seconds old at most; absent while there are none.
+    pub customer_media: Option<MediaCounters>,
+    /// Those of the GenerativeAgent leg.
+    pub genagent_media: Option<MediaCounters>,
+    /// Those of the onward leg.
+    pub onward_media: Option<MediaCounters>,
 }

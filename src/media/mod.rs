@@ -8,12 +8,14 @@
 //! - [`relay`]: the table of what happens to a packet. Pure.
 //! - [`latch`]: whom a port listens to. Pure.
 //! - [`stream`]: one continuous stream from many sources. Pure.
+//! - [`quality`]: how well it is heard, and reports about it. Pure.
 //! - [`sounds`]: what is heard of ours, from [`tones`] and [`wav`] files. [`ports`]: sockets. [`guard`]: where we never
 //!   send.
 
 pub mod guard;
 pub mod latch;
 pub mod ports;
+pub mod quality;
 pub mod relay;
 pub mod sounds;
 pub mod stream;

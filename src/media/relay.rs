@@ -10,11 +10,15 @@ use std::time::{Duration, Instant};
 use rtp_rs::RtpReader;
 
 use super::latch::{Heard, Latch, Mark, Stale};
+use super::quality::{Ear, REPORT};
 use super::sounds::Sounds;
-use super::stream::{HEADER, Outgoing, is_rtcp, rename_rtcp};
+use super::stream::{HEADER, Outgoing, Position, is_rtcp, rename_rtcp};
 use super::tones::{self, FRAME};
 use crate::b2bua::io::{Law, MediaEvent, PortPair, Sound};
 use crate::leg::MediaCounters;
+
+/// Between two reports of a row's counters.
+const COUNT: Duration = Duration::from_secs(5);
 
 /// A socket of the table: RTP of row `n` is `2n`, its RTCP `2n + 1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,6 +156,11 @@ struct Row {
     /// When something was last accepted.
     heard: Option<Instant>,
     counters: MediaCounters,
+    ear: Ear,
+    /// When the counters are told again.
+    count_due: Option<Instant>,
+    /// Our canonical name in reports (RFC 7022): a new one for each lend.
+    name: u64,
 }
 
 /// The times the table goes by.
@@ -203,6 +212,7 @@ impl Table {
         row.counters.received_packets += 1;
         row.counters.received_octets += packet.len() as u64;
         row.heard = Some(now);
+        row.ear.hear(Position::read(packet), now);
 
         let Feed::Row(peer) = row.feed else { return Step::Drop };
         let peer_row = &mut self.rows[peer];
@@ -250,10 +260,12 @@ impl Table {
         }
         row.counters.received_rtcp += 1;
         row.heard = Some(now);
+        row.ear.read(packet, row.outgoing.ssrc(), now);
 
         let Feed::Row(peer) = row.feed else { return Step::Drop };
         let heard = row.outgoing.renaming();
-        let peer_row = &self.rows[peer];
+        let peer_row = &mut self.rows[peer];
+        peer_row.ear.pass(packet, now);
         rename_rtcp(packet, peer_row.outgoing.renaming(), heard);
         let (out, side) =
             if slot.is_rtp() { (Slot::rtp(peer), peer_row.rtp) } else { (Slot::rtcp(peer), peer_row.rtcp) };
@@ -390,9 +402,39 @@ impl Table {
         let row = &mut self.rows[index];
         let mut stale = std::mem::take(&mut row.stale);
         [row.rtp.source, row.rtcp.source].into_iter().flatten().for_each(|source| stale.note(source, now));
-        let closed = MediaEvent::Closed(row.pair, row.counters);
+        let closed = MediaEvent::Closed(row.pair, row.ear.judge(row.counters));
         *row = Row { stale, life: Life::Draining { closed: now, heard: now }, ..Row::new(row.pair) };
         closed
+    }
+
+    /// The counters of a lent row, when they are due.
+    pub fn count(&mut self, index: usize, now: Instant) -> Option<MediaEvent> {
+        let row = &mut self.rows[index];
+        if row.life != Life::Lent || now < *row.count_due.get_or_insert(now + COUNT) {
+            return None;
+        }
+        row.count_due = Some(now + COUNT);
+        Some(MediaEvent::Counted(row.pair, row.ear.judge(row.counters)))
+    }
+
+    /// Writes a report about the sound of ours that the row's far side hears, when one is due; its octets, and where
+    /// it goes. `unix` is the time of day.
+    pub fn own_report(
+        &mut self,
+        index: usize,
+        packet: &mut [u8; REPORT],
+        unix: Duration,
+        now: Instant,
+    ) -> Option<(usize, SocketAddr)> {
+        let sounding = self.is_sounding(index);
+        let row = &mut self.rows[index];
+        if !row.ear.is_due(sounding, rand::random(), now) {
+            return None;
+        }
+        let (target, position) = (row.rtcp.target?, row.outgoing.position(now)?);
+        let name = format!("{:016x}", row.name);
+        let length = row.ear.report(position, &row.counters, &name, unix, now, packet);
+        (length > 0).then_some((length, target))
     }
 
     /// The coarse look at one row: silence, sound again, quiet.
@@ -430,6 +472,9 @@ impl Row {
             watch: None,
             heard: None,
             counters: MediaCounters::default(),
+            ear: Ear::default(),
+            count_due: None,
+            name: rand::random(),
         }
     }
 

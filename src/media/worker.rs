@@ -17,12 +17,13 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::guard::Guard;
 use super::ports::Socket;
+use super::quality::REPORT;
 use super::relay::{Notice, Slot, Step, Table};
 use super::stream::HEADER;
 use super::tones::FRAME;
 use super::{MediaError, MediaSettings};
-use crate::b2bua::io::{Family, MediaCommand, MediaEvent, PortPair};
-use crate::clock::now;
+use crate::b2bua::io::{Epoch, Family, MediaCommand, MediaEvent, PortPair};
+use crate::clock::{epoch, now};
 
 /// Wake-ups handled before the clock is read again: at 10 µs a packet, 2.5 ms.
 const BATCH: usize = 256;
@@ -59,6 +60,8 @@ pub struct Worker {
     next_tick: Instant,
     next_look: Instant,
     buffer: Box<[u8]>,
+    /// The time of day, for reports.
+    epoch: Epoch,
     now: Instant,
 }
 
@@ -94,6 +97,7 @@ impl Worker {
             next_tick: started,
             next_look: started,
             buffer: vec![0; LARGEST].into_boxed_slice(),
+            epoch: epoch(),
             now: started,
         })
     }
@@ -284,9 +288,13 @@ impl Worker {
     }
 
     fn look(&mut self) {
+        let unix = Duration::from_millis(self.epoch.unix_ms(self.now).unsigned_abs());
+        let mut report = [0; REPORT];
         for &row in &self.busy {
-            if let Some(event) = self.table.look(row, self.now) {
-                self.tell(event);
+            let events = [self.table.look(row, self.now), self.table.count(row, self.now)];
+            events.into_iter().flatten().for_each(|event| self.tell(event));
+            if let Some((length, target)) = self.table.own_report(row, &mut report, unix, self.now) {
+                self.sockets[Slot::rtcp(row).0].send(&report[..length], target);
             }
         }
         self.busy.retain(|&row| !self.table.is_idle(row));
