@@ -6,6 +6,7 @@
 mod check;
 mod explain;
 mod gather;
+mod profile;
 mod routes;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ use crate::sip::hop::Transport;
 use crate::sip::locate::Place;
 use crate::sip::value::Uri;
 
+pub use profile::Profile;
 pub use trunk::Trunk;
 pub use user::User;
 pub use words::{Advertised, ClientAuth, Destination, Keep, LogFormat, PortRange, Source};
@@ -66,6 +68,8 @@ pub struct Config {
     pub intake: IntakeSettings,
     /// `[context]`
     pub context: ContextSettings,
+    /// `[profile.NAME]`
+    pub profile: BTreeMap<String, Profile>,
     /// `[conversations]`
     pub conversations: Conversations,
     /// `[records]`
@@ -216,6 +220,8 @@ pub struct Asapp {
     pub api_secret: SecretString,
     /// A file with the secret instead.
     pub api_secret_file: Option<PathBuf>,
+    /// GenerativeAgent's static SIP URI; empty: numbers are asked for and dialled.
+    pub sip_uri: String,
     /// Country of the numbers asked for.
     pub country: String,
     /// E.164 prefixes a transfer number may have.
@@ -311,6 +317,8 @@ pub struct Target {
     /// How long each URI may ring.
     #[serde(with = "words::span")]
     pub ring_limit: Duration,
+    /// What is sent there, one of `[profile.NAME]`.
+    pub profile: Option<String>,
 }
 
 /// What is remembered of conversations; the meaning of each is in [`ConversationSettings`].
@@ -445,6 +453,7 @@ impl Config {
             product: sip.product.clone(),
             access: sip.access.clone(),
             unlisted: sip.unlisted,
+            profiles: self.peers(),
             challenge: sip.challenge.clone(),
             realm: sip.realm.clone(),
             users: user.iter().map(|(name, user)| user.core(name)).collect(),
@@ -477,9 +486,15 @@ impl Config {
         }
     }
 
+    fn peers(&self) -> Vec<(Network, String)> {
+        let rows = self.profile.iter();
+        rows.flat_map(|(name, row)| row.peers.iter().map(|network| (*network, name.clone()))).collect()
+    }
+
     fn call_settings(&self) -> CallSettings {
         let call = &self.call;
         CallSettings {
+            sip_uri: Some(self.asapp.sip_uri.clone()).filter(|uri| !uri.is_empty()),
             country: self.asapp.country.clone(),
             number_prefixes: self.asapp.number_prefixes.clone(),
             barred_prefixes: self.asapp.barred_prefixes.clone(),
@@ -509,6 +524,7 @@ impl Config {
                 .map_or(Duration::ZERO, |_| self.sounds.announcement_limit),
             intake: self.intake.clone(),
             context: self.context.clone(),
+            profiles: self.profile.iter().map(|(name, row)| (name.clone(), row.context.clone())).collect(),
         }
     }
 
@@ -571,7 +587,7 @@ impl Media {
 
 impl Target {
     fn core(&self) -> CoreTarget {
-        CoreTarget { uris: self.uri.clone(), ring_limit: self.ring_limit }
+        CoreTarget { uris: self.uri.clone(), ring_limit: self.ring_limit, profile: self.profile.clone() }
     }
 
     /// Where each of its URIs is found, and whose certificate counts there; without those that are no place.
@@ -595,7 +611,7 @@ impl Target {
 impl Default for Target {
     fn default() -> Self {
         let ring_limit = CallSettings::default().ring_limit;
-        Self { uri: Vec::new(), address: None, transport: None, ring_limit }
+        Self { uri: Vec::new(), address: None, transport: None, ring_limit, profile: None }
     }
 }
 
@@ -663,6 +679,7 @@ impl Default for Asapp {
             api_id_file: None,
             api_secret: SecretString::default(),
             api_secret_file: None,
+            sip_uri: String::new(),
             country: call.country,
             number_prefixes: call.number_prefixes,
             barred_prefixes: call.barred_prefixes,

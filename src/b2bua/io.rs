@@ -10,7 +10,9 @@ use serde::Serialize;
 
 pub use super::memory::{Change, Erasure, Kept, Remembered};
 pub use super::places::Look;
-pub use crate::call::asapp::{ApiFailure, CreateTransfer, FailureClass, OutputContext, Transfer, TransferStatus};
+pub use crate::call::asapp::{
+    ApiFailure, CreateTransfer, FailureClass, OutputContext, Transfer, TransferKind, TransferStatus,
+};
 pub use crate::call::context::PublishedContext;
 pub use crate::call::event::Sound;
 pub use crate::call::intake::LaidDown;

@@ -35,6 +35,7 @@ use crate::call::event::{CallEvent, CallTimer};
 use crate::call::record::CallRecord;
 use crate::call::settings::CallSettings;
 use crate::call::state::Call;
+use crate::call::ticket::Callee;
 use crate::call::verdict::NotConnected;
 use crate::call::{CallRef, TransferId};
 use crate::leg::{Leg, LegRole, LegTimer, MediaCounters, Out, Surroundings};
@@ -93,8 +94,8 @@ struct LegEntry {
     pair: PortPair,
     /// The trunk's address it was dialled at.
     way: Option<Way>,
-    /// The number it was dialled at.
-    number: Option<String>,
+    /// Whom it was dialled to by a ticket.
+    callee: Option<Callee>,
     /// Whether anything beyond 100 Trying has come back.
     heard: bool,
     /// Where its INVITE came from, if it came to us.

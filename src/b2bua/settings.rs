@@ -31,6 +31,8 @@ pub struct Settings {
     pub access: Vec<Network>,
     /// What an unlisted source hears.
     pub unlisted: Unlisted,
+    /// Which profile of `call.profiles` whoever calls from a network has; of several the smallest network counts.
+    pub profiles: Vec<(Network, String)>,
     /// Who of those on the access list must say who it is before it may begin anything. Empty: nobody.
     pub challenge: Vec<Network>,
     /// The realm they are asked for.
@@ -114,6 +116,8 @@ pub struct Trunk {
     pub redirects: Vec<IpAddr>,
     /// The interval of our registration there; zero: none.
     pub register: Duration,
+    /// The profile of customers whose calls come from there.
+    pub profile: Option<String>,
 }
 
 /// Where one URI of a target is reached.
@@ -158,6 +162,7 @@ impl Default for Trunk {
             max_calls_per_minute: 0,
             redirects: Vec::new(),
             register: Duration::ZERO,
+            profile: None,
         }
     }
 }
@@ -332,6 +337,7 @@ impl Default for Settings {
             product: concat!("switchback/", env!("CARGO_PKG_VERSION")).to_owned(),
             access: Vec::new(),
             unlisted: Unlisted::Drop,
+            profiles: Vec::new(),
             challenge: Vec::new(),
             realm: "switchback".to_owned(),
             users: Vec::new(),

@@ -149,6 +149,12 @@ impl Trunks {
         self.heard.contains(&address)
     }
 
+    /// The settings of the trunk that has a server at this address now.
+    pub fn settings_at(&self, address: IpAddr) -> Option<&Trunk> {
+        let here = |line: &&Line| line.members.iter().any(|member| member.hop.ip() == address);
+        self.lines.iter().find(here).map(|line| line.settings.as_ref())
+    }
+
     // --- finding them ---
 
     /// Looks for every trunk whose time has come.

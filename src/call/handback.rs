@@ -12,7 +12,7 @@ use super::rules::Rung;
 use super::state::{CallState, Facts, HandingBack, LegStage, Releasing, UnderWay};
 use super::step::{Actions, end, released, unused};
 use super::verdict::{EndedBy, Outcome, Phase, Verdict};
-use crate::leg::{Cause, LegCommand, LegEvent, LegRole, LostCause, Side};
+use crate::leg::{Cause, LegCommand, LegEvent, LegRole, LostCause, Redirect, Side};
 
 /// Looks for the rule that fits and begins its ladder; enters [`CallState::HandingBack`].
 pub(super) fn hand_back(facts: &mut Facts, verdict: Verdict, now: Instant, actions: &mut Actions) -> CallState {
@@ -30,7 +30,7 @@ pub(super) fn hand_back(facts: &mut Facts, verdict: Verdict, now: Instant, actio
 fn climb(facts: &mut Facts, mut state: HandingBack, now: Instant, actions: &mut Actions) -> CallState {
     let refuse = |status, redirect| LegCommand::Refuse { status, redirect, retry_after: None };
     let (rung, command) = match state.ladder.pop_front() {
-        Some(Rung::Bye) => (Rung::Bye, LegCommand::HangUp(Cause::NORMAL)),
+        Some(Rung::Bye) => (Rung::Bye, LegCommand::HangUp(facts.cause(state.verdict.outcome))),
         Some(Rung::Dial(target)) => return dial(facts, state, target, 0, now, actions),
         Some(Rung::Refuse(status)) => (Rung::Refuse(status), refuse(status, None)),
         Some(Rung::Redirect(target)) => {
@@ -38,7 +38,8 @@ fn climb(facts: &mut Facts, mut state: HandingBack, now: Instant, actions: &mut 
             let Some(uri) = row.and_then(|row| row.uris.first().cloned()) else {
                 return climb(facts, state, now, actions);
             };
-            (Rung::Redirect(target), refuse(302, Some(uri)))
+            let with_headers = facts.profile().contact_headers;
+            (Rung::Redirect(target), refuse(302, Some(Redirect { uri, with_headers })))
         }
         None if facts.customer == LegStage::Up && announces(facts) => return announce(facts, state, now, actions),
         None if facts.customer == LegStage::Up => (Rung::Bye, LegCommand::HangUp(state.cause)),
@@ -271,7 +272,7 @@ fn dismissed(
     actions: &mut Actions,
 ) -> CallState {
     facts.hang_up(LegRole::Onward, cause, actions);
-    let carry = Carry::reference(&facts.reference, &facts.settings.context).with_reason(why);
+    let carry = Carry::reference(&facts.reference, facts.profile()).with_reason(why);
     actions.push(CallAction::Leg(LegRole::Customer, facts.farewell(why), carry));
     let_go(facts, state, EndedBy::Us, now, actions)
 }

@@ -5,6 +5,7 @@ pub mod context;
 pub mod event;
 mod handback;
 pub mod intake;
+mod packing;
 pub mod record;
 pub mod rules;
 pub mod settings;

@@ -231,7 +231,7 @@ pub(super) fn unused(answer: &Result<Transfer, ApiFailure>, actions: &mut Action
 
 /// Turns the API's answer into a ticket and dials it at once; enters [`CallState::Dialing`].
 fn dial(facts: &mut Facts, state: Requesting, transfer: &Transfer, now: Instant, actions: &mut Actions) -> CallState {
-    match DialTicket::issue(transfer, &facts.settings, state.asked) {
+    match DialTicket::issue(&state.transfer, transfer, &facts.settings, state.asked) {
         Ok(ticket) if ticket.guard() <= now => came_too_late(facts, &state, now, actions),
         Ok(ticket) => {
             let guard = ticket.guard();
@@ -665,7 +665,7 @@ fn dismissed(
     actions: &mut Actions,
 ) -> CallState {
     let verdict = facts.verdict(outcome, EndedBy::Us, phase);
-    let carry = facts.context(outcome, &facts.settings.context).with_reason(outcome);
+    let carry = facts.context(outcome, facts.profile()).with_reason(outcome);
     actions.push(CallAction::Leg(LegRole::Customer, facts.farewell(outcome), carry));
     release(facts, verdict, fetching, now, actions)
 }

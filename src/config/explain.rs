@@ -35,14 +35,17 @@ fn story(config: &Config, to: &mut String) -> std::fmt::Result {
     writeln!(to, "  At most {} calls, {} new ones a second; above that 503.", sip.max_calls, sip.max_calls_per_second)?;
     writeln!(
         to,
-        "  The customer hears {} while we ask {} for a number in {} and dial it.",
+        "  The customer hears {} while we ask {} for {} and dial it.",
         match (call.answer, call.ringing) {
             (Answer::First, _) => "our ringing tone, being answered at once,",
             (Answer::OnBridge, Ringing::Local) => "the caller's own ringing tone (180)",
             (Answer::OnBridge, Ringing::EarlyMedia) => "our ringing tone (183)",
         },
         asapp.base_url,
-        asapp.country
+        match asapp.sip_uri.as_str() {
+            "" => format!("a number in {}", asapp.country),
+            uri => format!("a transfer to {uri}"),
+        }
     )?;
     writeln!(to, "  Asking may take {budget}, in at most {} attempts.", call.max_attempts)?;
     writeln!(to, "  The number is dialled, never later than {margin} before it expires, and may ring {ring}. Over:")?;

@@ -69,6 +69,8 @@ pub struct Trunk {
     /// The interval of our registration.
     #[serde(with = "words::span")]
     pub register: Duration,
+    /// What customers whose calls come from there are sent back with, one of `[profile.NAME]`.
+    pub profile: Option<String>,
 }
 
 impl Default for Trunk {
@@ -97,6 +99,7 @@ impl Default for Trunk {
             max_calls_per_minute: core.max_calls_per_minute,
             redirects: core.redirects,
             register: core.register,
+            profile: None,
         }
     }
 }
@@ -133,6 +136,7 @@ impl Trunk {
             max_calls_per_minute: self.max_calls_per_minute,
             redirects: self.redirects.clone(),
             register: self.register,
+            profile: self.profile.clone(),
         }
     }
 }

@@ -37,6 +37,7 @@ mod operator;
 mod orders;
 mod outbound;
 mod peer;
+mod profiles;
 mod provisional;
 mod races;
 mod random;

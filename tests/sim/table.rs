@@ -81,8 +81,9 @@ fn states() -> Vec<(&'static str, At)> {
     };
     let dialing = |dialled, unheard: bool| -> At {
         Box::new(move |now| {
-            let ticket = DialTicket::issue(&active(NUMBER, secs(60)), &CallSettings::default(), now).ok();
-            let state = Dialing { transfer: transfer(), guard: now + secs(55), ticket: ticket.filter(|_| unheard) };
+            let (id, number) = (transfer(), active(NUMBER, secs(60)));
+            let ticket = DialTicket::issue(&id, &number, &CallSettings::default(), now).ok();
+            let state = Dialing { transfer: id, guard: now + secs(55), ticket: ticket.filter(|_| unheard) };
             Call::at(facts(now, Ringing, Ringing, dialled), CallState::Dialing(state))
         })
     };
@@ -160,7 +161,7 @@ fn states() -> Vec<(&'static str, At)> {
 
 fn facts(now: Instant, customer: LegStage, genagent: LegStage, dialled: u8) -> Facts {
     let uris = ["sip:queue@pbx.example", "sip:next@pbx.example"].map(str::to_owned).into();
-    let targets = [("queue".to_owned(), Target { uris, ring_limit: secs(20) })].into();
+    let targets = [("queue".to_owned(), Target { uris, ring_limit: secs(20), profile: None })].into();
     let settings = Arc::new(CallSettings { targets, retry_without_context: true, ..CallSettings::default() });
     let invitation = Invitation { call_id: "1@ivr".into(), ..Invitation::default() };
     let mut facts = Facts {
