@@ -267,17 +267,15 @@ impl Table {
         let peer_row = &mut self.rows[peer];
         peer_row.ear.pass(packet, now);
         rename_rtcp(packet, peer_row.outgoing.renaming(), heard);
-        let (out, side) =
-            if slot.is_rtp() { (Slot::rtp(peer), peer_row.rtp) } else { (Slot::rtcp(peer), peer_row.rtcp) };
-        side.target.map_or(Step::Drop, |target| Step::Forward(out, target))
+        peer_row.rtcp_way(peer).map_or(Step::Drop, |(out, target)| Step::Forward(out, target))
     }
 
     /// Counts a packet the kernel took.
-    pub fn sent(&mut self, slot: Slot, octets: usize) {
-        if slot.is_rtp() {
+    pub fn sent(&mut self, slot: Slot, packet: &[u8]) {
+        if slot.is_rtp() && !is_rtcp(packet) {
             let counters = &mut self.rows[slot.row()].counters;
             counters.sent_packets += 1;
-            counters.sent_octets += octets as u64;
+            counters.sent_octets += packet.len() as u64;
         }
     }
 
@@ -417,7 +415,7 @@ impl Table {
         Some(MediaEvent::Counted(row.pair, row.ear.judge(row.counters)))
     }
 
-    /// Writes a report about the sound of ours that the row's far side hears, when one is due; its octets, and where
+    /// Writes a report about the sound of ours that the row's far side hears, when one is due; its octets, and the way
     /// it goes. `unix` is the time of day.
     pub fn own_report(
         &mut self,
@@ -425,16 +423,16 @@ impl Table {
         packet: &mut [u8; REPORT],
         unix: Duration,
         now: Instant,
-    ) -> Option<(usize, SocketAddr)> {
+    ) -> Option<(usize, Slot, SocketAddr)> {
         let sounding = self.is_sounding(index);
         let row = &mut self.rows[index];
         if !row.ear.is_due(sounding, rand::random(), now) {
             return None;
         }
-        let (target, position) = (row.rtcp.target?, row.outgoing.position(now)?);
+        let ((slot, target), position) = (row.rtcp_way(index)?, row.outgoing.position(now)?);
         let name = format!("{:016x}", row.name);
         let length = row.ear.report(position, &row.counters, &name, unix, now, packet);
-        (length > 0).then_some((length, target))
+        (length > 0).then_some((length, slot, target))
     }
 
     /// The coarse look at one row: silence, sound again, quiet.
@@ -476,6 +474,13 @@ impl Row {
             count_due: None,
             name: rand::random(),
         }
+    }
+
+    /// The way of RTCP to its far side: beside the RTP, or with it where one port was agreed on (RFC 5761).
+    fn rtcp_way(&self, index: usize) -> Option<(Slot, SocketAddr)> {
+        let muxed = self.rtp.announced.is_some() && self.rtcp.announced == self.rtp.announced;
+        let (slot, side) = if muxed { (Slot::rtp(index), self.rtp) } else { (Slot::rtcp(index), self.rtcp) };
+        side.target.map(|target| (slot, target))
     }
 
     /// Whether its far side is sent what another row feeds it.
@@ -635,6 +640,20 @@ mod tests {
         assert_ne!(scene.report(0, "192.0.2.1:9999"), Step::Drop);
         assert_eq!(scene.report(0, "192.0.2.1:9998"), Step::Drop, "one is known");
         assert_ne!(scene.report(0, "192.0.2.1:4001"), Step::Drop, "the announced one always");
+    }
+
+    #[test]
+    fn m8_rtcp_goes_where_each_side_wants_it() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        let muxed = address("192.0.2.1:4000");
+        scene.table.expect(0, Some(muxed), Some(muxed), scene.now);
+        assert!(scene.passes(0, "192.0.2.1:4000"));
+        assert_eq!(scene.report(1, "192.0.2.2:5001"), Step::Forward(Slot::rtp(0), muxed), "with its RTP");
+        let mut report = [0x80, 201, 0, 1, 0, 0, 0, 7];
+        let step = scene.table.step(Slot::rtp(0), muxed, &mut report, scene.now);
+        assert_eq!(step, Step::Forward(Slot::rtcp(1), address("192.0.2.2:5001")), "beside its RTP");
+        scene.table.sent(Slot::rtp(0), &report);
+        assert_eq!(scene.table.rows[0].counters.sent_packets, 0, "no RTP");
     }
 
     #[test]

@@ -131,7 +131,7 @@ impl Worker {
         if let Step::Forward(out, target) = self.table.step(slot, source, packet, self.now)
             && self.sockets[out.0].send(packet, target)
         {
-            self.table.sent(out, length);
+            self.table.sent(out, packet);
         }
         if !self.table.notices.is_empty() {
             self.heed();
@@ -281,7 +281,7 @@ impl Worker {
             if let Some(target) = self.table.sound(row, &mut packet, self.next_tick)
                 && self.sockets[slot.0].send(&packet, target)
             {
-                self.table.sent(slot, packet.len());
+                self.table.sent(slot, &packet);
             }
         }
         self.heed();
@@ -293,8 +293,8 @@ impl Worker {
         for &row in &self.busy {
             let events = [self.table.look(row, self.now), self.table.count(row, self.now)];
             events.into_iter().flatten().for_each(|event| self.tell(event));
-            if let Some((length, target)) = self.table.own_report(row, &mut report, unix, self.now) {
-                self.sockets[Slot::rtcp(row).0].send(&report[..length], target);
+            if let Some((length, slot, target)) = self.table.own_report(row, &mut report, unix, self.now) {
+                self.sockets[slot.0].send(&report[..length], target);
             }
         }
         self.busy.retain(|&row| !self.table.is_idle(row));
