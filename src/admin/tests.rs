@@ -100,6 +100,9 @@ fn a_call() -> LiveCall {
         conversation: ConversationId("c-1".to_owned()),
         customer_call_id: "a@b".to_owned(),
         age_seconds: 12,
+        customer_media: None,
+        genagent_media: None,
+        onward_media: None,
     }
 }
 

@@ -184,7 +184,7 @@ impl B2bua {
 
     pub(super) fn take_side(&mut self, call: CallRef, role: LegRole, leg: LegId, pair: PortPair) {
         if let Some(entry) = self.calls.get_mut(&call) {
-            *entry.side_mut(role) = Side { leg: Some(leg), pair: Some(pair), media: None };
+            *entry.side_mut(role) = Side { leg: Some(leg), pair: Some(pair), ..Side::default() };
         }
     }
 
@@ -225,7 +225,7 @@ impl B2bua {
             sound: None,
             record: None,
         };
-        *entry.side_mut(LegRole::Customer) = Side { leg: Some(customer), pair: Some(customer_pair), media: None };
+        *entry.side_mut(LegRole::Customer) = Side { leg: Some(customer), pair: Some(customer_pair), ..Side::default() };
         self.calls.insert(reference, entry);
         self.act(now, reference, actions);
     }
@@ -831,6 +831,14 @@ impl B2bua {
     pub(super) fn close_media(&mut self, pair: PortPair, call: CallRef) {
         if self.ports.take_back(pair, call) {
             self.outputs.push_back(Output::Media(MediaCommand::Close(pair)));
+        }
+    }
+
+    pub(super) fn media_counted(&mut self, pair: PortPair, counters: MediaCounters) {
+        let Some(call) = self.ports.owner(pair) else { return };
+        let Some(entry) = self.calls.get_mut(&call) else { return };
+        if let Some(side) = entry.sides.iter_mut().find(|side| side.pair == Some(pair)) {
+            side.so_far = Some(counters);
         }
     }
 

@@ -245,6 +245,8 @@ pub enum MediaEvent {
     Resumed(PortPair),
     /// The announcement has been sent to its end.
     Played(PortPair),
+    /// The counters of a pair in use, every few seconds.
+    Counted(PortPair, MediaCounters),
     /// The far side pressed a key: a telephone event has begun. Once for each press.
     Digit(PortPair, Digit),
     /// The pair is closed; these are its final counters.
@@ -281,4 +283,10 @@ pub struct LiveCall {
     pub customer_call_id: String,
     /// Seconds since the INVITE.
     pub age_seconds: u64,
+    /// Media counters of the customer leg, a few seconds old at most; absent while there are none.
+    pub customer_media: Option<MediaCounters>,
+    /// Those of the GenerativeAgent leg.
+    pub genagent_media: Option<MediaCounters>,
+    /// Those of the onward leg.
+    pub onward_media: Option<MediaCounters>,
 }

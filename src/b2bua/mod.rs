@@ -143,7 +143,10 @@ struct CallEntry {
 struct Side {
     leg: Option<LegId>,
     pair: Option<PortPair>,
+    /// The last counters of a closed pair.
     media: Option<MediaCounters>,
+    /// The newest counters of an open one.
+    so_far: Option<MediaCounters>,
 }
 
 impl LegEntry {
@@ -428,6 +431,7 @@ impl B2bua {
             MediaEvent::Silent(pair) => self.silence(now, pair, true),
             MediaEvent::Resumed(pair) => self.silence(now, pair, false),
             MediaEvent::Played(pair) => self.played(now, pair),
+            MediaEvent::Counted(pair, counters) => self.media_counted(pair, counters),
             MediaEvent::Digit(pair, digit) => self.pressed(now, pair, digit),
             MediaEvent::Closed(pair, counters) => self.media_closed(pair, counters),
             MediaEvent::Quiet(pair) => self.ports.quiet(pair),
@@ -460,7 +464,7 @@ impl B2bua {
 
     /// The calls there are.
     pub fn live_calls(&self, now: Instant) -> Vec<LiveCall> {
-        self.calls.values().map(|entry| live(&entry.call, now)).collect()
+        self.calls.values().map(|entry| live(entry, now)).collect()
     }
 
     /// Why no call can be taken now, if so.
@@ -509,12 +513,17 @@ impl B2bua {
     }
 }
 
-fn live(call: &Call, now: Instant) -> LiveCall {
+fn live(entry: &CallEntry, now: Instant) -> LiveCall {
+    let call = &entry.call;
+    let media = |role| entry.side(role).media.or(entry.side(role).so_far);
     LiveCall {
         call: call.facts.call,
         state: call.state().name(),
         conversation: call.facts.intake.conversation.clone(),
         customer_call_id: call.facts.intake.call_id.clone(),
         age_seconds: now.saturating_duration_since(call.facts.received).as_secs(),
+        customer_media: media(LegRole::Customer),
+        genagent_media: media(LegRole::GenerativeAgent),
+        onward_media: media(LegRole::Onward),
     }
 }

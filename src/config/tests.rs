@@ -295,7 +295,7 @@ fn what_cannot_work_is_refused_with_its_fix() {
         ("asapp.number_prefixes = ['1']", "plus sign"),
         ("peer.pbx.accept_refer = true\npeer.pbx.refer_hosts = ['h']", "peer.pbx is nobody"),
         ("peer.pbx.from = ['192.0.2.10']", "not in sip.access"),
-        ("peer.pbx.refer_hosts = ['a b']", "is no host"),
+        ("sip.access = ['192.0.2.10']\npeer.pbx.from = ['192.0.2.10']\npeer.pbx.refer_hosts = ['a b']", "is no host"),
         ("asapp.barred_prefixes = ['900']", "plus sign"),
         ("asapp.sip_uri = 'genagent@x'", "no SIP URI"),
         ("asapp.country = 'usa'", "two capital letters"),

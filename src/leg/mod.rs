@@ -304,6 +304,33 @@ pub struct MediaCounters {
     pub foreign_packets: u64,
     /// Packets dropped because they were not RTP or RTCP.
     pub invalid_packets: u64,
+    /// How the far side is heard; absent where it said nothing.
+    pub inbound: Option<Quality>,
+    /// How the far side hears, by its own reports (RTCP); absent where it made none.
+    pub outbound: Option<Quality>,
+    /// From us to the far side and back, in microseconds, by its reports.
+    pub round_trip_us: Option<u64>,
+}
+
+/// How one direction of a leg is heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Quality {
+    /// Packets that never came.
+    pub lost_packets: u64,
+    /// Interarrival jitter in microseconds (RFC 3550 section 6.4.1), of samples at 8 kHz.
+    pub jitter_us: u64,
+    /// What people would say of it, were it G.711.
+    pub mos: Mos,
+}
+
+/// A mean opinion score, in hundredths: 100 to 450. Written as a number, 1 to 4.5.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mos(pub u16);
+
+impl Serialize for Mos {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_f64(f64::from(self.0) / 100.0)
+    }
 }
 
 // --- the leg as its holder sees it -------------------------------------------------------------------------------

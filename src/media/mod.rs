@@ -9,6 +9,7 @@
 //! - [`latch`]: whom a port listens to. Pure.
 //! - [`srtp`]: what protects the packets of a pair, before anybody is learned and after everything is decided.
 //! - [`stream`]: one continuous stream from many sources. Pure.
+//! - [`quality`]: how well it is heard, and reports about it. Pure.
 //! - [`digits`]: the keys that people press. Pure.
 //! - [`sounds`]: what is heard of ours, from [`tones`] and [`wav`] files. [`ports`]: sockets. [`guard`]: where we never
 //!   send.
@@ -17,6 +18,7 @@ pub mod digits;
 pub mod guard;
 pub mod latch;
 pub mod ports;
+pub mod quality;
 pub mod relay;
 pub mod sounds;
 pub mod srtp;

@@ -11,11 +11,15 @@ use rtp_rs::RtpReader;
 
 use super::digits::Presses;
 use super::latch::{Heard, Latch, Mark, Stale};
+use super::quality::{Ear, REPORT};
 use super::sounds::Sounds;
-use super::stream::{HEADER, Outgoing, is_rtcp, rename_rtcp};
+use super::stream::{HEADER, Outgoing, Position, is_rtcp, rename_rtcp};
 use super::tones::{self, FRAME};
 use crate::b2bua::io::{Digit, EventTypes, Law, MediaEvent, PortPair, Sound};
 use crate::leg::MediaCounters;
+
+/// Between two reports of a row's counters.
+const COUNT: Duration = Duration::from_secs(5);
 
 /// In the second octet of an RTP header, all but the marker (RFC 3550 section 5.1).
 const PAYLOAD_TYPE: u8 = 0x7f;
@@ -162,6 +166,11 @@ struct Row {
     /// When something was last accepted.
     heard: Option<Instant>,
     counters: MediaCounters,
+    ear: Ear,
+    /// When the counters are told again.
+    count_due: Option<Instant>,
+    /// Our canonical name in reports (RFC 7022): a new one for each lend.
+    name: u64,
 }
 
 /// The times the table goes by.
@@ -213,6 +222,7 @@ impl Table {
         row.counters.received_packets += 1;
         row.counters.received_octets += packet.len() as u64;
         row.heard = Some(now);
+        row.ear.hear(Position::read(packet), now);
         let is_event = row.sends_event(packet);
         if is_event && let Some(digit) = row.presses.hear(packet, now) {
             self.notices.push(Notice::Pressed(row.pair, digit));
@@ -267,14 +277,14 @@ impl Table {
         }
         row.counters.received_rtcp += 1;
         row.heard = Some(now);
+        row.ear.read(packet, row.outgoing.ssrc(), now);
 
         let Feed::Row(peer) = row.feed else { return Step::Drop };
         let heard = row.outgoing.renaming();
-        let peer_row = &self.rows[peer];
+        let peer_row = &mut self.rows[peer];
+        peer_row.ear.pass(packet, now);
         rename_rtcp(packet, peer_row.outgoing.renaming(), heard);
-        let (out, side) =
-            if slot.is_rtp() { (Slot::rtp(peer), peer_row.rtp) } else { (Slot::rtcp(peer), peer_row.rtcp) };
-        side.target.map_or(Step::Drop, |target| Step::Forward(out, target))
+        peer_row.rtcp_way(peer).map_or(Step::Drop, |(out, target)| Step::Forward(out, target))
     }
 
     /// Counts a packet that nobody with the key sent, or that came before.
@@ -288,11 +298,11 @@ impl Table {
     }
 
     /// Counts a packet the kernel took.
-    pub fn sent(&mut self, slot: Slot, octets: usize) {
-        if slot.is_rtp() {
+    pub fn sent(&mut self, slot: Slot, packet: &[u8]) {
+        if slot.is_rtp() && !is_rtcp(packet) {
             let counters = &mut self.rows[slot.row()].counters;
             counters.sent_packets += 1;
-            counters.sent_octets += octets as u64;
+            counters.sent_octets += packet.len() as u64;
         }
     }
 
@@ -422,9 +432,39 @@ impl Table {
         let row = &mut self.rows[index];
         let mut stale = std::mem::take(&mut row.stale);
         [row.rtp.source, row.rtcp.source].into_iter().flatten().for_each(|source| stale.note(source, now));
-        let closed = MediaEvent::Closed(row.pair, row.counters);
+        let closed = MediaEvent::Closed(row.pair, row.ear.judge(row.counters));
         *row = Row { stale, life: Life::Draining { closed: now, heard: now }, ..Row::new(row.pair) };
         closed
+    }
+
+    /// The counters of a lent row, when they are due.
+    pub fn count(&mut self, index: usize, now: Instant) -> Option<MediaEvent> {
+        let row = &mut self.rows[index];
+        if row.life != Life::Lent || now < *row.count_due.get_or_insert(now + COUNT) {
+            return None;
+        }
+        row.count_due = Some(now + COUNT);
+        Some(MediaEvent::Counted(row.pair, row.ear.judge(row.counters)))
+    }
+
+    /// Writes a report about the sound of ours that the row's far side hears, when one is due; its octets, and the way
+    /// it goes. `unix` is the time of day.
+    pub fn own_report(
+        &mut self,
+        index: usize,
+        packet: &mut [u8; REPORT],
+        unix: Duration,
+        now: Instant,
+    ) -> Option<(usize, Slot, SocketAddr)> {
+        let sounding = self.is_sounding(index);
+        let row = &mut self.rows[index];
+        if !row.ear.is_due(sounding, rand::random(), now) {
+            return None;
+        }
+        let ((slot, target), position) = (row.rtcp_way(index)?, row.outgoing.position(now)?);
+        let name = format!("{:016x}", row.name);
+        let length = row.ear.report(position, &row.counters, &name, unix, now, packet);
+        (length > 0).then_some((length, slot, target))
     }
 
     /// The coarse look at one row: silence, sound again, quiet.
@@ -464,7 +504,17 @@ impl Row {
             watch: None,
             heard: None,
             counters: MediaCounters::default(),
+            ear: Ear::default(),
+            count_due: None,
+            name: rand::random(),
         }
+    }
+
+    /// The way of RTCP to its far side: beside the RTP, or with it where one port was agreed on (RFC 5761).
+    fn rtcp_way(&self, index: usize) -> Option<(Slot, SocketAddr)> {
+        let muxed = self.rtp.announced.is_some() && self.rtcp.announced == self.rtp.announced;
+        let (slot, side) = if muxed { (Slot::rtp(index), self.rtp) } else { (Slot::rtcp(index), self.rtcp) };
+        side.target.map(|target| (slot, target))
     }
 
     /// Whether its far side is sent what another row feeds it.
@@ -650,6 +700,20 @@ mod tests {
         assert_ne!(scene.report(0, "192.0.2.1:9999"), Step::Drop);
         assert_eq!(scene.report(0, "192.0.2.1:9998"), Step::Drop, "one is known");
         assert_ne!(scene.report(0, "192.0.2.1:4001"), Step::Drop, "the announced one always");
+    }
+
+    #[test]
+    fn m8_rtcp_goes_where_each_side_wants_it() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        let muxed = address("192.0.2.1:4000");
+        scene.table.expect(0, Some(muxed), Some(muxed), scene.now);
+        assert!(scene.passes(0, "192.0.2.1:4000"));
+        assert_eq!(scene.report(1, "192.0.2.2:5001"), Step::Forward(Slot::rtp(0), muxed), "with its RTP");
+        let mut report = [0x80, 201, 0, 1, 0, 0, 0, 7];
+        let step = scene.table.step(Slot::rtp(0), muxed, &mut report, scene.now);
+        assert_eq!(step, Step::Forward(Slot::rtcp(1), address("192.0.2.2:5001")), "beside its RTP");
+        scene.table.sent(Slot::rtp(0), &report);
+        assert_eq!(scene.table.rows[0].counters.sent_packets, 0, "no RTP");
     }
 
     #[test]

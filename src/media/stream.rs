@@ -111,9 +111,19 @@ impl Outgoing {
     /// itself lasts one frame. `None` when nothing was ever sent.
     fn next(&self, now: Instant) -> Option<Position> {
         let (newest, at) = self.newest?;
-        let passed = (now.saturating_duration_since(at).as_micros() * 8 / 1000) as u32;
-        let step = Position { ssrc: 0, sequence: 1, timestamp: passed.max(FRAME as u32) };
+        let step = Position { ssrc: 0, sequence: 1, timestamp: samples(now, at).max(FRAME as u32) };
         Some(newest.plus(step))
+    }
+
+    /// Where the stream stands now; `None` when nothing was ever sent.
+    pub fn position(&self, now: Instant) -> Option<Position> {
+        let (newest, at) = self.newest?;
+        Some(newest.plus(Position { timestamp: samples(now, at), ..Position::default() }))
+    }
+
+    /// What the far side knows the stream by.
+    pub fn ssrc(&self) -> Option<u32> {
+        self.newest.map(|(newest, _)| newest.ssrc)
     }
 
     /// How the present source's names were changed, for RTCP; `None` when they were not.
@@ -121,6 +131,11 @@ impl Outgoing {
         let from = self.source.filter(|_| self.shift != Position::default())?;
         Some(Renaming { from, to: from.wrapping_add(self.shift.ssrc), shift: self.shift })
     }
+}
+
+/// Samples from one time to another.
+fn samples(now: Instant, then: Instant) -> u32 {
+    (now.saturating_duration_since(then).as_micros() * 8 / 1000) as u32
 }
 
 /// A source renamed: what it calls itself, and what the far side knows it as.

@@ -16,8 +16,8 @@ const NOISE_AMPLITUDE: i32 = 180;
 /// One country's ringing tone: ISO 3166 letters, frequencies in hertz, and milliseconds of tone and of pause by turns.
 struct Ringing(&'static str, &'static [f64], &'static [usize]);
 
-/// As ITU-T E.180 Supplement 2 lists them ("Various tones used in national networks"); the United Kingdom's as in BT's
-/// SIN 350. All are whole frames long.
+/// As telephone equipment for these countries is configured; the register of them is ITU-T E.180 Supplement 2. The United
+/// Kingdom's as in BT's SIN 350. All are whole frames long.
 const RINGING: [Ringing; 13] = [
     Ringing("at", &[420.0], &[1000, 5000]),
     Ringing("be", &[425.0], &[1000, 3000]),

@@ -17,13 +17,14 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::guard::Guard;
 use super::ports::Socket;
+use super::quality::REPORT;
 use super::relay::{Notice, Slot, Step, Table};
 use super::srtp::{Protection, Sealed};
 use super::stream::HEADER;
 use super::tones::FRAME;
 use super::{MediaError, MediaSettings};
-use crate::b2bua::io::{Family, Keys, MediaCommand, MediaEvent, PortPair};
-use crate::clock::now;
+use crate::b2bua::io::{Epoch, Family, Keys, MediaCommand, MediaEvent, PortPair};
+use crate::clock::{epoch, now};
 
 /// Wake-ups handled before the clock is read again: at 10 µs a packet, 2.5 ms.
 const BATCH: usize = 256;
@@ -62,6 +63,8 @@ pub struct Worker {
     next_tick: Instant,
     next_look: Instant,
     buffer: Box<[u8]>,
+    /// The time of day, for reports.
+    epoch: Epoch,
     now: Instant,
 }
 
@@ -98,6 +101,7 @@ impl Worker {
             next_tick: started,
             next_look: started,
             buffer: vec![0; LARGEST].into_boxed_slice(),
+            epoch: epoch(),
             now: started,
         })
     }
@@ -155,7 +159,7 @@ impl Worker {
             }
         };
         if sent {
-            self.table.sent(out, length);
+            self.table.sent(out, &self.buffer[..length]);
         }
     }
 
@@ -328,9 +332,15 @@ impl Worker {
     }
 
     fn look(&mut self) {
-        for &row in &self.busy {
-            if let Some(event) = self.table.look(row, self.now) {
-                self.tell(event);
+        let unix = Duration::from_millis(self.epoch.unix_ms(self.now).unsigned_abs());
+        let mut report = [0; REPORT];
+        for at in 0..self.busy.len() {
+            let row = self.busy[at];
+            let events = [self.table.look(row, self.now), self.table.count(row, self.now)];
+            events.into_iter().flatten().for_each(|event| self.tell(event));
+            if let Some((length, slot, target)) = self.table.own_report(row, &mut report, unix, self.now) {
+                self.buffer[..length].copy_from_slice(&report[..length]);
+                self.send(slot, target, length);
             }
         }
         self.busy.retain(|&row| !self.table.is_idle(row));

@@ -43,6 +43,9 @@ impl Anchor {
                     if at == offer.audio_line {
                         let protocol = if keys.is_empty() { PLAIN } else { offer.protocol() };
                         anchor.audio(out, (protocol, keys), &agreed.formats, &agreed, direction);
+                        if offer.audio.is_muxed() {
+                            out.push_str("a=rtcp-mux\r\n");
+                        }
                     } else {
                         let _ = write!(out, "m={media} 0 {protocol} {their_formats}\r\n");
                     }
@@ -165,6 +168,17 @@ mod tests {
         held.direction = Direction::SendOnly;
         let second = anchor.answer(&offer, &held, &[]).unwrap();
         assert!(second.contains("o=- 7 2 ") && second.contains("a=sendonly"), "{second}");
+    }
+
+    #[test]
+    fn m8_rtcp_mux_is_answered_where_it_is_offered_and_never_offered() {
+        let plain = Session::read(OFFER.as_bytes()).unwrap();
+        let muxed = Session::read(format!("{OFFER}a=rtcp-mux\n").as_bytes()).unwrap();
+        assert_eq!((plain.audio.is_muxed(), muxed.audio.rtcp), (false, muxed.audio.rtp), "a=rtcp is for those without");
+        let accepted = Session::read(ANSWER.as_bytes()).unwrap().audio;
+        assert!(anchor().answer(&muxed, &accepted, &[]).unwrap().ends_with("a=sendrecv\r\na=rtcp-mux\r\n"));
+        assert!(!anchor().answer(&plain, &accepted, &[]).unwrap().contains("rtcp-mux"));
+        assert!(!anchor().offer(&muxed.audio, &[]).contains("rtcp-mux"), "the other leg is another matter");
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl fmt::Display for Family {
 pub struct Audio {
     /// Where its owner wants RTP; `None` for port 0 or the address 0.0.0.0 (RFC 2543 hold).
     pub rtp: Option<SocketAddr>,
-    /// Where its owner wants RTCP.
+    /// Where its owner wants RTCP: the address of its RTP where it wants both on one port (`a=rtcp-mux`, RFC 5761).
     pub rtcp: Option<SocketAddr>,
     /// The family of its address, that of a hold included; `None` for a host name, or none.
     pub family: Option<Family>,
@@ -194,7 +194,8 @@ impl Audio {
         });
         let ip = media.connections.first().or(session.connection.as_ref()).and_then(address);
         let rtp = ip.filter(|ip| !ip.is_unspecified() && media.port != 0).map(|ip| SocketAddr::new(ip, media.port));
-        let rtcp = attributes().find(|a| a.attribute == "rtcp").and_then(|a| rtcp(a, rtp));
+        let muxed = rtp.filter(|_| attributes().any(|a| a.attribute == "rtcp-mux"));
+        let rtcp = muxed.or(attributes().find(|a| a.attribute == "rtcp").and_then(|a| rtcp(a, rtp)));
         Self {
             rtp,
             rtcp: rtcp.or(rtp.map(|rtp| SocketAddr::new(rtp.ip(), rtp.port().saturating_add(1)))),
@@ -239,6 +240,11 @@ impl Audio {
             Some("8") => Some(G711::A),
             _ => None,
         }
+    }
+
+    /// Whether its owner wants RTCP on the port of its RTP.
+    pub fn is_muxed(&self) -> bool {
+        self.rtp.is_some() && self.rtcp == self.rtp
     }
 
     /// Whether its owner wants to hear anything (RFC 3264 section 5.1).

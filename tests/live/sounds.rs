@@ -144,6 +144,60 @@ fn strictly(heard: &[Heard]) {
     assert!(worst < Duration::from_millis(150), "{worst:?}");
 }
 
+/// The customer's RTCP: what came from a relay, answered at once with what a party says that lost one packet of a
+/// hundred and kept each report for 10 ms.
+async fn reports(here: SocketAddr, silence: Duration) -> JoinHandle<Vec<Vec<u8>>> {
+    let socket = UdpSocket::bind(here).await.unwrap();
+    tokio::spawn(async move {
+        let (mut reports, mut buffer) = (Vec::new(), [0; 2048]);
+        while let Ok(received) = timeout(silence, socket.recv_from(&mut buffer)).await {
+            let (length, from) = received.unwrap();
+            let report = buffer[..length].to_vec();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let mut answer = vec![0x81, 201, 0, 7, 0, 0, 0, 77];
+            answer.extend(&report[4..8]); // the stream that is heard
+            answer.extend([3, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 40]); // one lost, a jitter of 5 ms
+            answer.extend(&report[10..14]); // which report is answered
+            answer.extend((65_536_u32 / 100).to_be_bytes());
+            socket.send_to(&answer, from).await.unwrap();
+            reports.push(report);
+        }
+        reports
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn m8_our_sound_comes_with_reports_and_what_the_customer_says_of_it_is_in_the_live_call_and_the_record() {
+    let _machine = crate::heavy::alone().await;
+    let setting = Setting::default().key("call.ringing", "early_media").key("call.verify_after", "0s");
+    let stage = Stage::set(setting).await;
+    let mut scene = Scene::set(&stage).await;
+    let ear = listen(stage.street.at(3, 9000), 3 * SECOND).await;
+    let reports = reports(stage.street.at(3, 9001), 9 * SECOND).await;
+    let customer = scene.calls(&stage);
+    let genagent = timeout(SOON, scene.carrier.accept()).await.unwrap().unwrap();
+    assert!(genagent.respond(180, ""));
+    tokio::time::sleep(Duration::from_millis(8_500)).await;
+    let live = stage.get_json("/v1/calls").await;
+    println!("{}", live[0]["customer_media"]);
+    customer.cancel();
+    let record = stage.verdict().await.1;
+
+    let (heard, reports) = (ear.await.unwrap(), reports.await.unwrap());
+    assert!((2..=5).contains(&reports.len()), "{} reports in 8.5 s", reports.len());
+    for report in &reports {
+        assert_eq!((report[0], report[1], report[29]), (0x80, 200, 202), "a sender report, then SDES: {report:?}");
+        assert_eq!(report[4..8], heard[0].packet[8..12], "of the stream that is heard");
+    }
+    for media in [&live[0]["customer_media"], &record["customer_media"]] {
+        assert_eq!((&media["outbound"]["lost_packets"], &media["outbound"]["jitter_us"]), (&1.into(), &5_000.into()));
+        assert!(media["outbound"]["mos"].as_f64().unwrap() > 4.2, "{media}");
+        assert!(media["round_trip_us"].as_u64().unwrap() < 20_000, "{media}");
+        assert!(media["inbound"].is_null(), "the customer says nothing");
+    }
+    stage.close(&[]).await;
+}
+
 /// What Wireshark says of the same packets.
 fn wireshark(stage: &Stage, heard: &[Heard]) -> Vec<String> {
     let path = stage.path("heard.pcap");

@@ -1,0 +1,384 @@
+//! How well a leg is heard, each way: loss, jitter and round trip as RTCP tells them (RFC 3550 sections 6.4 and A.3,
+//! A.8), and what people would say of it (the E-model, ITU-T G.107). Pure.
+//!
+//! Timestamps count 8 kHz samples, as in [`super::stream`].
+
+use std::time::{Duration, Instant};
+
+use rtcp_types::prelude::*;
+use rtcp_types::{Compound, Packet, ReportBlock, ReportBlockBuilder, Sdes, SdesChunk, SdesItem, SenderReport};
+
+use super::stream::Position;
+use crate::leg::{MediaCounters, Mos, Quality};
+
+/// A sequence number that is further away begins the count anew (RFC 3550 appendix A.1).
+const DROPOUT: u16 = 3000;
+/// Transit times that differ by a second are no jitter: the far side has set its clock.
+const CLOCK_SET: u32 = 8000;
+/// Between two reports of ours, on average and before it is drawn by lot (RFC 3550 section 6.2); half of it before the
+/// first.
+const INTERVAL: Duration = Duration::from_secs(5);
+/// Makes up for what drawing by lot does to the average (RFC 3550 section 6.3.1).
+const COMPENSATION: f64 = 1.218_28;
+/// Octets of the longest report of ours.
+pub const REPORT: usize = 128;
+
+/// What is known of one leg.
+#[derive(Debug, Default)]
+pub struct Ear {
+    reception: Reception,
+    /// The newest sender report of the far side: the middle of its NTP time, and when it came.
+    theirs: Option<(u32, Instant)>,
+    /// The newest one it was sent, ours or its peer's.
+    ours: Option<(u32, Instant)>,
+    /// What the far side last said of the stream it hears: packets lost, jitter in samples.
+    told: Option<(u32, u32)>,
+    round_trip: Option<Duration>,
+    /// When the next report of ours is due; `None` while we are not the source.
+    due: Option<Instant>,
+}
+
+impl Ear {
+    /// RTP has come from the far side.
+    pub fn hear(&mut self, position: Position, now: Instant) {
+        self.reception.hear(position, now);
+    }
+
+    /// RTCP has come from the far side, which hears a stream of this SSRC.
+    pub fn read(&mut self, packet: &[u8], stream: Option<u32>, now: Instant) {
+        for part in Compound::parse(packet).into_iter().flatten().flatten() {
+            match part {
+                Packet::Sr(report) => {
+                    self.theirs = Some((middle(report.ntp_timestamp()), now));
+                    report.report_blocks().for_each(|block| self.read_block(&block, stream, now));
+                }
+                Packet::Rr(report) => report.report_blocks().for_each(|block| self.read_block(&block, stream, now)),
+                _ => {}
+            }
+        }
+    }
+
+    fn read_block(&mut self, block: &ReportBlock<'_>, stream: Option<u32>, now: Instant) {
+        if Some(block.ssrc()) != stream {
+            return;
+        }
+        // Twenty-four bits with a sign: duplicates make it negative.
+        let lost = block.cumulative_lost();
+        self.told = Some((if lost < 0x80_0000 { lost } else { 0 }, block.interarrival_jitter()));
+        if let Some((_, sent)) = self.ours.filter(|(middle, _)| *middle == block.last_sender_report_timestamp()) {
+            let kept = Duration::from_secs_f64(
+                f64::from(block.delay_since_last_sender_report_timestamp()) / f64::from(1 << 16),
+            );
+            self.round_trip = now.saturating_duration_since(sent).checked_sub(kept).or(self.round_trip);
+        }
+    }
+
+    /// RTCP of its peer goes to the far side.
+    pub fn pass(&mut self, packet: &[u8], now: Instant) {
+        for part in Compound::parse(packet).into_iter().flatten().flatten() {
+            if let Packet::Sr(report) = part {
+                self.ours = Some((middle(report.ntp_timestamp()), now));
+            }
+        }
+    }
+
+    /// Whether a report of ours is due, by this lot between 0 and 1.
+    pub fn is_due(&mut self, sounding: bool, lot: f64, now: Instant) -> bool {
+        if !sounding {
+            self.due = None;
+            return false;
+        }
+        let drawn = INTERVAL.mul_f64((0.5 + lot) / COMPENSATION);
+        let due = *self.due.get_or_insert(now + drawn / 2);
+        if now >= due {
+            self.due = Some(now + drawn);
+        }
+        now >= due
+    }
+
+    /// Writes a sender report and who we are; the octets of it, or none where it does not fit.
+    pub fn report(
+        &mut self,
+        stream: Position,
+        sent: &MediaCounters,
+        name: &str,
+        unix: Duration,
+        now: Instant,
+        out: &mut [u8; REPORT],
+    ) -> usize {
+        const HEADER: u64 = super::stream::HEADER as u64;
+        const UNIX_IN_NTP: u64 = 2_208_988_800;
+        let fraction = (u64::from(unix.subsec_nanos()) << 32) / 1_000_000_000;
+        let ntp = ((unix.as_secs() + UNIX_IN_NTP) << 32) | fraction;
+        let octets = sent.sent_octets.saturating_sub(HEADER * sent.sent_packets);
+        let mut report = SenderReport::builder(stream.ssrc)
+            .ntp_timestamp(ntp)
+            .rtp_timestamp(stream.timestamp)
+            .packet_count(sent.sent_packets as u32)
+            .octet_count(octets as u32);
+        if let Some(block) = self.block(now) {
+            report = report.add_report_block(block);
+        }
+        let names = SdesChunk::builder(stream.ssrc).add_item(SdesItem::builder(SdesItem::CNAME, name));
+        let whole = Compound::builder().add_packet(report).add_packet(Sdes::builder().add_chunk(names));
+        self.ours = Some((middle(ntp), now));
+        whole.write_into(out).unwrap_or(0)
+    }
+
+    /// What we say of the far side's stream.
+    fn block(&mut self, now: Instant) -> Option<ReportBlockBuilder> {
+        let ssrc = self.reception.ssrc?;
+        let (last, delay) = self.theirs.map_or((0, 0), |(middle, at)| {
+            (middle, (now.saturating_duration_since(at).as_secs_f64() * f64::from(1 << 16)) as u32)
+        });
+        Some(
+            ReportBlock::builder(ssrc)
+                .fraction_lost(self.reception.fraction_lost())
+                .cumulative_lost(self.reception.lost().min(0x7f_ffff) as u32)
+                .extended_sequence_number(self.reception.highest)
+                .interarrival_jitter(self.reception.jitter >> 4)
+                .last_sender_report_timestamp(last)
+                .delay_since_last_sender_report_timestamp(delay),
+        )
+    }
+
+    /// These counters, and how it sounds.
+    pub fn judge(&self, counters: MediaCounters) -> MediaCounters {
+        let delay = self.round_trip.unwrap_or_default() / 2;
+        let heard = self
+            .reception
+            .ssrc
+            .map(|_| quality(self.reception.lost(), self.reception.expected(), self.reception.jitter >> 4, delay));
+        let told = self.told.map(|(lost, jitter)| quality(lost.into(), counters.sent_packets, jitter, delay));
+        MediaCounters {
+            inbound: heard,
+            outbound: told,
+            round_trip_us: self.round_trip.map(|time| time.as_micros() as u64),
+            ..counters
+        }
+    }
+}
+
+/// What arrives from the far side.
+#[derive(Debug, Default)]
+struct Reception {
+    ssrc: Option<u32>,
+    began: Option<Instant>,
+    /// Sequence number with which the present count began, and the highest one, both with their wraps.
+    first: u32,
+    highest: u32,
+    received: u64,
+    /// Expected and received before the present count.
+    before: (u64, u64),
+    /// Expected and received when we last reported.
+    reported: (u64, u64),
+    /// The newest timestamp, and the time its packet was under way as far as the clocks tell.
+    newest: Option<(u32, u32)>,
+    /// In sixteenths of a sample.
+    jitter: u32,
+}
+
+impl Reception {
+    fn hear(&mut self, position: Position, now: Instant) {
+        let ahead = position.sequence.wrapping_sub(self.highest as u16);
+        let far = DROPOUT < ahead && ahead < DROPOUT.wrapping_neg();
+        if self.ssrc != Some(position.ssrc) || far {
+            self.before = (self.expected(), self.before.1 + self.received);
+            (self.first, self.highest) = (position.sequence.into(), position.sequence.into());
+            (self.ssrc, self.received, self.newest) = (Some(position.ssrc), 0, None);
+        } else if ahead < DROPOUT {
+            self.highest = self.highest.wrapping_add(ahead.into());
+        }
+        self.received += 1;
+        self.time(position.timestamp, now);
+    }
+
+    /// Packets that share a timestamp, such as those of a telephone event (RFC 4733), say nothing of the network.
+    fn time(&mut self, timestamp: u32, now: Instant) {
+        if self.newest.is_some_and(|(newest, _)| newest == timestamp) {
+            return;
+        }
+        let began = *self.began.get_or_insert(now);
+        let arrived = (now.saturating_duration_since(began).as_micros() * 8 / 1000) as u32;
+        let transit = arrived.wrapping_sub(timestamp);
+        if let Some((_, before)) = self.newest {
+            let differs = (transit.wrapping_sub(before) as i32).unsigned_abs();
+            if differs < CLOCK_SET {
+                self.jitter = (self.jitter + differs).saturating_sub((self.jitter + 8) >> 4);
+            }
+        }
+        self.newest = Some((timestamp, transit));
+    }
+
+    fn expected(&self) -> u64 {
+        let run = if self.received == 0 { 0 } else { u64::from(self.highest.wrapping_sub(self.first)) + 1 };
+        self.before.0 + run
+    }
+
+    fn lost(&self) -> u64 {
+        self.expected().saturating_sub(self.before.1 + self.received)
+    }
+
+    /// Of 256 packets since the last report, how many were lost.
+    fn fraction_lost(&mut self) -> u8 {
+        let now = (self.expected(), self.before.1 + self.received);
+        let before = std::mem::replace(&mut self.reported, now);
+        let (expected, received) = (now.0 - before.0, now.1 - before.1);
+        (256 * expected.saturating_sub(received)).checked_div(expected).unwrap_or(0).min(255) as u8
+    }
+}
+
+fn quality(lost: u64, of: u64, jitter: u32, delay: Duration) -> Quality {
+    let jitter = Duration::from_micros(u64::from(jitter) * 125);
+    let share = if of == 0 { 0.0 } else { (lost as f64 / of as f64).min(1.0) };
+    // A packet of 20 ms, and a buffer at the far end that holds twice the jitter.
+    let mouth_to_ear = delay + Duration::from_millis(20) + 2 * jitter;
+    Quality { lost_packets: lost, jitter_us: jitter.as_micros() as u64, mos: mos(share, mouth_to_ear) }
+}
+
+/// The E-model's mean opinion score (ITU-T G.107 with its default values, loss by G.113 appendix I for G.711 with
+/// concealment, delay by the usual two straight lines).
+fn mos(lost: f64, mouth_to_ear: Duration) -> Mos {
+    const BEST: f64 = 93.2;
+    const ROBUSTNESS: f64 = 25.1;
+    let ms = mouth_to_ear.as_secs_f64() * 1000.0;
+    let late = 0.024 * ms + 0.11 * (ms - 177.3).max(0.0);
+    let percent = 100.0 * lost;
+    let r = (BEST - late - 95.0 * percent / (percent + ROBUSTNESS)).clamp(0.0, 100.0);
+    let score = 1.0 + 0.035 * r + 7e-6 * r * (r - 60.0) * (100.0 - r);
+    Mos((100.0 * score.clamp(1.0, 4.5)).round() as u16)
+}
+
+/// The middle 32 of the 64 bits of an NTP time.
+fn middle(ntp: u64) -> u32 {
+    (ntp >> 16) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PACKET: Duration = Duration::from_millis(20);
+
+    fn at(sequence: u16, timestamp: u32) -> Position {
+        Position { ssrc: 5, sequence, timestamp }
+    }
+
+    #[test]
+    fn what_is_missing_is_lost_and_what_comes_late_is_not() {
+        let (mut ear, start) = (Ear::default(), crate::clock::now());
+        // Of 100 packets across the wrap 10 never come, and every pair of the rest but the first is swapped.
+        let order = (0..100_u16).filter(|n| n % 10 != 3).map(|n| if n < 2 { n } else { n ^ 1 });
+        for n in order {
+            ear.hear(at(65_500_u16.wrapping_add(n), u32::from(n) * 160), start + PACKET * u32::from(n));
+        }
+        let heard = ear.judge(MediaCounters::default()).inbound.unwrap();
+        assert_eq!(heard.lost_packets, 10);
+        assert_eq!(ear.reception.fraction_lost(), 25, "a tenth of 256");
+        assert_eq!(ear.reception.fraction_lost(), 0, "nothing since");
+        // Another source begins anywhere and loses nothing; so does a jump.
+        for n in 0..50 {
+            ear.hear(Position { ssrc: 6, ..at(7 + n, 0) }, start);
+            ear.hear(Position { ssrc: 6, ..at(7 + n, 0) }, start);
+        }
+        ear.hear(Position { ssrc: 6, ..at(40_000, 0) }, start);
+        assert_eq!(ear.reception.expected(), 100 + 50 + 1);
+    }
+
+    #[test]
+    fn jitter_is_what_rfc_3550_says_and_a_telephone_event_has_none() {
+        let (mut ear, start) = (Ear::default(), crate::clock::now());
+        for n in 0..500_u16 {
+            // Every second packet is 10 ms late: the difference is 80 samples each time.
+            let late = Duration::from_millis(if n % 2 == 0 { 0 } else { 10 });
+            ear.hear(at(n, u32::from(n) * 160), start + PACKET * u32::from(n) + late);
+        }
+        let jitter = ear.judge(MediaCounters::default()).inbound.unwrap().jitter_us;
+        assert!((9_500..10_500).contains(&jitter), "{jitter} µs");
+        let mut ear = Ear::default();
+        for n in 0..100_u16 {
+            let timestamp = if (40..60).contains(&n) { 40 * 160 } else { u32::from(n) * 160 };
+            ear.hear(at(n, timestamp), start + PACKET * u32::from(n));
+        }
+        assert_eq!(ear.judge(MediaCounters::default()).inbound.unwrap().jitter_us, 0);
+    }
+
+    #[test]
+    fn m8_a_report_of_ours_is_read_by_the_far_side_and_its_answer_by_us() {
+        let (mut ours, mut theirs, start) = (Ear::default(), Ear::default(), crate::clock::now());
+        (0..10).for_each(|n| ours.hear(Position { ssrc: 9, ..at(n, u32::from(n) * 160) }, start));
+        let mut packet = [0; REPORT];
+        let sent = MediaCounters { sent_packets: 100, sent_octets: 17_200, ..MediaCounters::default() };
+        let unix = Duration::from_millis(1_700_000_000_500);
+        let length = ours.report(at(1, 16_000), &sent, "name", unix, start, &mut packet);
+        let parts: Vec<_> = Compound::parse(&packet[..length]).unwrap().map(Result::unwrap).collect();
+        let [Packet::Sr(report), Packet::Sdes(names)] = &parts[..] else { panic!("{parts:?}") };
+        assert_eq!((report.ssrc(), report.packet_count(), report.octet_count()), (5, 100, 16_000));
+        assert_eq!(report.ntp_timestamp() >> 31, (1_700_000_000 + 2_208_988_800) * 2 + 1, "half a second past");
+        assert_eq!((report.rtp_timestamp(), report.report_blocks().next().unwrap().ssrc()), (16_000, 9));
+        assert_eq!(names.chunks().next().unwrap().items().next().unwrap().value(), b"name");
+
+        // The far side has heard 98 of our 100 packets and answers a second after our report came, 30 ms away.
+        theirs.read(&packet[..length], Some(9), start);
+        (0..100).filter(|n| n % 50 != 7).for_each(|n| theirs.hear(at(n, u32::from(n) * 160), start));
+        let later = start + Duration::from_secs(1);
+        let answer = MediaCounters { sent_packets: 10, ..MediaCounters::default() };
+        let stream = Position { ssrc: 9, ..at(9, 1440) };
+        let length = theirs.report(stream, &answer, "other", unix, later, &mut packet);
+        ours.read(&packet[..length], Some(5), later + Duration::from_millis(30));
+        let judged = ours.judge(sent);
+        assert_eq!(judged.outbound.unwrap().lost_packets, 2);
+        let round_trip = judged.round_trip_us.unwrap();
+        assert!(round_trip.abs_diff(30_000) < 50, "{round_trip} µs");
+        assert_eq!(theirs.judge(answer).outbound.unwrap().lost_packets, 0, "what we said of it");
+    }
+
+    #[test]
+    fn reports_come_every_five_seconds_or_so_while_we_are_the_source() {
+        let (mut ear, start) = (Ear::default(), crate::clock::now());
+        let mut times = Vec::new();
+        for step in 0..2000 {
+            let now = start + PACKET * step;
+            if ear.is_due(true, 0.5, now) {
+                times.push((now - start).as_millis());
+            }
+        }
+        assert_eq!(times.len(), 10, "{times:?}");
+        assert!((2000..2100).contains(&times[0]) && (4100..4200).contains(&(times[1] - times[0])), "{times:?}");
+        assert!(!ear.is_due(false, 0.5, start + Duration::from_secs(100)), "somebody else is");
+        assert!(!ear.is_due(true, 0.5, start + Duration::from_secs(101)), "and begins with a pause");
+    }
+
+    #[test]
+    fn the_score_falls_with_loss_and_delay() {
+        let score = |lost, ms| mos(lost, Duration::from_millis(ms)).0;
+        assert_eq!(score(0.0, 0), 441, "the best that G.711 can be");
+        assert!((400..=415).contains(&score(0.03, 50)), "R is 82: {}", score(0.03, 50));
+        assert!((250..=330).contains(&score(0.0, 450)), "R is 52: {}", score(0.0, 450));
+        assert_eq!(score(1.0, 10_000), 100);
+        assert!(score(0.01, 50) > score(0.02, 50) && score(0.01, 50) > score(0.01, 250));
+    }
+
+    #[test]
+    fn malformed_reports_say_nothing() {
+        let (mut ear, now) = (Ear::default(), crate::clock::now());
+        let mut state = 0x2545_f491_u32;
+        let mut random = || {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state
+        };
+        for _ in 0..50_000 {
+            let words = random() % 20;
+            let mut packet: Vec<u8> = (0..words).flat_map(|_| random().to_be_bytes()).collect();
+            // Often well-formed as far as its first header goes, and then anything.
+            let head = [0x80 | random() as u8 & 0x3f, 192 + (random() % 32) as u8, 0, (words as u8).wrapping_sub(1)];
+            packet.iter_mut().zip(head).for_each(|(to, from)| *to = from);
+            packet.truncate(packet.len() - (random() % 3).min(packet.len() as u32) as usize);
+            ear.read(&packet, Some(0), now);
+            ear.pass(&packet, now);
+            ear.judge(MediaCounters::default());
+        }
+    }
+}
