@@ -12,6 +12,7 @@ mod routes;
 mod tests;
 mod trunk;
 mod user;
+mod webhook;
 mod words;
 
 use std::collections::BTreeMap;
@@ -36,6 +37,7 @@ use crate::sip::value::Uri;
 pub use profile::Profile;
 pub use trunk::Trunk;
 pub use user::User;
+pub use webhook::Webhook;
 pub use words::{Advertised, ClientAuth, Destination, Keep, LogFormat, PortRange};
 
 /// Everything the program can be told, read and checked.
@@ -60,6 +62,8 @@ pub struct Config {
     pub rule: Vec<Rule>,
     /// `[target.NAME]`: where they may be sent.
     pub target: BTreeMap<String, Target>,
+    /// `[webhook.NAME]`: who may be asked where.
+    pub webhook: BTreeMap<String, Webhook>,
     /// `[headers]`
     pub headers: HeaderSettings,
     /// `[intake]`
@@ -379,6 +383,8 @@ impl Config {
         let trunks = self.trunk.iter_mut();
         let passwords =
             trunks.map(|(name, it)| (format!("trunk.{name}.password"), &mut it.password, &it.password_file));
+        let webhooks = self.webhook.iter_mut();
+        let tokens = webhooks.map(|(name, it)| (format!("webhook.{name}.secret"), &mut it.secret, &it.secret_file));
         let users = self.user.iter_mut();
         let words = users.map(|(name, it)| (format!("user.{name}.password"), &mut it.password, &it.password_file));
         [
@@ -389,6 +395,7 @@ impl Config {
         .into_iter()
         .chain(passwords)
         .chain(words)
+        .chain(tokens)
         .filter_map(|(key, secret, file)| words::fetch_secret(&key, secret, file.as_deref()).err())
         .collect()
     }
@@ -489,6 +496,7 @@ impl Config {
             entry: call.entry,
             rules: self.rule.clone(),
             targets: self.target.iter().map(|(name, row)| (name.clone(), row.core())).collect(),
+            webhooks: self.webhook.iter().map(|(name, row)| (name.clone(), row.core())).collect(),
             ladder_limit: call.ladder_limit,
             intake: self.intake.clone(),
             context: self.context.clone(),

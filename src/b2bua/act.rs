@@ -386,6 +386,7 @@ impl B2bua {
                 CallAction::Onward { target, member, carry } => {
                     self.dial_onward(now, call, &target, member, carry.lines)
                 }
+                CallAction::Consult(inquiry) => self.outputs.push_back(Output::Consult(inquiry)),
                 CallAction::Abandon(role) => self.abandon(now, call, role),
                 CallAction::Create(transfer, deadline) => self.create(now, call, transfer, deadline),
                 CallAction::Fetch(transfer, deadline) => self.fetch(now, call, transfer, deadline),
@@ -822,6 +823,7 @@ fn event_word(event: &CallEvent) -> &'static str {
         CallEvent::WayFailed(_) => "way failed",
         CallEvent::Created(..) => "created",
         CallEvent::Fetched(..) => "fetched",
+        CallEvent::Advised(..) => "advised",
         CallEvent::Heard(_) => "heard",
         CallEvent::MediaDead => "media dead",
         CallEvent::Timer(_) => "timer",

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use serde::Serialize;
 
 use super::TransferId;
@@ -10,6 +11,7 @@ use super::context::{Carry, PublishedContext};
 use super::record::CallRecord;
 use super::ticket::DialTicket;
 use super::verdict::NotConnected;
+use super::webhook::Inquiry;
 use crate::leg::{LegCommand, LegEvent, LegRole};
 
 /// Something happened to a call.
@@ -23,6 +25,8 @@ pub enum CallEvent {
     Created(TransferId, Result<Transfer, ApiFailure>),
     /// ASAPP answered a fetch.
     Fetched(TransferId, Result<Transfer, ApiFailure>),
+    /// A webhook answered the question of the rung with this number, or did not.
+    Advised(usize, Result<Bytes, String>),
     /// The first RTP came from this leg.
     Heard(LegRole),
     /// Nothing is heard from either side any more.
@@ -106,6 +110,8 @@ pub enum CallAction {
         /// The context.
         carry: Carry,
     },
+    /// Ask a webhook; [`CallEvent::Advised`] follows within its time limit.
+    Consult(Box<Inquiry>),
     /// Hang up a leg that we dialled, and hear no more of it.
     Abandon(LegRole),
     /// Ask for a number under this id.

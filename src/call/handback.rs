@@ -12,6 +12,7 @@ use super::rules::Rung;
 use super::state::{CallState, Facts, HandingBack, LegStage, Releasing, UnderWay};
 use super::step::{Actions, end, released, unused};
 use super::verdict::{EndedBy, Outcome, Phase, Verdict};
+use super::webhook::{consult, consulting};
 use crate::leg::{Cause, LegCommand, LegEvent, LegRole, LostCause, Redirect, Side};
 
 /// Looks for the rule that fits and begins its ladder; enters [`CallState::HandingBack`].
@@ -27,11 +28,12 @@ pub(super) fn hand_back(facts: &mut Facts, verdict: Verdict, now: Instant, actio
 }
 
 /// The next rung. Where none is left, the customer is sent away with the reason why the last one failed.
-fn climb(facts: &mut Facts, mut state: HandingBack, now: Instant, actions: &mut Actions) -> CallState {
+pub(super) fn climb(facts: &mut Facts, mut state: HandingBack, now: Instant, actions: &mut Actions) -> CallState {
     let refuse = |status, redirect| LegCommand::Refuse { status, redirect, retry_after: None };
     let (rung, command) = match state.ladder.pop_front() {
         Some(Rung::Bye) => (Rung::Bye, LegCommand::HangUp(facts.cause(state.verdict.outcome))),
         Some(Rung::Dial(target)) => return dial(facts, state, target, 0, now, actions),
+        Some(Rung::Webhook(webhook)) => return consult(facts, state, webhook, now, actions),
         Some(Rung::Refuse(status)) => (Rung::Refuse(status), refuse(status, None)),
         Some(Rung::Redirect(target)) => {
             let row = facts.settings.targets.get(&target);
@@ -96,6 +98,7 @@ pub(super) fn handing_back(
 ) -> CallState {
     match state.rung.clone() {
         UnderWay::Dialing { target, member } => dialing(facts, state, target, member, now, event, actions),
+        UnderWay::Consulting { webhook, number } => consulting(facts, state, (&webhook, number), now, event, actions),
         UnderWay::Talking => talking(facts, state, now, event, actions),
         UnderWay::Parting => parting(facts, state, now, event, actions),
     }
@@ -155,6 +158,7 @@ fn dialing(
         CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
+        | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead => return CallState::HandingBack(state),
@@ -165,7 +169,13 @@ fn dialing(
 }
 
 /// Nobody else is called: what cannot fail is still done.
-fn enough(facts: &mut Facts, mut state: HandingBack, result: &str, now: Instant, actions: &mut Actions) -> CallState {
+pub(super) fn enough(
+    facts: &mut Facts,
+    mut state: HandingBack,
+    result: &str,
+    now: Instant,
+    actions: &mut Actions,
+) -> CallState {
     facts.rung_result(result);
     actions.push(CallAction::Abandon(LegRole::Onward));
     facts.onward = LegStage::None;
@@ -222,6 +232,7 @@ fn talking(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
+        | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::Timer(_)
         | CallEvent::PulledBack => CallState::HandingBack(state),
@@ -229,7 +240,7 @@ fn talking(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
 }
 
 /// The customer has hung up, or was lost: whoever was called for him follows.
-fn customer_gone(
+pub(super) fn customer_gone(
     facts: &mut Facts,
     state: HandingBack,
     event: &LegEvent,
@@ -245,7 +256,7 @@ fn customer_gone(
 }
 
 /// The program stops, or a person ends the call: whoever is there is told so.
-fn dismissed(
+pub(super) fn dismissed(
     facts: &mut Facts,
     state: HandingBack,
     why: Outcome,
@@ -301,6 +312,7 @@ fn parting(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
+        | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead

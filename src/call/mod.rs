@@ -13,6 +13,7 @@ pub mod state;
 mod step;
 pub mod ticket;
 pub mod verdict;
+pub mod webhook;
 
 use std::fmt;
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::rules::{Entry, Rule, Target};
 use super::verdict::Outcome;
+use super::webhook::Webhook;
 
 /// Settings of the supervised transfer.
 #[derive(Debug, Clone)]
@@ -56,6 +57,8 @@ pub struct CallSettings {
     pub rules: Vec<Rule>,
     /// Where they may be sent.
     pub targets: BTreeMap<String, Target>,
+    /// Who may be asked where.
+    pub webhooks: BTreeMap<String, Webhook>,
     /// From the end of GenerativeAgent's part to the last attempt to hand the customer back.
     pub ladder_limit: Duration,
     /// Which request headers are read.
@@ -287,6 +290,7 @@ impl Default for CallSettings {
             entry: EntrySetting::Detect,
             rules: Vec::new(),
             targets: BTreeMap::new(),
+            webhooks: BTreeMap::new(),
             ladder_limit: Duration::from_secs(90),
             intake: IntakeSettings::default(),
             context: ContextSettings::default(),

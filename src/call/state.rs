@@ -9,7 +9,7 @@ use super::context::{Carry, Known, PublishedContext};
 use super::event::{CallAction, CallEvent, Sound};
 use super::intake::Intake;
 use super::record::{AttemptRecord, CallRecord, Epoch, HandBackRecord, RungRecord, masked};
-use super::rules::{self, Rung, Situation};
+use super::rules::{self, Entry, Rung, Situation};
 use super::settings::{Answer, BodyForm, CallSettings, ContextSettings, Ringing};
 use super::ticket::DialTicket;
 use super::verdict::{Evidence, Outcome, Verdict};
@@ -137,6 +137,13 @@ pub enum UnderWay {
         target: String,
         /// Which of its URIs, counted from 0.
         member: usize,
+    },
+    /// A webhook has been asked; the customer waits.
+    Consulting {
+        /// The webhook.
+        webhook: String,
+        /// Which rung of the call this is, counted from 1.
+        number: usize,
     },
     /// The customer talks with the onward leg.
     Talking,
@@ -390,14 +397,24 @@ impl Facts {
 
     /// What the reference shows now.
     pub fn publish(&self, outcome: &str) -> CallAction {
-        CallAction::Publish(Box::new(PublishedContext {
+        CallAction::Publish(Box::new(self.published(outcome)))
+    }
+
+    /// The context as it is known now.
+    pub fn published(&self, outcome: &str) -> PublishedContext {
+        PublishedContext {
             reference: self.reference.clone(),
             call: self.call,
             customer_call_id: self.intake.call_id.clone(),
             conversation: self.intake.conversation.clone(),
             outcome: outcome.to_owned(),
             output: self.output.clone(),
-        }))
+        }
+    }
+
+    /// How the call came to us.
+    pub fn entry(&self) -> Entry {
+        self.settings.entry.of(self.intake.redirected)
     }
 
     /// The rungs that this verdict calls for.
@@ -407,7 +424,7 @@ impl Facts {
             outcome: verdict.outcome,
             reason: verdict.evidence.not_connected,
             answered: self.customer == LegStage::Up,
-            entry: self.settings.entry.of(self.intake.redirected),
+            entry: self.entry(),
             task: output.and_then(|output| output.task.as_deref()).or(self.intake.task.as_deref()),
             transfer_type: output.and_then(|output| output.transfer_type.as_deref()),
             variables: output.map_or(&[], |output| &output.transfer_variables),
@@ -440,15 +457,22 @@ impl Facts {
                 let max_lines = settings.max_invite_lines;
                 self.context(outcome, &ContextSettings { max_lines, body: BodyForm::None, ..settings.clone() })
             }
-            Rung::Bye => self.context(outcome, self.profile()),
+            Rung::Bye | Rung::Webhook(_) => self.context(outcome, self.profile()),
             Rung::Refuse(_) | Rung::Redirect(_) => {
                 self.context(outcome, &ContextSettings { body: BodyForm::None, ..self.profile().clone() })
             }
         };
         let record = self.hand_back.get_or_insert_default();
         (record.values_sent, record.values_left_out) = (carry.sent, carry.left_out);
-        record.rungs.push(RungRecord { rung: rung.to_string(), result: "under way".to_owned() });
+        self.rung_begun(rung);
         carry
+    }
+
+    /// A rung is tried, which is remembered for the record; the rungs tried so far.
+    pub fn rung_begun(&mut self, rung: &Rung) -> usize {
+        let record = self.hand_back.get_or_insert_default();
+        record.rungs.push(RungRecord { rung: rung.to_string(), result: "under way".to_owned() });
+        record.rungs.len()
     }
 
     /// What became of the rung under way.

@@ -132,6 +132,7 @@ fn requesting(
         CallEvent::Fetched(..)
         | CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
+        | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::MediaDead
         | CallEvent::Timer(_) => CallState::Requesting(state),
@@ -330,6 +331,7 @@ fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, ac
         CallEvent::Timer(CallTimer::DwellLimit) if !facts.heard => vanished(facts, now, actions),
         CallEvent::Leg(..)
         | CallEvent::Fetched(..)
+        | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::MediaDead
         | CallEvent::Timer(_) => CallState::Dialing(state),
@@ -408,6 +410,7 @@ fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, ac
         CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
+        | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::Timer(_) => CallState::Bridged(state),
     }
@@ -513,6 +516,7 @@ fn collecting(
         CallEvent::Fetched(..)
         | CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
+        | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead => CallState::Collecting(state),
@@ -701,6 +705,7 @@ fn releasing(facts: &mut Facts, state: Releasing, now: Instant, event: CallEvent
         CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
+        | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead

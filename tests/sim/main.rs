@@ -50,4 +50,5 @@ mod text;
 mod timers;
 mod transports;
 mod trunks;
+mod webhooks;
 mod world;

@@ -117,6 +117,7 @@ fn states() -> Vec<(&'static str, At)> {
             Call::at(facts, CallState::HandingBack(state))
         })
     };
+    let consulting = || UnderWay::Consulting { webhook: "router".to_owned(), number: 1 };
     let dialing_onward = |member| UnderWay::Dialing { target: "queue".to_owned(), member };
     let answered_first = || -> At {
         Box::new(|now| {
@@ -149,6 +150,7 @@ fn states() -> Vec<(&'static str, At)> {
         ("collecting: poll due", collecting(false)),
         ("handing back: dialing", handing_back(dialing_onward(0), Up, Ringing)),
         ("handing back: dialing, unanswered", handing_back(dialing_onward(1), Ringing, Ringing)),
+        ("handing back: consulting", handing_back(consulting(), Up, None)),
         ("handing back: talking", handing_back(UnderWay::Talking, Up, Up)),
         ("handing back: parting", handing_back(UnderWay::Parting, Up, None)),
         ("releasing: a leg owes", releasing(Option::None, Up)),
@@ -248,6 +250,9 @@ fn events() -> Vec<(String, CallEvent)> {
     let other = CallRef(1).transfer(9);
     events.push(("created under another id: a number".into(), CallEvent::Created(other, Ok(active(NUMBER, secs(60))))));
     events.push(("the way failed".into(), CallEvent::WayFailed("silent".into())));
+    events.push(("advised: dial".into(), CallEvent::Advised(1, Ok(r#"{"ladder":["dial:queue"]}"#.into()))));
+    events.push(("advised: no answer".into(), CallEvent::Advised(1, Err("no answer in 2s".into()))));
+    events.push(("advised too late".into(), CallEvent::Advised(0, Ok(r#"{"ladder":["bye"]}"#.into()))));
     events.push(("customer heard".into(), CallEvent::Heard(LegRole::Customer)));
     events.push(("media dead".into(), CallEvent::MediaDead));
     events.extend(CallTimer::ALL.map(|timer| (format!("timer {timer:?}"), CallEvent::Timer(timer))));
@@ -275,6 +280,7 @@ fn named(state: &CallState) -> String {
             UnderWay::Dialing { target, member } => {
                 format!("handing back: {}, dialing {target} {member}", verdict.outcome)
             }
+            UnderWay::Consulting { webhook, .. } => format!("handing back: {}, consulting {webhook}", verdict.outcome),
             UnderWay::Talking => format!("handing back: {}, talking", verdict.outcome),
             UnderWay::Parting => format!("handing back: {}, parting", verdict.outcome),
         },
@@ -316,6 +322,7 @@ fn worded(action: &CallAction, now: Instant) -> String {
         }
         CallAction::Dial(_) => "dial".to_owned(),
         CallAction::Onward { target, member, carry } => format!("dial {target} {member}{}", lines(carry)),
+        CallAction::Consult(inquiry) => format!("consult {} {:?}", inquiry.webhook, inquiry.timeout),
         CallAction::Abandon(role) => format!("abandon {}", name_of(*role)),
         CallAction::FellBack(reason, rung) => format!("fell back by {rung}: {}", reason.as_str()),
         CallAction::Create(transfer, at) => {
