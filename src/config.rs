@@ -38,7 +38,7 @@ pub use profile::Profile;
 pub use trunk::Trunk;
 pub use user::User;
 pub use webhook::Webhook;
-pub use words::{Advertised, ClientAuth, Destination, Keep, LogFormat, PortRange};
+pub use words::{Advertised, ClientAuth, Destination, Keep, LogFormat, PortRange, Source};
 
 /// Everything the program can be told, read and checked.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -58,6 +58,8 @@ pub struct Config {
     pub asapp: Asapp,
     /// `[call]`
     pub call: Call,
+    /// `[sounds]`
+    pub sounds: Sounds,
     /// `[[rule]]`: how customers are handed back, the first that fits.
     pub rule: Vec<Rule>,
     /// `[target.NAME]`: where they may be sent.
@@ -222,6 +224,8 @@ pub struct Asapp {
     pub api_secret: SecretString,
     /// A file with the secret instead.
     pub api_secret_file: Option<PathBuf>,
+    /// GenerativeAgent's static SIP URI; empty: numbers are asked for and dialled.
+    pub sip_uri: String,
     /// Country of the numbers asked for.
     pub country: String,
     /// E.164 prefixes a transfer number may have.
@@ -278,6 +282,28 @@ pub struct Call {
     pub entry: EntrySetting,
     #[serde(with = "words::span")]
     pub ladder_limit: Duration,
+}
+
+/// What is heard of ours, by occasion.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sounds {
+    /// By the customer before GenerativeAgent answers, where ringing is ours.
+    pub ringback: Source,
+    /// By the customer while nobody is being called: the outputContext is fetched, another number is asked for.
+    pub waiting: Source,
+    /// By the customer while a target rings.
+    pub onward: Source,
+    /// By GenerativeAgent or the target while the customer holds.
+    pub hold: Source,
+    /// By the customer before the BYE when no target could be reached; absent: nothing is said.
+    pub announcement: Option<Source>,
+    /// The announcement is cut after this time.
+    #[serde(with = "words::span")]
+    pub announcement_limit: Duration,
+    /// The longest file that is read.
+    #[serde(with = "words::span")]
+    pub max_length: Duration,
 }
 
 /// One row of the table of places where customers may be sent.
@@ -475,6 +501,7 @@ impl Config {
     fn call_settings(&self) -> CallSettings {
         let call = &self.call;
         CallSettings {
+            sip_uri: Some(self.asapp.sip_uri.clone()).filter(|uri| !uri.is_empty()),
             country: self.asapp.country.clone(),
             number_prefixes: self.asapp.number_prefixes.clone(),
             barred_prefixes: self.asapp.barred_prefixes.clone(),
@@ -498,6 +525,11 @@ impl Config {
             targets: self.target.iter().map(|(name, row)| (name.clone(), row.core())).collect(),
             webhooks: self.webhook.iter().map(|(name, row)| (name.clone(), row.core())).collect(),
             ladder_limit: call.ladder_limit,
+            announcement_limit: self
+                .sounds
+                .announcement
+                .as_ref()
+                .map_or(Duration::ZERO, |_| self.sounds.announcement_limit),
             intake: self.intake.clone(),
             context: self.context.clone(),
             profiles: self.profile.iter().map(|(name, row)| (name.clone(), row.context.clone())).collect(),
@@ -655,6 +687,7 @@ impl Default for Asapp {
             api_id_file: None,
             api_secret: SecretString::default(),
             api_secret_file: None,
+            sip_uri: String::new(),
             country: call.country,
             number_prefixes: call.number_prefixes,
             barred_prefixes: call.barred_prefixes,
@@ -687,6 +720,21 @@ impl Default for Call {
             dwell_limit: core.dwell_limit,
             entry: core.entry,
             ladder_limit: core.ladder_limit,
+        }
+    }
+}
+
+impl Default for Sounds {
+    fn default() -> Self {
+        let ringing = || Source::Tone("us".to_owned());
+        Self {
+            ringback: ringing(),
+            waiting: Source::ComfortNoise,
+            onward: ringing(),
+            hold: Source::ComfortNoise,
+            announcement: None,
+            announcement_limit: Duration::from_secs(30),
+            max_length: Duration::from_secs(300),
         }
     }
 }

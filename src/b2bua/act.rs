@@ -22,7 +22,7 @@ use crate::call::event::{CallAction, CallEvent, CallTimer};
 use crate::call::intake::Intake;
 use crate::call::record::CallRecord;
 use crate::call::state::Call;
-use crate::call::ticket::DialTicket;
+use crate::call::ticket::{Callee, DialTicket};
 use crate::call::verdict::NotConnected;
 use crate::call::{CallRef, TransferId};
 use crate::leg::negotiation::{Negotiation, offer_of};
@@ -43,6 +43,8 @@ const MTU_SAFE: usize = 1_300;
 
 /// Hops that our own requests may take (RFC 3261 section 8.1.1.6).
 const MAX_FORWARDS: u8 = 70;
+/// Which call transfer a call to GenerativeAgent's SIP URI is.
+const TRANSFER_HEADER: &str = "X-ASAPP-CallTransferId";
 
 /// What is known at the door, before there is a call.
 struct Door {
@@ -155,10 +157,11 @@ impl B2bua {
             tag,
             pair,
             way: None,
-            number: None,
+            callee: None,
             heard: false,
             caller: None,
             silent: false,
+            covered: None,
             said: None,
             over: false,
         };
@@ -342,9 +345,9 @@ impl B2bua {
     /// A way that was given up shows a sign of connection. Its number may be somebody else's any moment: where nothing
     /// has been heard of it on the way taken instead, no further INVITE leaves there either, and a fresh one is due.
     fn number_spent(&mut self, now: Instant, id: LegId) {
-        let Some((call, number)) = self.legs.get(&id).map(|leg| (leg.call, leg.number.clone())) else { return };
+        let Some((call, callee)) = self.legs.get(&id).map(|leg| (leg.call, leg.callee.clone())) else { return };
         let current = self.leg_of(call, LegRole::GenerativeAgent).filter(|current| *current != id);
-        let waits = |leg: &LegEntry| leg.number == number && !leg.heard && !leg.over;
+        let waits = |leg: &LegEntry| leg.callee == callee && !leg.heard && !leg.over;
         if current.and_then(|current| self.legs.get(&current)).is_some_and(waits) {
             self.abandon(now, call, LegRole::GenerativeAgent);
             let lost = LegEvent::Lost(LostCause::NoAnswer);
@@ -396,7 +399,7 @@ impl B2bua {
                     warn!(call = %call, transfer = transfer.0, "the number led to somebody else: leg cut");
                 }
                 CallAction::Connect { with, watched } => self.connect(call, with, watched),
-                CallAction::Play(sound) => self.play(call, sound),
+                CallAction::Play(sound) => self.play(now, call, sound),
                 CallAction::Start(timer, at) => self.timers.start(TimerKey::Call(call, timer), at),
                 CallAction::StopTimers => self.stop_timers(call),
                 CallAction::Publish(context) => self.outputs.push_back(Output::Publish(context)),
@@ -457,9 +460,9 @@ impl B2bua {
     fn dial(&mut self, now: Instant, call: CallRef, ticket: DialTicket) {
         let Some(entry) = self.calls.get_mut(&call) else { return };
         let way = self.trunks.take(now, &mut entry.route, &mut self.ids).ok();
-        let number = ticket.spend(now);
-        let ready = way.zip(number).and_then(|(way, number)| Some((way, number, self.lend_pair(call, way.hop)?)));
-        let Some((way, number, pair)) = ready else {
+        let callee = ticket.spend(now);
+        let ready = way.zip(callee).and_then(|(way, callee)| Some((way, callee, self.lend_pair(call, way.hop)?)));
+        let Some((way, callee, pair)) = ready else {
             return self.tell_call(
                 now,
                 call,
@@ -469,11 +472,16 @@ impl B2bua {
         let trunk = self.trunks.settings(way);
         let Some(entry) = self.calls.get_mut(&call) else { return };
         entry.call.facts.leaves_by(&trunk.name);
-        let digits = if trunk.plus { number.as_str() } else { number.trim_start_matches('+') };
-        let uri = format!("sip:{}{digits}@{};user=phone", trunk.prefix, trunk.domain);
+        let (uri, transfer) = match &callee {
+            Callee::Number(number) => {
+                let digits = if trunk.plus { number.as_str() } else { number.trim_start_matches('+') };
+                (format!("sip:{}{digits}@{};user=phone", trunk.prefix, trunk.domain), None)
+            }
+            Callee::Sip { uri, transfer } => (uri.clone(), Some((TRANSFER_HEADER.to_owned(), transfer.0.clone()))),
+        };
         let own = self.endpoint.towards(&way.hop);
         let (from, more) = caller(&trunk, &entry.call.facts.intake.caller, entry.private, own);
-        let headers = [entry.headers.clone(), more].concat();
+        let headers = [entry.headers.clone(), more, Vec::from_iter(transfer)].concat();
         let dial = Dial {
             uri: &uri,
             from: &from,
@@ -483,7 +491,7 @@ impl B2bua {
             silence: trunk.silence,
             redirects: &trunk.redirects,
         };
-        self.place(now, call, LegRole::GenerativeAgent, pair, Some((way, number.clone())), &dial, headers);
+        self.place(now, call, LegRole::GenerativeAgent, pair, Some((way, callee)), &dial, headers);
     }
 
     /// Calls one URI of a configured target. Only the table names it; of the caller nothing but a plain number shows.
@@ -528,7 +536,7 @@ impl B2bua {
         call: CallRef,
         role: LegRole,
         (pair, here): (PortPair, IpAddr),
-        way: Option<(Way, String)>,
+        way: Option<(Way, Callee)>,
         dial: &Dial<'_>,
         headers: Lines,
     ) {
@@ -544,7 +552,7 @@ impl B2bua {
             Surroundings { ids: &mut self.ids, endpoint: &self.endpoint, base: self.base, session, out: &mut out };
         let (leg, tag) = Leg::dial(dial, negotiation, &material, &mut s);
         self.add_leg(id, leg, tag, role, call, pair);
-        self.legs.entry(id).and_modify(|entry| (entry.way, entry.number) = way.unzip());
+        self.legs.entry(id).and_modify(|entry| (entry.way, entry.callee) = way.unzip());
         if let Some(entry) = self.calls.get_mut(&call) {
             *entry.side_mut(role) = Side { leg: Some(id), pair: Some(pair), media: None };
         }
@@ -654,6 +662,21 @@ impl B2bua {
         if customer {
             self.sound_again(call);
         }
+        self.cover(call);
+    }
+
+    /// Whoever talks with a customer who holds hears a sound of ours meanwhile (flow M6).
+    fn cover(&mut self, call: CallRef) {
+        let Some(entry) = self.calls.get(&call) else { return };
+        let customer = entry.side(LegRole::Customer).leg.and_then(|id| self.legs.get(&id));
+        let held = customer.and_then(|leg| leg.leg.remote()).is_some_and(|audio| audio.is_held());
+        let far = entry.side(entry.far()).leg;
+        let Some(far) = far.and_then(|id| self.legs.get_mut(&id)).filter(|leg| !leg.over) else { return };
+        let law = law_of(&far.leg).filter(|_| held);
+        if std::mem::replace(&mut far.covered, law) != law {
+            let sound = law.map(|law| (Sound::Hold, law));
+            self.outputs.push_back(Output::Media(MediaCommand::Cover { pair: far.pair, sound }));
+        }
     }
 
     fn connect(&mut self, call: CallRef, with: LegRole, watched: bool) {
@@ -668,13 +691,27 @@ impl B2bua {
             let limit = Some(self.settings.media_timeout);
             self.outputs.push_back(Output::Media(MediaCommand::Watch { pair, limit }));
         }
+        self.cover(call);
     }
 
-    fn play(&mut self, call: CallRef, sound: Sound) {
+    /// An announcement that cannot be said is over at once.
+    fn play(&mut self, now: Instant, call: CallRef, sound: Sound) {
         if let Some(entry) = self.calls.get_mut(&call) {
             entry.sound = Some((sound, None));
         }
         self.sound_again(call);
+        if self.calls.get(&call).is_some_and(|entry| entry.sound == Some((Sound::Announcement, None))) {
+            self.tell_call(now, call, CallEvent::Played);
+        }
+    }
+
+    /// An announcement has been heard to its end.
+    pub(super) fn played(&mut self, now: Instant, pair: PortPair) {
+        let Some(call) = self.ports.owner(pair) else { return };
+        let announced = |entry: &CallEntry| matches!(entry.sound, Some((Sound::Announcement, _)));
+        if self.calls.get(&call).is_some_and(announced) {
+            self.tell_call(now, call, CallEvent::Played);
+        }
     }
 
     /// Says our own sound to the relay where that has not been done in the law that the customer speaks now: a customer
@@ -683,11 +720,7 @@ impl B2bua {
         let Some(entry) = self.calls.get_mut(&call) else { return };
         let Some(leg) = entry.side(LegRole::Customer).leg.and_then(|id| self.legs.get(&id)) else { return };
         let Some((sound, said)) = entry.sound else { return };
-        // What the two sides agreed on; without G.711 in it there is nothing we can say.
-        let law = leg.leg.audio_for_other().and_then(|audio| audio.g711()).map(|law| match law {
-            G711::Mu => Law::Mu,
-            G711::A => Law::A,
-        });
+        let law = law_of(&leg.leg);
         if let (Some(law), false) = (law.filter(|law| said != Some(*law)), leg.over) {
             entry.sound = Some((sound, Some(law)));
             self.outputs.push_back(Output::Media(MediaCommand::Play { pair: leg.pair, sound, law }));
@@ -796,6 +829,14 @@ fn caller(trunk: &Trunk, customer: &str, private: bool, here: SocketAddr) -> (St
     }
 }
 
+/// What a leg and we agreed on; without G.711 in it there is nothing we can say.
+fn law_of(leg: &Leg) -> Option<Law> {
+    leg.audio_for_other().and_then(|audio| audio.g711()).map(|law| match law {
+        G711::Mu => Law::Mu,
+        G711::A => Law::A,
+    })
+}
+
 /// Hops that an INVITE of ours may take because of this one (flow T17); `None`: it has come round often enough.
 fn hops_left(invite: &Message) -> Option<u8> {
     invite.max_forwards().map_or(Some(MAX_FORWARDS), |hops| Some(hops.checked_sub(1)?.min(MAX_FORWARDS)))
@@ -826,6 +867,7 @@ fn event_word(event: &CallEvent) -> &'static str {
         CallEvent::Advised(..) => "advised",
         CallEvent::Heard(_) => "heard",
         CallEvent::MediaDead => "media dead",
+        CallEvent::Played => "played",
         CallEvent::Timer(_) => "timer",
         CallEvent::PulledBack => "pulled back",
         CallEvent::Ended => "ended by an operator",

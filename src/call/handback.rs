@@ -43,10 +43,25 @@ pub(super) fn climb(facts: &mut Facts, mut state: HandingBack, now: Instant, act
             let with_headers = facts.profile().contact_headers;
             (Rung::Redirect(target), refuse(302, Some(Redirect { uri, with_headers })))
         }
+        None if facts.customer == LegStage::Up && announces(facts) => return announce(facts, state, now, actions),
         None if facts.customer == LegStage::Up => (Rung::Bye, LegCommand::HangUp(state.cause)),
         None => (Rung::Refuse(480), refuse(480, None)),
     };
     part(facts, state, &rung, command, now, actions)
+}
+
+/// Whether there is something to say to a customer for whom every rung has failed.
+fn announces(facts: &Facts) -> bool {
+    let tried = facts.hand_back.as_ref().is_some_and(|record| !record.rungs.is_empty());
+    tried && !facts.settings.announcement_limit.is_zero()
+}
+
+/// Tells the customer that nobody could be reached; the BYE follows.
+fn announce(facts: &mut Facts, state: HandingBack, now: Instant, actions: &mut Actions) -> CallState {
+    actions.push(CallAction::StopTimers);
+    actions.push(CallAction::Start(CallTimer::AnnouncementLimit, now + facts.settings.announcement_limit));
+    actions.push(CallAction::Play(Sound::Announcement));
+    CallState::HandingBack(HandingBack { rung: UnderWay::Announcing, ..state })
 }
 
 /// A rung that cannot fail: the customer is sent away with everything we know.
@@ -83,7 +98,7 @@ fn dial(
     facts.onward = LegStage::Ringing;
     let carry = facts.carry(state.verdict.outcome, &Rung::Dial(target.clone()));
     if facts.customer == LegStage::Up || facts.early_media {
-        actions.push(CallAction::Play(Sound::Ringback));
+        actions.push(CallAction::Play(Sound::Onward));
     }
     actions.push(CallAction::Onward { target: target.clone(), member, carry });
     CallState::HandingBack(HandingBack { rung: UnderWay::Dialing { target, member }, ..state })
@@ -100,6 +115,7 @@ pub(super) fn handing_back(
         UnderWay::Dialing { target, member } => dialing(facts, state, target, member, now, event, actions),
         UnderWay::Consulting { webhook, number } => consulting(facts, state, (&webhook, number), now, event, actions),
         UnderWay::Talking => talking(facts, state, now, event, actions),
+        UnderWay::Announcing => announcing(facts, state, now, event, actions),
         UnderWay::Parting => parting(facts, state, now, event, actions),
     }
 }
@@ -161,7 +177,8 @@ fn dialing(
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::Timer(_)
-        | CallEvent::MediaDead => return CallState::HandingBack(state),
+        | CallEvent::MediaDead
+        | CallEvent::Played => return CallState::HandingBack(state),
     };
     facts.rung_result(result);
     facts.onward = LegStage::None;
@@ -235,6 +252,7 @@ fn talking(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::Timer(_)
+        | CallEvent::Played
         | CallEvent::PulledBack => CallState::HandingBack(state),
     }
 }
@@ -291,6 +309,40 @@ fn let_go(facts: &mut Facts, state: HandingBack, ended_by: EndedBy, now: Instant
     released(facts, Releasing { verdict: state.verdict, fetching: None }, now, actions)
 }
 
+// --- the customer hears that nobody could be reached -----------------------------------------------------------------
+
+fn announcing(
+    facts: &mut Facts,
+    state: HandingBack,
+    now: Instant,
+    event: CallEvent,
+    actions: &mut Actions,
+) -> CallState {
+    match event {
+        CallEvent::Played | CallEvent::Timer(CallTimer::AnnouncementLimit) => {
+            let bye = LegCommand::HangUp(state.cause);
+            part(facts, state, &Rung::Bye, bye, now, actions)
+        }
+        CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
+            customer_gone(facts, state, &event, now, actions)
+        }
+        CallEvent::Ended => dismissed(facts, state, Outcome::Operator, Cause::NORMAL, now, actions),
+        CallEvent::Stopped => dismissed(facts, state, Outcome::Drained, Cause::FAILURE, now, actions),
+        CallEvent::Created(_, answer) => {
+            unused(&answer, actions);
+            CallState::HandingBack(state)
+        }
+        CallEvent::Leg(..)
+        | CallEvent::WayFailed(_)
+        | CallEvent::Fetched(..)
+        | CallEvent::Advised(..)
+        | CallEvent::Heard(_)
+        | CallEvent::Timer(_)
+        | CallEvent::MediaDead
+        | CallEvent::PulledBack => CallState::HandingBack(state),
+    }
+}
+
 // --- the customer has been sent away ---------------------------------------------------------------------------------
 
 fn parting(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent, actions: &mut Actions) -> CallState {
@@ -316,6 +368,7 @@ fn parting(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         | CallEvent::Heard(_)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
+        | CallEvent::Played
         | CallEvent::PulledBack
         | CallEvent::Ended
         | CallEvent::Stopped => CallState::HandingBack(state),

@@ -14,6 +14,8 @@ use super::webhook::Webhook;
 /// Settings of the supervised transfer.
 #[derive(Debug, Clone)]
 pub struct CallSettings {
+    /// The static SIP URI of GenerativeAgent: then no number is asked for and none is dialled.
+    pub sip_uri: Option<String>,
     /// `phoneNumber.country` asked for, and the only one accepted.
     pub country: String,
     /// E.164 prefixes a transfer number may have, plus sign included (`+1`).
@@ -61,6 +63,8 @@ pub struct CallSettings {
     pub webhooks: BTreeMap<String, Webhook>,
     /// From the end of GenerativeAgent's part to the last attempt to hand the customer back.
     pub ladder_limit: Duration,
+    /// How long the announcement that nobody could be reached may take. Zero: there is none.
+    pub announcement_limit: Duration,
     /// Which request headers are read.
     pub intake: IntakeSettings,
     /// Which context is sent to whom no profile is made for.
@@ -269,6 +273,7 @@ fn causes<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<Outcome, u8>, D
 impl Default for CallSettings {
     fn default() -> Self {
         Self {
+            sip_uri: None,
             country: "US".to_owned(),
             number_prefixes: vec!["+1".to_owned()],
             barred_prefixes: vec!["+1900".to_owned()],
@@ -292,6 +297,7 @@ impl Default for CallSettings {
             targets: BTreeMap::new(),
             webhooks: BTreeMap::new(),
             ladder_limit: Duration::from_secs(90),
+            announcement_limit: Duration::ZERO,
             intake: IntakeSettings::default(),
             context: ContextSettings::default(),
             profiles: BTreeMap::new(),

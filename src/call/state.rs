@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::asapp::{CreateTransfer, OutputContext};
+use super::asapp::{CreateTransfer, OutputContext, TransferKind};
 use super::context::{Carry, Known, PublishedContext};
 use super::event::{CallAction, CallEvent, Sound};
 use super::intake::Intake;
@@ -147,6 +147,8 @@ pub enum UnderWay {
     },
     /// The customer talks with the onward leg.
     Talking,
+    /// Nobody could be reached; the customer is told so, then hung up on.
+    Announcing,
     /// The customer has been sent away, by BYE or by a final response.
     Parting,
 }
@@ -488,7 +490,10 @@ impl Facts {
         let context = !self.without_context;
         CreateTransfer {
             conversation: intake.conversation.clone(),
-            country: self.settings.country.clone(),
+            kind: match self.settings.sip_uri {
+                Some(_) => TransferKind::Sip,
+                None => TransferKind::PhoneNumber { country: self.settings.country.clone() },
+            },
             task: intake.task.clone().filter(|_| context),
             variables: if context { intake.variables.clone() } else { Vec::new() },
         }
@@ -516,7 +521,7 @@ impl Facts {
         self.genagent_ended = None;
         self.dialled += 1;
         if let Some(attempt) = self.attempts.last_mut() {
-            attempt.number = Some(masked(ticket.number()));
+            attempt.number = ticket.number().map(masked);
             attempt.dialed_at = Some(at);
             attempt.result = "dialed".to_owned();
         }

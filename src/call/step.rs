@@ -135,6 +135,7 @@ fn requesting(
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::MediaDead
+        | CallEvent::Played
         | CallEvent::Timer(_) => CallState::Requesting(state),
     }
 }
@@ -231,7 +232,7 @@ pub(super) fn unused(answer: &Result<Transfer, ApiFailure>, actions: &mut Action
 
 /// Turns the API's answer into a ticket and dials it at once; enters [`CallState::Dialing`].
 fn dial(facts: &mut Facts, state: Requesting, transfer: &Transfer, now: Instant, actions: &mut Actions) -> CallState {
-    match DialTicket::issue(transfer, &facts.settings, state.asked) {
+    match DialTicket::issue(&state.transfer, transfer, &facts.settings, state.asked) {
         Ok(ticket) if ticket.guard() <= now => came_too_late(facts, &state, now, actions),
         Ok(ticket) => {
             let guard = ticket.guard();
@@ -334,6 +335,7 @@ fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, ac
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::MediaDead
+        | CallEvent::Played
         | CallEvent::Timer(_) => CallState::Dialing(state),
     }
 }
@@ -412,7 +414,8 @@ fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, ac
         | CallEvent::Fetched(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
-        | CallEvent::Timer(_) => CallState::Bridged(state),
+        | CallEvent::Timer(_)
+        | CallEvent::Played => CallState::Bridged(state),
     }
 }
 
@@ -459,7 +462,7 @@ fn broken_off(facts: &mut Facts, verdict: Verdict, now: Instant, actions: &mut A
     actions.push(CallAction::Abandon(LegRole::GenerativeAgent));
     facts.genagent = LegStage::None;
     facts.broken_off = Some(verdict);
-    actions.push(CallAction::Play(Sound::ComfortNoise));
+    actions.push(CallAction::Play(Sound::Waiting));
     request_number(facts, now, actions)
 }
 
@@ -469,7 +472,7 @@ fn broken_off(facts: &mut Facts, verdict: Verdict, now: Instant, actions: &mut A
 fn collect(facts: &mut Facts, state: Bridged, now: Instant, actions: &mut Actions) -> CallState {
     let deadline = now + facts.settings.collect_limit;
     actions.push(CallAction::StopTimers);
-    actions.push(CallAction::Play(Sound::ComfortNoise));
+    actions.push(CallAction::Play(Sound::Waiting));
     actions.push(CallAction::Start(CallTimer::CollectLimit, deadline));
     let collecting = Collecting { transfer: state.transfer, deadline, fetching: false, polls: 0, failures: 0 };
     fetch(facts, collecting, actions)
@@ -519,7 +522,8 @@ fn collecting(
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::Timer(_)
-        | CallEvent::MediaDead => CallState::Collecting(state),
+        | CallEvent::MediaDead
+        | CallEvent::Played => CallState::Collecting(state),
     }
 }
 
@@ -709,6 +713,7 @@ fn releasing(facts: &mut Facts, state: Releasing, now: Instant, event: CallEvent
         | CallEvent::Heard(_)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
+        | CallEvent::Played
         | CallEvent::PulledBack
         | CallEvent::Ended
         | CallEvent::Stopped => CallState::Releasing(state),

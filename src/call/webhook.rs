@@ -92,7 +92,7 @@ pub(super) fn consult(
     };
     let number = facts.rung_begun(&Rung::Webhook(webhook.clone()));
     match facts.customer {
-        LegStage::Up => actions.push(CallAction::Play(Sound::ComfortNoise)),
+        LegStage::Up => actions.push(CallAction::Play(Sound::Waiting)),
         _ if facts.early_media => actions.push(CallAction::Play(Sound::Ringback)),
         _ => {}
     }
@@ -139,6 +139,7 @@ pub(super) fn consulting(
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
         | CallEvent::Timer(_)
+        | CallEvent::Played
         | CallEvent::MediaDead => CallState::HandingBack(state),
     }
 }

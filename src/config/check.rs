@@ -88,7 +88,7 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
 }
 
 fn durations(config: &Config, problems: &mut Vec<String>) {
-    let Config { sip, media, asapp, call, conversations, .. } = config;
+    let Config { sip, media, asapp, call, sounds, conversations, .. } = config;
     let (ms, s, h) = (Duration::from_millis, Duration::from_secs, |hours: u64| Duration::from_secs(hours * 3600));
     let limits = [
         ("sip.t1", sip.t1, ms(10), s(10)),
@@ -117,6 +117,8 @@ fn durations(config: &Config, problems: &mut Vec<String>) {
         ("call.release_limit", call.release_limit, s(1), s(600)),
         ("call.dwell_limit", call.dwell_limit, Duration::ZERO, s(600)),
         ("call.ladder_limit", call.ladder_limit, s(1), s(600)),
+        ("sounds.announcement_limit", sounds.announcement_limit, s(1), s(600)),
+        ("sounds.max_length", sounds.max_length, s(1), h(1)),
         ("conversations.resume_window", conversations.resume_window, Duration::ZERO, h(24 * 30)),
         ("conversations.input_window", conversations.input_window, Duration::ZERO, h(24)),
     ];
@@ -331,6 +333,12 @@ fn asapp(config: &Config, problems: &mut Vec<String>) {
     let country = &asapp.country;
     if country.len() != 2 || !country.chars().all(|c| c.is_ascii_uppercase()) {
         problems.push(format!("asapp.country = \"{country}\" is not a country: write two capital letters, \"US\""));
+    }
+    if !asapp.sip_uri.is_empty() && !super::routes::is_sip_uri(&asapp.sip_uri) {
+        problems.push(format!(
+            "asapp.sip_uri = \"{}\" is no SIP URI: write what ASAPP gave you, \"sip:genagent@sip.example.com\"",
+            asapp.sip_uri
+        ));
     }
     if asapp.number_prefixes.is_empty() {
         problems.push("asapp.number_prefixes is empty: no number could be dialled; write [\"+1\"]".to_owned());

@@ -283,6 +283,7 @@ fn what_cannot_work_is_refused_with_its_fix() {
         ("asapp.base_url = 'ftp://x'", "https://api.asapp.com"),
         ("asapp.number_prefixes = ['1']", "plus sign"),
         ("asapp.barred_prefixes = ['900']", "plus sign"),
+        ("asapp.sip_uri = 'genagent@x'", "no SIP URI"),
         ("asapp.country = 'usa'", "two capital letters"),
         ("asapp.api_secret_file = 'x'", "both given"),
         ("admin.listen = '0.0.0.0:8080'", "token_file"),
@@ -576,4 +577,21 @@ fn what_is_remembered_is_explained_and_a_forgeable_number_is_warned_of() {
     let off = with("conversations.resume_window = '0s'").unwrap();
     assert!(off.explain().contains("not remembered"));
     assert!(refusal("conversations.max = 0").contains("conversations.max = 0 is out of range"));
+}
+
+#[test]
+fn a_sound_is_noise_silence_a_tone_or_a_file() {
+    let config = with("[sounds]\nwaiting = 'file:/srv/music.wav'\nringback = 'tone:gb'\nhold = 'silence'\n").unwrap();
+    assert_eq!(config.sounds.waiting, Source::File("/srv/music.wav".into()));
+    assert_eq!(config.core_settings().call.announcement_limit, Duration::ZERO, "nothing is said");
+    let told = config.explain();
+    assert!(told.contains("hears tone:gb before the answer, file:/srv/music.wav while he waits"), "{told}");
+    let config = with("[sounds]\nannouncement = 'file:sorry.wav'\nannouncement_limit = '20s'\n").unwrap();
+    assert_eq!(config.core_settings().call.announcement_limit, Duration::from_secs(20));
+    assert!(config.explain().contains("hears file:sorry.wav, at most 20s, and BYE follows"), "{}", config.explain());
+    for wrong in ["", "noise", "tone:", "tone", "file:", "silence:x", "/srv/music.wav"] {
+        let refusal = refusal(&format!("[sounds]\nwaiting = '{wrong}'\n"));
+        assert!(refusal.contains("is not a sound: write \"comfort_noise\""), "{refusal}");
+    }
+    assert!(refusal("[sounds]\nmax_length = '2h'\n").contains("sounds.max_length = \"2h\" is out of range"));
 }

@@ -86,7 +86,7 @@ impl Worker {
             events,
             guard: Guard::new(settings),
             sockets,
-            table: Table::new(pairs, settings.terms),
+            table: Table::new(pairs, settings.terms, settings.sounds.clone()),
             rows: pairs.iter().enumerate().map(|(row, pair)| (*pair, row)).collect(),
             busy: Vec::new(),
             sounding: Vec::new(),
@@ -139,6 +139,7 @@ impl Worker {
             match notice {
                 Notice::Started(pair) => self.tell(MediaEvent::Started(pair)),
                 Notice::Settled(slot, far) => self.sockets[slot.0].connect(far),
+                Notice::Played(pair) => self.tell(MediaEvent::Played(pair)),
             }
         }
     }
@@ -177,9 +178,13 @@ impl Worker {
             MediaCommand::Play { pair, sound, law } => {
                 if let Some(row) = self.lent(pair) {
                     self.table.play(row, sound, law);
-                    if !self.sounding.contains(&row) {
-                        self.sounding.push(row);
-                    }
+                    self.sounds(row);
+                }
+            }
+            MediaCommand::Cover { pair, sound } => {
+                if let Some(row) = self.lent(pair) {
+                    self.table.cover(row, sound);
+                    self.sounds(row);
                 }
             }
             MediaCommand::Hold { pair, held } => {
@@ -221,6 +226,13 @@ impl Worker {
             tracing::error!(?pair, "a media command for a closed pair that is not quiet yet");
         }
         lent.then_some(row)
+    }
+
+    /// The row is looked at with every tick while it has a sound.
+    fn sounds(&mut self, row: usize) {
+        if !self.sounding.contains(&row) {
+            self.sounding.push(row);
+        }
     }
 
     fn expect(&mut self, row: usize, family: Family, rtp: SocketAddr, rtcp: SocketAddr) {
@@ -268,6 +280,7 @@ impl Worker {
                 self.table.sent(slot, packet.len());
             }
         }
+        self.heed();
     }
 
     fn look(&mut self) {

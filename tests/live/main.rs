@@ -13,6 +13,7 @@ mod resume;
 mod rtp;
 mod setup;
 mod sipp;
+mod sounds;
 mod stage;
 mod strangers;
 mod trunks;

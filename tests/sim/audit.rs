@@ -130,7 +130,11 @@ impl Audit {
     /// An INVITE of ours. A number is dialled once, unless nobody there has shown a sign of life and it goes another way;
     /// and not after its guard. A target may be called again.
     fn invited(&mut self, now: Instant, to: SocketAddr, sip: &Sip, numbered: bool) {
-        let dialled = sip.uri().trim_start_matches("sip:").split(['@', ';']).next().unwrap_or("");
+        // At GenerativeAgent's own URI a call goes by its transfer's id, which is guarded as a number is.
+        let dialled = match sip.header("X-ASAPP-CallTransferId") {
+            "" => sip.uri().trim_start_matches("sip:").split(['@', ';']).next().unwrap_or(""),
+            transfer => transfer,
+        };
         // A trunk may want it without its plus sign, or with digits before it.
         let meant = self.guards.keys().find(|number| dialled.ends_with(number.trim_start_matches('+')));
         let number = meant.map_or(dialled, String::as_str).to_owned();

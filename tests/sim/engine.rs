@@ -321,7 +321,8 @@ impl Engine {
             Flight::Reply(question, reply) => {
                 if let Some((asked, _)) = self.open_questions.remove(&question) {
                     self.ladder.replied(self.now - self.start, &reply);
-                    if let Ok(Transfer { number: Some(number), expires_at, dated, .. }) = &reply.answer {
+                    if let Ok(Transfer { number, expires_at, dated, .. }) = &reply.answer {
+                        let number = number.as_ref().unwrap_or(&reply.transfer.0);
                         let life = expires_at.map_or(secs(60), |at| ms((at - dated).max(0).unsigned_abs()));
                         self.audit.numbered(number, asked, life.saturating_sub(self.margin));
                     }

@@ -13,6 +13,8 @@ pub struct Pair {
     pub far: Option<SocketAddr>,
     /// What the far side hears.
     pub hears: Hears,
+    /// What it hears in place of its peer.
+    pub cover: Option<Sound>,
     /// Its far side does not listen.
     pub held: bool,
     /// The silence that is reported.
@@ -49,6 +51,9 @@ impl Relay {
                 self.silence_peer_of(pair);
                 self.pairs.entry(pair).or_default().hears = Hears::Sound(sound);
             }
+            MediaCommand::Cover { pair, sound } => {
+                self.pairs.entry(pair).or_default().cover = sound.map(|(sound, _)| sound);
+            }
             MediaCommand::Hold { pair, held } => self.pairs.entry(pair).or_default().held = held,
             MediaCommand::Watch { pair, limit } => self.pairs.entry(pair).or_default().watch = limit,
             MediaCommand::Close(pair) => {
@@ -71,6 +76,7 @@ impl Relay {
             MediaCommand::Bridge(a, b) => vec![a, b],
             MediaCommand::Expect { pair, .. }
             | MediaCommand::Play { pair, .. }
+            | MediaCommand::Cover { pair, .. }
             | MediaCommand::Hold { pair, .. }
             | MediaCommand::Watch { pair, .. }
             | MediaCommand::Close(pair) => vec![pair],

@@ -81,8 +81,9 @@ fn states() -> Vec<(&'static str, At)> {
     };
     let dialing = |dialled, unheard: bool| -> At {
         Box::new(move |now| {
-            let ticket = DialTicket::issue(&active(NUMBER, secs(60)), &CallSettings::default(), now).ok();
-            let state = Dialing { transfer: transfer(), guard: now + secs(55), ticket: ticket.filter(|_| unheard) };
+            let (id, number) = (transfer(), active(NUMBER, secs(60)));
+            let ticket = DialTicket::issue(&id, &number, &CallSettings::default(), now).ok();
+            let state = Dialing { transfer: id, guard: now + secs(55), ticket: ticket.filter(|_| unheard) };
             Call::at(facts(now, Ringing, Ringing, dialled), CallState::Dialing(state))
         })
     };
@@ -152,6 +153,7 @@ fn states() -> Vec<(&'static str, At)> {
         ("handing back: dialing, unanswered", handing_back(dialing_onward(1), Ringing, Ringing)),
         ("handing back: consulting", handing_back(consulting(), Up, None)),
         ("handing back: talking", handing_back(UnderWay::Talking, Up, Up)),
+        ("handing back: announcing", handing_back(UnderWay::Announcing, Up, None)),
         ("handing back: parting", handing_back(UnderWay::Parting, Up, None)),
         ("releasing: a leg owes", releasing(Option::None, Up)),
         ("releasing: fetching", releasing(Some(transfer()), Over)),
@@ -255,6 +257,7 @@ fn events() -> Vec<(String, CallEvent)> {
     events.push(("advised too late".into(), CallEvent::Advised(0, Ok(r#"{"ladder":["bye"]}"#.into()))));
     events.push(("customer heard".into(), CallEvent::Heard(LegRole::Customer)));
     events.push(("media dead".into(), CallEvent::MediaDead));
+    events.push(("played".into(), CallEvent::Played));
     events.extend(CallTimer::ALL.map(|timer| (format!("timer {timer:?}"), CallEvent::Timer(timer))));
     events.push(("pulled back".into(), CallEvent::PulledBack));
     events.push(("ended by an operator".into(), CallEvent::Ended));
@@ -282,6 +285,7 @@ fn named(state: &CallState) -> String {
             }
             UnderWay::Consulting { webhook, .. } => format!("handing back: {}, consulting {webhook}", verdict.outcome),
             UnderWay::Talking => format!("handing back: {}, talking", verdict.outcome),
+            UnderWay::Announcing => format!("handing back: {}, announcing", verdict.outcome),
             UnderWay::Parting => format!("handing back: {}, parting", verdict.outcome),
         },
         CallState::Releasing(Releasing { verdict, fetching: None }) => format!("releasing: {}", verdict.outcome),

@@ -48,7 +48,7 @@ fn it_is_told_everything_and_its_ladder_is_climbed() {
     let w = with_webhook(|_| {});
     answers(&w, ms(300), Ok(r#"{"ladder": ["dial:queue", "bye"]}"#));
     let mut customer = asked(&w);
-    assert_eq!(w.hears(&customer), Hears::Sound(Sound::ComfortNoise), "the customer waits, but not in a dead line");
+    assert_eq!(w.hears(&customer), Hears::Sound(Sound::Waiting), "the customer waits, but not in a dead line");
     let inquiry = w.stage().engine.inquiries[0].clone();
     assert_eq!((inquiry.webhook.as_str(), inquiry.timeout), ("router", secs(2)));
     let told: serde_json::Value = serde_json::from_slice(&inquiry.body).expect("JSON");
