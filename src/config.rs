@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::b2bua::settings::{
     BreakerSettings, ConversationSettings, HeaderSettings, Network, Reach, Settings, SipTimers, Unlisted,
 };
+use crate::call::escape::Sequence;
 use crate::call::rules::{Rule, Target as CoreTarget, one_or_many};
 use crate::call::settings::{Answer, CallSettings, ContextSettings, EntrySetting, IntakeSettings, Ringing};
 use crate::leg::session_timer::SessionSettings;
@@ -278,6 +279,9 @@ pub struct Call {
     pub answer: Answer,
     #[serde(with = "words::span")]
     pub dwell_limit: Duration,
+    pub escape: Sequence,
+    #[serde(with = "words::span")]
+    pub escape_pause: Duration,
     #[serde(deserialize_with = "words::choice")]
     pub entry: EntrySetting,
     #[serde(with = "words::span")]
@@ -519,6 +523,8 @@ impl Config {
             ringing: call.ringing,
             answer: call.answer,
             dwell_limit: call.dwell_limit,
+            escape: call.escape.clone(),
+            escape_pause: call.escape_pause,
             retry_without_context: self.asapp.retry_without_context,
             entry: call.entry,
             rules: self.rule.clone(),
@@ -718,6 +724,8 @@ impl Default for Call {
             ringing: core.ringing,
             answer: core.answer,
             dwell_limit: core.dwell_limit,
+            escape: core.escape,
+            escape_pause: core.escape_pause,
             entry: core.entry,
             ladder_limit: core.ladder_limit,
         }

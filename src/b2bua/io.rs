@@ -14,6 +14,7 @@ pub use crate::call::asapp::{
     ApiFailure, CreateTransfer, FailureClass, OutputContext, Transfer, TransferKind, TransferStatus,
 };
 pub use crate::call::context::PublishedContext;
+pub use crate::call::escape::Digit;
 pub use crate::call::event::Sound;
 pub use crate::call::intake::LaidDown;
 use crate::call::record::CallRecord;
@@ -190,6 +191,15 @@ pub enum MediaCommand {
         /// True: it does not listen.
         held: bool,
     },
+    /// By which payload types this far side and we send each other telephone events (RFC 4733); `None`: by none. What
+    /// the peer of its pair sends goes out under the number of this side. Where this side has none, it is not sent at
+    /// all: it is told by INFO.
+    Events {
+        /// The pair.
+        pair: PortPair,
+        /// The payload types.
+        types: Option<EventTypes>,
+    },
     /// Report `Silent` when nothing has arrived for this long; `None` suspends the watch (hold, early media).
     Watch {
         /// The pair.
@@ -199,6 +209,15 @@ pub enum MediaCommand {
     },
     /// The leg is over: stop, report `Closed`, forget the far side, drain until quiet, report `Quiet`.
     Close(PortPair),
+}
+
+/// The payload types of telephone events on one leg.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventTypes {
+    /// By which the far side hears them.
+    pub hears: u8,
+    /// By which we have asked for them. The far side may send by either, as it reads RFC 3264 section 5.1.
+    pub told: u8,
 }
 
 /// The two G.711 laws (RFC 3551).
@@ -221,6 +240,8 @@ pub enum MediaEvent {
     Resumed(PortPair),
     /// The announcement has been sent to its end.
     Played(PortPair),
+    /// The far side pressed a key: a telephone event has begun. Once for each press.
+    Digit(PortPair, Digit),
     /// The pair is closed; these are its final counters.
     Closed(PortPair, MediaCounters),
     /// Nothing has arrived on the closed pair for the quarantine time: it may be lent again.

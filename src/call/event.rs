@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::TransferId;
 use super::asapp::{ApiFailure, Transfer};
 use super::context::{Carry, PublishedContext};
+use super::escape::Digit;
 use super::record::CallRecord;
 use super::ticket::DialTicket;
 use super::verdict::NotConnected;
@@ -29,6 +30,10 @@ pub enum CallEvent {
     Advised(usize, Result<Bytes, String>),
     /// The first RTP came from this leg.
     Heard(LegRole),
+    /// The successor is the customer's leg now.
+    ChangedHands,
+    /// A key was pressed on this leg.
+    Pressed(LegRole, Digit),
     /// Nothing is heard from either side any more.
     MediaDead,
     /// The announcement is over, or cannot be heard at all.
@@ -130,6 +135,8 @@ pub enum CallAction {
     Consult(Box<Inquiry>),
     /// Hang up a leg that we dialled, and hear no more of it.
     Abandon(LegRole),
+    /// Let the successor, if it could be answered, be the customer's leg; hang up the old one and hear no more of it.
+    ChangeHands,
     /// Ask for a number under this id.
     Create(TransferId, Instant),
     /// Look this transfer up.
@@ -145,6 +152,8 @@ pub enum CallAction {
         /// Whether silence on both sides is to be reported.
         watched: bool,
     },
+    /// A key was pressed on the other side: tell this leg of it, unless the relay takes it there.
+    Pass(LegRole, Digit),
     /// Let the customer hear this instead of a peer.
     Play(Sound),
     /// Set a timer.

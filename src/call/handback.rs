@@ -176,6 +176,8 @@ fn dialing(
         | CallEvent::Fetched(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
         | CallEvent::Played => return CallState::HandingBack(state),
@@ -239,6 +241,11 @@ fn talking(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
             actions.push(facts.tell(other, LegCommand::Inform(info)));
             CallState::HandingBack(state)
         }
+        CallEvent::Pressed(role, digit) if role != LegRole::GenerativeAgent => {
+            let other = if role == LegRole::Customer { LegRole::Onward } else { LegRole::Customer };
+            actions.push(CallAction::Pass(other, digit));
+            CallState::HandingBack(state)
+        }
         CallEvent::Timer(CallTimer::MaxDuration) => over(facts, state, EndedBy::Us, Cause::TIMEOUT, now, actions),
         CallEvent::Ended => dismissed(facts, state, Outcome::Operator, Cause::NORMAL, now, actions),
         CallEvent::Stopped => dismissed(facts, state, Outcome::Drained, Cause::FAILURE, now, actions),
@@ -251,6 +258,8 @@ fn talking(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         | CallEvent::Fetched(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
         | CallEvent::Played
         | CallEvent::PulledBack => CallState::HandingBack(state),
@@ -337,6 +346,8 @@ fn announcing(
         | CallEvent::Fetched(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
         | CallEvent::PulledBack => CallState::HandingBack(state),
@@ -366,6 +377,8 @@ fn parting(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         | CallEvent::Fetched(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
         | CallEvent::Played

@@ -2,6 +2,7 @@
 
 pub mod asapp;
 pub mod context;
+pub mod escape;
 pub mod event;
 mod handback;
 pub mod intake;
@@ -11,6 +12,7 @@ pub mod rules;
 pub mod settings;
 pub mod state;
 mod step;
+mod succession;
 pub mod ticket;
 pub mod verdict;
 pub mod webhook;

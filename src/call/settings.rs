@@ -7,6 +7,7 @@ use serde::de::value::{Error as ValueError, StringDeserializer};
 use serde::de::{Error, IntoDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::escape::Sequence;
 use super::rules::{Entry, Rule, Target};
 use super::verdict::Outcome;
 use super::webhook::Webhook;
@@ -51,6 +52,10 @@ pub struct CallSettings {
     pub answer: Answer,
     /// With [`Answer::First`]: a customer from whom no RTP has come for so long after the answer is gone. Zero: waits.
     pub dwell_limit: Duration,
+    /// The keys by which a customer takes the call back from GenerativeAgent; none: not at all.
+    pub escape: Sequence,
+    /// The longest pause between two of them.
+    pub escape_pause: Duration,
     /// Whether a create that ASAPP refuses for what is in it is repeated once without the input context.
     pub retry_without_context: bool,
     /// How calls come to us.
@@ -291,6 +296,8 @@ impl Default for CallSettings {
             ringing: Ringing::Local,
             answer: Answer::OnBridge,
             dwell_limit: Duration::from_secs(20),
+            escape: Sequence::default(),
+            escape_pause: Duration::from_secs(3),
             retry_without_context: false,
             entry: EntrySetting::Detect,
             rules: Vec::new(),

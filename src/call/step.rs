@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use super::TransferId;
 use super::asapp::{ApiFailure, FailureClass, Transfer, TransferStatus};
+use super::escape::{Digit, Escape};
 use super::event::{CallAction, CallEvent, CallTimer, Sound};
 use super::handback::{hand_back, handing_back};
+use super::settings::CallSettings;
 use super::state::{Asking, Bridged, CallState, Collecting, Dialing, Facts, LegStage, Party, Releasing, Requesting};
 use super::ticket::DialTicket;
 use super::verdict::{EndedBy, NotConnected, Outcome, Phase, Verdict};
@@ -125,7 +127,7 @@ fn requesting(
         CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
             customer_gone(facts, &event, facts.phase(), None, now, actions)
         }
-        CallEvent::PulledBack => pulled_back(facts, Outcome::Operator, facts.phase(), now, actions),
+        CallEvent::PulledBack => pulled_back(facts, Outcome::Operator, EndedBy::Us, facts.phase(), now, actions),
         CallEvent::Ended => hung_up(facts, facts.phase(), None, now, actions),
         CallEvent::Stopped => stopped(facts, facts.phase(), now, actions),
         CallEvent::Timer(CallTimer::DwellLimit) if !facts.heard => vanished(facts, now, actions),
@@ -134,6 +136,8 @@ fn requesting(
         | CallEvent::WayFailed(_)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
         | CallEvent::MediaDead
         | CallEvent::Played
         | CallEvent::Timer(_) => CallState::Requesting(state),
@@ -326,7 +330,7 @@ fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, ac
             unused(&answer, actions);
             CallState::Dialing(state)
         }
-        CallEvent::PulledBack => pulled_back(facts, Outcome::Operator, facts.phase(), now, actions),
+        CallEvent::PulledBack => pulled_back(facts, Outcome::Operator, EndedBy::Us, facts.phase(), now, actions),
         CallEvent::Ended => hung_up(facts, facts.phase(), None, now, actions),
         CallEvent::Stopped => stopped(facts, facts.phase(), now, actions),
         CallEvent::Timer(CallTimer::DwellLimit) if !facts.heard => vanished(facts, now, actions),
@@ -334,6 +338,8 @@ fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, ac
         | CallEvent::Fetched(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
         | CallEvent::MediaDead
         | CallEvent::Played
         | CallEvent::Timer(_) => CallState::Dialing(state),
@@ -372,7 +378,7 @@ fn bridge(facts: &mut Facts, state: Dialing, now: Instant, actions: &mut Actions
     if facts.customer == LegStage::Ringing {
         facts.answer(now, actions);
     }
-    CallState::Bridged(Bridged { transfer: state.transfer, party: Party::Unverified })
+    CallState::Bridged(Bridged { transfer: state.transfer, party: Party::Unverified, escape: Escape::default() })
 }
 
 fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, actions: &mut Actions) -> CallState {
@@ -396,13 +402,22 @@ fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, ac
         }
         CallEvent::Leg(role, LegEvent::Informed(info)) if role != LegRole::Onward => {
             let other = if role == LegRole::Customer { LegRole::GenerativeAgent } else { LegRole::Customer };
+            let digit = Digit::in_info(&info);
             actions.push(facts.tell(other, LegCommand::Inform(info)));
-            CallState::Bridged(state)
+            match digit {
+                Some(digit) => pressed(facts, state, role, digit, now, actions),
+                None => CallState::Bridged(state),
+            }
+        }
+        CallEvent::Pressed(role, digit) if role != LegRole::Onward => {
+            let other = if role == LegRole::Customer { LegRole::GenerativeAgent } else { LegRole::Customer };
+            actions.push(CallAction::Pass(other, digit));
+            pressed(facts, state, role, digit, now, actions)
         }
         CallEvent::Timer(CallTimer::MaxDuration) => {
-            pulled_back(facts, Outcome::MaxDuration, Phase::Talking, now, actions)
+            pulled_back(facts, Outcome::MaxDuration, EndedBy::Us, Phase::Talking, now, actions)
         }
-        CallEvent::PulledBack => pulled_back(facts, Outcome::Operator, Phase::Talking, now, actions),
+        CallEvent::PulledBack => pulled_back(facts, Outcome::Operator, EndedBy::Us, Phase::Talking, now, actions),
         CallEvent::Ended => hung_up(facts, Phase::Talking, None, now, actions),
         CallEvent::Stopped => stopped(facts, Phase::Talking, now, actions),
         CallEvent::Created(_, answer) => {
@@ -414,9 +429,27 @@ fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, ac
         | CallEvent::Fetched(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
         | CallEvent::Played => CallState::Bridged(state),
     }
+}
+
+/// A key was pressed, and has reached the other side: it may be the one by which the customer takes the call back.
+fn pressed(
+    facts: &mut Facts,
+    mut state: Bridged,
+    role: LegRole,
+    digit: Digit,
+    now: Instant,
+    actions: &mut Actions,
+) -> CallState {
+    let CallSettings { escape, escape_pause, .. } = &*facts.settings;
+    if role == LegRole::Customer && state.escape.press(digit, escape, *escape_pause, now) {
+        return pulled_back(facts, Outcome::Operator, EndedBy::Customer, Phase::Talking, now, actions);
+    }
+    CallState::Bridged(state)
 }
 
 /// What the API says of the party that answered. Only its word that no call of ours arrived cuts the leg: an API that
@@ -506,7 +539,7 @@ fn collecting(
             let fetching = state.fetching.then_some(state.transfer);
             customer_gone(facts, &event, Phase::Collecting, fetching, now, actions)
         }
-        CallEvent::PulledBack => pulled_back(facts, Outcome::Operator, Phase::Collecting, now, actions),
+        CallEvent::PulledBack => pulled_back(facts, Outcome::Operator, EndedBy::Us, Phase::Collecting, now, actions),
         CallEvent::Ended => {
             let fetching = state.fetching.then_some(state.transfer);
             hung_up(facts, Phase::Collecting, fetching, now, actions)
@@ -521,6 +554,8 @@ fn collecting(
         | CallEvent::WayFailed(_)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
         | CallEvent::Played => CallState::Collecting(state),
@@ -634,10 +669,17 @@ fn vanished(facts: &mut Facts, now: Instant, actions: &mut Actions) -> CallState
     release(facts, verdict, None, now, actions)
 }
 
-/// Somebody or a limit takes the customer back from GenerativeAgent.
-fn pulled_back(facts: &mut Facts, outcome: Outcome, phase: Phase, now: Instant, actions: &mut Actions) -> CallState {
+/// Somebody, the customer itself or a limit takes the customer back from GenerativeAgent.
+fn pulled_back(
+    facts: &mut Facts,
+    outcome: Outcome,
+    ended_by: EndedBy,
+    phase: Phase,
+    now: Instant,
+    actions: &mut Actions,
+) -> CallState {
     facts.hang_up(LegRole::GenerativeAgent, Cause::NORMAL, actions);
-    let verdict = facts.verdict(outcome, EndedBy::Us, phase);
+    let verdict = facts.verdict(outcome, ended_by, phase);
     hand_back(facts, verdict, now, actions)
 }
 
@@ -711,6 +753,8 @@ fn releasing(facts: &mut Facts, state: Releasing, now: Instant, event: CallEvent
         | CallEvent::Fetched(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
         | CallEvent::Played

@@ -28,7 +28,7 @@ pub enum Outcome {
     CustomerHungUp,
     /// The longest permitted call.
     MaxDuration,
-    /// A person pulled it back, or ended it.
+    /// A person pulled it back, or ended it; the customer itself (`ended_by`), by the keys of the escape.
     Operator,
     /// We were shut down.
     Drained,

@@ -138,6 +138,8 @@ pub(super) fn consulting(
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
+        | CallEvent::Pressed(..)
+        | CallEvent::ChangedHands
         | CallEvent::Timer(_)
         | CallEvent::Played
         | CallEvent::MediaDead => CallState::HandingBack(state),

@@ -60,6 +60,11 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     if asapp.timeout > call.number_budget {
         warnings.push("asapp.timeout is longer than call.number_budget: the budget ends the exchange first".to_owned());
     }
+    if call.escape.len() == 1 {
+        warnings.push(
+            "call.escape is a single key: whoever presses it for GenerativeAgent leaves it; write two keys".to_owned(),
+        );
+    }
     if call.release_limit < sip.t1 * 64 {
         warnings
             .push("call.release_limit is below 64 × sip.t1: a lost BYE ends a record before its last word".to_owned());
@@ -116,6 +121,7 @@ fn durations(config: &Config, problems: &mut Vec<String>) {
         ("call.max_duration", call.max_duration, s(1), h(24)),
         ("call.release_limit", call.release_limit, s(1), s(600)),
         ("call.dwell_limit", call.dwell_limit, Duration::ZERO, s(600)),
+        ("call.escape_pause", call.escape_pause, ms(100), s(60)),
         ("call.ladder_limit", call.ladder_limit, s(1), s(600)),
         ("sounds.announcement_limit", sounds.announcement_limit, s(1), s(600)),
         ("sounds.max_length", sounds.max_length, s(1), h(1)),

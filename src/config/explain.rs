@@ -73,6 +73,14 @@ fn story(config: &Config, to: &mut String) -> std::fmt::Result {
         if config.headers.hide_topology { "hidden" } else { "shown" }
     )?;
     writeln!(to, "  A conversation lasts at most {longest}.")?;
+    if !call.escape.is_empty() {
+        writeln!(
+            to,
+            "  A customer who presses {}, a key at most {} after the other, leaves GenerativeAgent (outcome operator below).",
+            String::from(call.escape.clone()),
+            span::format(call.escape_pause)
+        )?;
+    }
     writeln!(to, "  When GenerativeAgent hangs up, we ask for its outputContext for up to {collect} and hand back.")?;
     sounds(config, to)?;
     conversations(config, to)?;

@@ -30,7 +30,7 @@ impl Negotiation {
     pub fn for_other(&self) -> Option<Audio> {
         let mut audio = self.remote.clone()?;
         if let (Some(offer), Some(other)) = (&self.offer, &self.other) {
-            audio.formats = crate::sdp::anchor::common(offer, other);
+            audio.formats = crate::sdp::anchor::agreed(offer, other).formats;
         }
         Some(audio)
     }
@@ -38,6 +38,14 @@ impl Negotiation {
     /// The far side's audio.
     pub fn remote(&self) -> Option<&Audio> {
         self.remote.as_ref()
+    }
+
+    /// The payload types of telephone events: by which the far side hears them, and by which we have asked for them.
+    /// An answer keeps the numbers of its offer.
+    pub fn telephone_events(&self) -> Option<(u8, u8)> {
+        let hears = self.remote.as_ref()?.telephone_event()?;
+        let offered = self.other.as_ref().filter(|_| self.offer.is_none());
+        Some((hears, offered.and_then(Audio::telephone_event).unwrap_or(hears)))
     }
 
     /// Our offer, made of the other leg's audio or of what we speak ourselves.

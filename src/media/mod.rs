@@ -8,9 +8,11 @@
 //! - [`relay`]: the table of what happens to a packet. Pure.
 //! - [`latch`]: whom a port listens to. Pure.
 //! - [`stream`]: one continuous stream from many sources. Pure.
+//! - [`digits`]: the keys that people press. Pure.
 //! - [`sounds`]: what is heard of ours, from [`tones`] and [`wav`] files. [`ports`]: sockets. [`guard`]: where we never
 //!   send.
 
+pub mod digits;
 pub mod guard;
 pub mod latch;
 pub mod ports;
@@ -182,6 +184,7 @@ impl Media {
             | MediaCommand::Play { pair, .. }
             | MediaCommand::Cover { pair, .. }
             | MediaCommand::Hold { pair, .. }
+            | MediaCommand::Events { pair, .. }
             | MediaCommand::Watch { pair, .. }
             | MediaCommand::Close(pair) => pair.worker,
         };
@@ -242,7 +245,7 @@ mod tests {
 
     use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-    use crate::b2bua::io::{Family, Law, Sound};
+    use crate::b2bua::io::{Digit, EventTypes, Family, Law, Sound};
     use crate::clock::now;
     use crate::leg::MediaCounters;
 
@@ -744,6 +747,63 @@ mod tests {
         stage.expect_at(b.pair, a.rtp.local_addr().unwrap(), a.rtcp.local_addr().unwrap());
         a.sends(40);
         a.hears_nothing();
+    }
+
+    /// The packets of one press of `5` for 60 ms: three, and the last one twice again.
+    fn press(ssrc: u32, number: u8, press: u16) -> Vec<Vec<u8>> {
+        let packet = |at: u16| {
+            let mut packet = rtp(ssrc, 100 + press * 5 + at, 8_000 + u32::from(press) * 640);
+            packet.truncate(stream::HEADER);
+            packet[1] = number | if at == 0 { 0x80 } else { 0 };
+            packet.extend([5, if at < 2 { 10 } else { 0x8a }]);
+            packet.extend((160 * (at.min(2) + 1)).to_be_bytes());
+            packet
+        };
+        (0..5).map(packet).collect()
+    }
+
+    #[test]
+    fn m5_fifty_fast_digits_arrive_once_each_under_the_other_number() {
+        let (mut stage, a, b) = Stage::call(22_000);
+        let types = |pair, hears| {
+            let types = Some(EventTypes { hears, told: 101 });
+            stage.media.command(MediaCommand::Events { pair, types });
+        };
+        types(a.pair, 101);
+        types(b.pair, 96);
+        b.hears_nothing();
+        while stage.events.try_recv().is_ok() {}
+        for number in 0..50 {
+            for sent in press(a.ssrc, 101, number) {
+                a.sends_raw(&sent);
+                let mut heard = b.hears();
+                assert_eq!(heard[1] & 0x7f, 96);
+                heard[1] = heard[1] & 0x80 | 101;
+                assert_eq!(heard, sent, "durations, timestamps and all else as they were");
+            }
+            assert_eq!(stage.event(), MediaEvent::Digit(a.pair, Digit::read('5').unwrap()));
+        }
+        b.hears_nothing();
+        stage.no_event();
+    }
+
+    #[test]
+    fn m5_a_flood_of_digits_passes_and_is_told_of_in_part() {
+        let (mut stage, a, b) = Stage::call(22_100);
+        for pair in [a.pair, b.pair] {
+            let types = Some(EventTypes { hears: 101, told: 101 });
+            stage.media.command(MediaCommand::Events { pair, types });
+        }
+        b.hears_nothing();
+        while stage.events.try_recv().is_ok() {}
+        let begun = now();
+        for number in 0..1000 {
+            a.sends_raw(&press(a.ssrc, 101, number)[0]);
+            b.hears();
+        }
+        let seconds = (now() - begun).as_secs() as usize + 1;
+        let told = std::iter::from_fn(|| stage.events.try_recv().ok()).count();
+        assert!((50..=50 * seconds).contains(&told), "{told} in {seconds} s");
     }
 
     #[test]

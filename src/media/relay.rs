@@ -9,12 +9,16 @@ use std::time::{Duration, Instant};
 
 use rtp_rs::RtpReader;
 
+use super::digits::Presses;
 use super::latch::{Heard, Latch, Mark, Stale};
 use super::sounds::Sounds;
 use super::stream::{HEADER, Outgoing, is_rtcp, rename_rtcp};
 use super::tones::{self, FRAME};
-use crate::b2bua::io::{Law, MediaEvent, PortPair, Sound};
+use crate::b2bua::io::{Digit, EventTypes, Law, MediaEvent, PortPair, Sound};
 use crate::leg::MediaCounters;
+
+/// In the second octet of an RTP header, all but the marker (RFC 3550 section 5.1).
+const PAYLOAD_TYPE: u8 = 0x7f;
 
 /// A socket of the table: RTP of row `n` is `2n`, its RTCP `2n + 1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +62,8 @@ pub enum Notice {
     Settled(Slot, SocketAddr),
     /// The pair's announcement is over.
     Played(PortPair),
+    /// The far side pressed a key.
+    Pressed(PortPair, Digit),
 }
 
 /// Where a pair is in its life.
@@ -148,6 +154,9 @@ struct Row {
     /// The far side does not listen.
     held: bool,
     outgoing: Outgoing,
+    /// Which packets are telephone events.
+    events: Option<EventTypes>,
+    presses: Presses,
     watch: Option<Watch>,
     /// When something was last accepted.
     heard: Option<Instant>,
@@ -203,10 +212,17 @@ impl Table {
         row.counters.received_packets += 1;
         row.counters.received_octets += packet.len() as u64;
         row.heard = Some(now);
+        let is_event = row.sends_event(packet);
+        if is_event && let Some(digit) = row.presses.hear(packet, now) {
+            self.notices.push(Notice::Pressed(row.pair, digit));
+        }
 
         let Feed::Row(peer) = row.feed else { return Step::Drop };
         let peer_row = &mut self.rows[peer];
         let Some(target) = peer_row.rtp.target.filter(|_| peer_row.hears_peer()) else { return Step::Drop };
+        if is_event && !peer_row.takes_event(packet) {
+            return Step::Drop;
+        }
         peer_row.outgoing.carry(packet, now);
         Step::Forward(Slot::rtp(peer), target)
     }
@@ -315,6 +331,11 @@ impl Table {
         if std::mem::replace(&mut row.held, held) && !held {
             row.outgoing.change_source();
         }
+    }
+
+    /// By which payload types the row's far side and we send each other telephone events.
+    pub fn events(&mut self, index: usize, types: Option<EventTypes>) {
+        self.rows[index].events = types;
     }
 
     /// Two rows hear each other.
@@ -427,6 +448,8 @@ impl Row {
             cover: None,
             held: false,
             outgoing: Outgoing::default(),
+            events: None,
+            presses: Presses::default(),
             watch: None,
             heard: None,
             counters: MediaCounters::default(),
@@ -445,6 +468,22 @@ impl Row {
             self.rtcp.source = None;
             self.rtcp.target = self.rtcp.announced;
         }
+    }
+
+    /// Whether this packet of its far side is one of a telephone event.
+    fn sends_event(&self, packet: &[u8]) -> bool {
+        let number = packet[1] & PAYLOAD_TYPE;
+        self.events.is_some_and(|types| number == types.hears || number == types.told)
+    }
+
+    /// Gives a telephone event of another row the number by which this far side hears it; false when it hears none.
+    /// Its stream has no gap where the event was.
+    fn takes_event(&mut self, packet: &mut [u8]) -> bool {
+        match self.events {
+            Some(types) => packet[1] = packet[1] & !PAYLOAD_TYPE | types.hears,
+            None => self.outgoing.change_source(),
+        }
+        self.events.is_some()
     }
 
     /// The announced address always; until its source is known, any port of the host whose RTP is accepted.
@@ -499,12 +538,14 @@ mod tests {
     struct Scene {
         table: Table,
         now: Instant,
+        /// Of telephone events.
+        sequence: u16,
     }
 
     impl Scene {
         fn new() -> Self {
             let pairs = [10_000, 10_002].map(|port| PortPair { worker: 0, family: Family::V4, port });
-            Self { table: Table::new(&pairs, TERMS, Arc::default()), now: crate::clock::now() }
+            Self { table: Table::new(&pairs, TERMS, Arc::default()), now: crate::clock::now(), sequence: 1 }
         }
 
         /// Row 0 for this far side, row 1 for `192.0.2.2:5000`, bridged.
@@ -535,6 +576,14 @@ mod tests {
             packet[2..4].copy_from_slice(&sequence.to_be_bytes());
             let step = self.table.step(Slot::rtp(row), address(source), &mut packet, self.now);
             (step, u16::from_be_bytes([packet[2], packet[3]]))
+        }
+
+        /// A packet of a telephone event, the next one of its stream.
+        fn event(&mut self, number: u8, timestamp: u32, event: [u8; 4]) -> Vec<u8> {
+            self.now += Duration::from_millis(20);
+            self.sequence += 1;
+            let sequence = self.sequence.to_be_bytes();
+            [&[0x80, number], &sequence[..], &timestamp.to_be_bytes(), &[0; 4], &event].concat()
         }
 
         /// True when any packet of a stream gets through.
@@ -624,6 +673,65 @@ mod tests {
         scene.expect(1, "192.0.2.2:5000");
         scene.table.bridge(0, 1);
         assert!(scene.passes(0, "192.0.2.1:4000"), "fell silent, so it may call again");
+    }
+
+    #[test]
+    fn m5_telephone_events_change_their_number_on_the_way_and_nothing_else() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        scene.table.events(0, Some(EventTypes { hears: 101, told: 101 }));
+        scene.table.events(1, Some(EventTypes { hears: 96, told: 101 }));
+        // From, by which number, marked: the number by which it is heard.
+        for (row, source, number, heard) in [
+            (0, "192.0.2.1:4000", 101, 96),
+            (0, "192.0.2.1:4000", 0x80 | 101, 0x80 | 96),
+            (1, "192.0.2.2:5000", 96, 101),
+            (1, "192.0.2.2:5000", 101, 101),
+            (0, "192.0.2.1:4000", 96, 96),
+            (0, "192.0.2.1:4000", 0, 0),
+            (1, "192.0.2.2:5000", 0x80, 0x80),
+        ] {
+            let before = scene.event(number, 700, [5, 0x8a, 3, 0x20]);
+            let mut packet = before.clone();
+            let step = scene.table.step(Slot::rtp(row), address(source), &mut packet, scene.now);
+            assert_ne!(step, Step::Drop);
+            assert_eq!((packet[1], &packet[2..]), (heard, &before[2..]), "{number} from {source}");
+        }
+    }
+
+    #[test]
+    fn m5_who_has_no_telephone_events_hears_none_and_finds_no_gap() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        scene.table.events(0, Some(EventTypes { hears: 101, told: 101 }));
+        scene.packet(0, "192.0.2.1:4000", 1);
+        scene.table.notices.clear();
+        for sequence in 2..9 {
+            let mut packet = scene.event(101, 320, [9, 10, 0, 160]);
+            packet[3] = sequence;
+            scene.now += Duration::from_millis(20);
+            assert_eq!(scene.table.step(Slot::rtp(0), address("192.0.2.1:4000"), &mut packet, scene.now), Step::Drop);
+        }
+        assert_eq!(scene.table.notices.len(), 1, "told of once, all the same");
+        assert_eq!(scene.renumbered(0, "192.0.2.1:4000", 9).1, 2);
+    }
+
+    #[test]
+    fn m5_keys_are_told_wherever_they_go() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        let types = Some(EventTypes { hears: 101, told: 101 });
+        scene.table.events(0, types);
+        scene.packet(0, "192.0.2.1:4000", 1);
+        scene.table.notices.clear();
+        scene.table.play(0, Sound::Waiting, Law::A);
+        let pair = scene.table.rows[0].pair;
+        for (timestamp, key) in [(0, '1'), (800, '2')] {
+            let code = key as u8 - b'0';
+            let mut packet = scene.event(101, timestamp, [code, 10, 0, 160]);
+            assert_eq!(scene.table.step(Slot::rtp(0), address("192.0.2.1:4000"), &mut packet, scene.now), Step::Drop);
+            assert_eq!(scene.table.notices.pop(), Digit::read(key).map(|digit| Notice::Pressed(pair, digit)));
+        }
+        let mut stranger = scene.event(101, 1600, [3, 10, 0, 160]);
+        scene.table.step(Slot::rtp(0), address("192.0.2.9:4000"), &mut stranger, scene.now);
+        assert_eq!(scene.table.notices, [], "a stranger presses nothing");
     }
 
     #[test]

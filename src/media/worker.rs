@@ -138,6 +138,7 @@ impl Worker {
         while let Some(notice) = self.table.notices.pop() {
             match notice {
                 Notice::Started(pair) => self.tell(MediaEvent::Started(pair)),
+                Notice::Pressed(pair, digit) => self.tell(MediaEvent::Digit(pair, digit)),
                 Notice::Settled(slot, far) => self.sockets[slot.0].connect(far),
                 Notice::Played(pair) => self.tell(MediaEvent::Played(pair)),
             }
@@ -190,6 +191,11 @@ impl Worker {
             MediaCommand::Hold { pair, held } => {
                 if let Some(row) = self.lent(pair) {
                     self.table.hold(row, held);
+                }
+            }
+            MediaCommand::Events { pair, types } => {
+                if let Some(row) = self.lent(pair) {
+                    self.table.events(row, types);
                 }
             }
             MediaCommand::Watch { pair, limit } => {

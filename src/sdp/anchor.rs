@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use super::{Audio, Direction, Session};
+use super::{Audio, Direction, Session, TELEPHONE_EVENT};
 
 /// Our side of one leg's session: where we listen and the identity of our descriptions (RFC 3264 section 8).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,13 +28,13 @@ impl Anchor {
 
     /// The answer to `offer`: what the other leg accepted of it, from our address. `None` when nothing is left.
     pub fn answer(&mut self, offer: &Session, accepted: &Audio) -> Option<String> {
-        let formats = common(offer, accepted);
-        (formats.iter().any(|f| !offer.audio.encoding(f).starts_with("telephone-event"))).then(|| {
+        let agreed = agreed(offer, accepted);
+        offer.audio.shares_speech_with(&agreed).then(|| {
             let direction = allowed(offer.audio.direction.reversed(), accepted.direction);
             self.describe(|anchor, out| {
                 for (at, (media, protocol, their_formats)) in offer.lines.iter().enumerate() {
                     if at == offer.audio_line {
-                        anchor.audio(out, &formats, accepted, direction);
+                        anchor.audio(out, &agreed.formats, &agreed, direction);
                     } else {
                         let _ = write!(out, "m={media} 0 {protocol} {their_formats}\r\n");
                     }
@@ -77,10 +77,24 @@ impl Anchor {
     }
 }
 
-/// Payload types of the offer that the other side accepted: same number, same encoding, in its order.
-pub fn common(offer: &Session, accepted: &Audio) -> Vec<String> {
+/// What the other side accepted of the offer: same number, same encoding, in its order. Telephone events are agreed on
+/// wherever they are offered, under the number of the offer: the relay renumbers them for the other side, and those that
+/// do not have them there are told by INFO.
+pub fn agreed(offer: &Session, accepted: &Audio) -> Audio {
     let same = |f: &&String| offer.audio.formats.contains(f) && offer.audio.encoding(f) == accepted.encoding(f);
-    accepted.formats.iter().filter(same).cloned().collect()
+    let mut agreed = Audio { formats: accepted.formats.iter().filter(same).cloned().collect(), ..accepted.clone() };
+    if let (Some(number), None) = (offer.audio.telephone_event(), agreed.telephone_event()) {
+        let lines = [("rtpmap", format!("{number} {TELEPHONE_EVENT}")), ("fmtp", format!("{number} 0-15"))];
+        agreed.attributes.retain(|(name, value)| !describes(name, value, &number.to_string()));
+        agreed.attributes.extend(lines.map(|(name, value)| (name.to_owned(), value)));
+        agreed.formats.push(number.to_string());
+    }
+    agreed
+}
+
+/// Whether an attribute is about this payload type.
+fn describes(name: &str, value: &str, format: &str) -> bool {
+    (name == "rtpmap" || name == "fmtp") && value.split(' ').next() == Some(format)
 }
 
 /// The most that both permit: `ours` is what the offer leaves us, `theirs` what the other leg wants.
@@ -141,6 +155,29 @@ mod tests {
         let mut answer = Session::read(ANSWER.as_bytes()).unwrap().audio;
         answer.formats = vec!["101".to_owned()];
         assert_eq!(anchor().answer(&offer, &answer), None);
+    }
+
+    #[test]
+    fn m5_telephone_events_keep_the_number_of_the_offer() {
+        let offer = Session::read(OFFER.as_bytes()).unwrap();
+        let accepted = |formats: &str, maps: &str| {
+            let text = ANSWER.replace("0 101", formats).replace("a=rtpmap:101 telephone-event/8000", maps);
+            Session::read(text.as_bytes()).unwrap().audio
+        };
+        let answer = |audio: &Audio| {
+            let text = anchor().answer(&offer, audio).unwrap();
+            text.split_once("m=audio 20000 RTP/AVP ").unwrap().1.to_owned()
+        };
+        let ours = "0 101\r\na=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-15\r\na=sendrecv\r\n";
+        let other_number = accepted("96 0", "a=rtpmap:96 TELEPHONE-EVENT/8000\r\na=fmtp:96 0-16");
+        assert_eq!((other_number.telephone_event(), answer(&other_number).as_str()), (Some(96), ours));
+        let other_meaning = accepted("0 101", "a=rtpmap:101 speex/8000");
+        assert_eq!((other_meaning.telephone_event(), answer(&other_meaning).as_str()), (None, ours));
+        let other_clock = accepted("0 101", "a=rtpmap:101 telephone-event/48000");
+        assert_eq!((other_clock.telephone_event(), answer(&other_clock).as_str()), (None, ours));
+        assert!(anchor().answer(&offer, &accepted("96", "a=rtpmap:96 telephone-event/8000")).is_none(), "no speech");
+        let none_offered = Session::read(OFFER.replace("telephone-event", "x").as_bytes()).unwrap();
+        assert_eq!(agreed(&none_offered, &other_number).formats, ["0"]);
     }
 
     #[test]

@@ -86,6 +86,9 @@ pub enum G711 {
     A,
 }
 
+/// The encoding of pressed keys that we can read and renumber: at the clock rate of the telephone codecs (RFC 4733).
+const TELEPHONE_EVENT: &str = "telephone-event/8000";
+
 /// Why a description cannot be used: 488.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unusable {
@@ -195,6 +198,12 @@ impl Audio {
             (None, "18") => "g729/8000".to_owned(),
             (None, other) => format!("static/{other}"),
         }
+    }
+
+    /// The payload type of telephone events.
+    pub fn telephone_event(&self) -> Option<u8> {
+        let format = self.formats.iter().find(|format| self.encoding(format) == TELEPHONE_EVENT)?;
+        format.parse().ok().filter(|number| *number < 128)
     }
 
     /// Whether the two have a payload type for speech in common: same number, same encoding.

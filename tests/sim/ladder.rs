@@ -86,6 +86,7 @@ impl Ladder {
             MediaCommand::Cover { sound: None, .. } => self.remark(at, "audio: uncovered"),
             MediaCommand::Expect { .. }
             | MediaCommand::Hold { .. }
+            | MediaCommand::Events { .. }
             | MediaCommand::Watch { .. }
             | MediaCommand::Close(_) => {}
         }

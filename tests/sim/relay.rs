@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use switchback::b2bua::io::{MediaCommand, PortPair, Sound};
+use switchback::b2bua::io::{EventTypes, MediaCommand, PortPair, Sound};
 
 /// One open port pair.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct Pair {
     pub cover: Option<Sound>,
     /// Its far side does not listen.
     pub held: bool,
+    /// The payload types of telephone events.
+    pub events: Option<EventTypes>,
     /// The silence that is reported.
     pub watch: Option<Duration>,
 }
@@ -44,6 +46,7 @@ impl Relay {
         match *command {
             MediaCommand::Expect { pair, rtp, .. } => self.pairs.entry(pair).or_default().far = Some(rtp),
             MediaCommand::Bridge(a, b) => {
+                [a, b].into_iter().for_each(|pair| self.part(pair));
                 self.pairs.entry(a).or_default().hears = Hears::Pair(b);
                 self.pairs.entry(b).or_default().hears = Hears::Pair(a);
             }
@@ -54,6 +57,7 @@ impl Relay {
             MediaCommand::Cover { pair, sound } => {
                 self.pairs.entry(pair).or_default().cover = sound.map(|(sound, _)| sound);
             }
+            MediaCommand::Events { pair, types } => self.pairs.entry(pair).or_default().events = types,
             MediaCommand::Hold { pair, held } => self.pairs.entry(pair).or_default().held = held,
             MediaCommand::Watch { pair, limit } => self.pairs.entry(pair).or_default().watch = limit,
             MediaCommand::Close(pair) => {
@@ -78,10 +82,17 @@ impl Relay {
             | MediaCommand::Play { pair, .. }
             | MediaCommand::Cover { pair, .. }
             | MediaCommand::Hold { pair, .. }
+            | MediaCommand::Events { pair, .. }
             | MediaCommand::Watch { pair, .. }
             | MediaCommand::Close(pair) => vec![pair],
         };
         self.misused.extend(named.into_iter().filter(|pair| self.draining.contains(pair)));
+    }
+
+    /// Whoever it talked to hears nothing any more.
+    fn part(&mut self, pair: PortPair) {
+        self.silence_peer_of(pair);
+        self.pairs.entry(pair).or_default().hears = Hears::Nothing;
     }
 
     fn silence_peer_of(&mut self, pair: PortPair) {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use switchback::b2bua::io::{FailureClass, Transfer, TransferStatus};
 use switchback::call::context::Carry;
+use switchback::call::escape::{Digit, Escape, Sequence};
 use switchback::call::event::{CallAction, CallEvent, CallTimer};
 use switchback::call::intake::Intake;
 use switchback::call::record::Epoch;
@@ -61,6 +62,10 @@ type Row = (&'static str, String, String, String);
 /// A state by name, and a fresh call in it.
 type At = Box<dyn Fn(Instant) -> Call>;
 
+fn key(key: char) -> Digit {
+    Digit::read(key).expect("a key")
+}
+
 fn transfer() -> TransferId {
     CallRef(1).transfer(1)
 }
@@ -98,8 +103,17 @@ fn states() -> Vec<(&'static str, At)> {
     };
     let bridged = |party| -> At {
         Box::new(move |now| {
-            let state = Bridged { transfer: transfer(), party };
+            let state = Bridged { transfer: transfer(), party, escape: Escape::default() };
             Call::at(facts(now, Up, Up, 1), CallState::Bridged(state))
+        })
+    };
+    let escaping = || -> At {
+        Box::new(move |now| {
+            let facts = facts(now, Up, Up, 1);
+            let mut escape = Escape::default();
+            escape.press(key('*'), &facts.settings.escape, secs(3), now);
+            let state = Bridged { transfer: transfer(), party: Party::Accepted, escape };
+            Call::at(facts, CallState::Bridged(state))
         })
     };
     let collecting = |fetching| -> At {
@@ -147,6 +161,7 @@ fn states() -> Vec<(&'static str, At)> {
         ("bridged: unverified", bridged(Party::Unverified)),
         ("bridged: doubtful", bridged(Party::Doubtful)),
         ("bridged: accepted", bridged(Party::Accepted)),
+        ("bridged: half escaped", escaping()),
         ("collecting: fetching", collecting(true)),
         ("collecting: poll due", collecting(false)),
         ("handing back: dialing", handing_back(dialing_onward(0), Up, Ringing)),
@@ -164,7 +179,8 @@ fn states() -> Vec<(&'static str, At)> {
 fn facts(now: Instant, customer: LegStage, genagent: LegStage, dialled: u8) -> Facts {
     let uris = ["sip:queue@pbx.example", "sip:next@pbx.example"].map(str::to_owned).into();
     let targets = [("queue".to_owned(), Target { uris, ring_limit: secs(20), profile: None })].into();
-    let settings = Arc::new(CallSettings { targets, retry_without_context: true, ..CallSettings::default() });
+    let escape = Sequence::try_from("*0".to_owned()).expect("keys");
+    let settings = Arc::new(CallSettings { targets, escape, retry_without_context: true, ..CallSettings::default() });
     let invitation = Invitation { call_id: "1@ivr".into(), ..Invitation::default() };
     let mut facts = Facts {
         call: CallRef(1),
@@ -180,6 +196,8 @@ fn facts(now: Instant, customer: LegStage, genagent: LegStage, dialled: u8) -> F
         customer,
         genagent,
         onward: LegStage::None,
+        successor: LegStage::None,
+        takeovers: 0,
         heard: false,
         without_context: false,
         attempts: Vec::new(),
@@ -216,8 +234,13 @@ fn events() -> Vec<(String, CallEvent)> {
             ("lost: no ACK", LegEvent::Lost(LostCause::NoAck)),
             ("lost: unusable answer", LegEvent::Lost(LostCause::UnusableAnswer)),
         ];
+        for pressed in ['*', '0'] {
+            events.push((format!("{who} pressed {pressed}"), CallEvent::Pressed(role, key(pressed))));
+        }
         events.extend(said.map(|(what, event)| (format!("{who} {what}"), CallEvent::Leg(role, event))));
     }
+    let invited = LegEvent::Invited(Box::default());
+    events.push(("successor invited".to_owned(), CallEvent::Leg(LegRole::Successor, invited)));
     let status = |status| Transfer { status: Some(status), dated: UNIX_MS, ..Transfer::default() };
     let answers = [
         ("a number", active(NUMBER, secs(60))),
@@ -256,6 +279,7 @@ fn events() -> Vec<(String, CallEvent)> {
     events.push(("advised: no answer".into(), CallEvent::Advised(1, Err("no answer in 2s".into()))));
     events.push(("advised too late".into(), CallEvent::Advised(0, Ok(r#"{"ladder":["bye"]}"#.into()))));
     events.push(("customer heard".into(), CallEvent::Heard(LegRole::Customer)));
+    events.push(("changed hands".into(), CallEvent::ChangedHands));
     events.push(("media dead".into(), CallEvent::MediaDead));
     events.push(("played".into(), CallEvent::Played));
     events.extend(CallTimer::ALL.map(|timer| (format!("timer {timer:?}"), CallEvent::Timer(timer))));
@@ -291,6 +315,7 @@ fn named(state: &CallState) -> String {
         CallState::Releasing(Releasing { verdict, fetching: None }) => format!("releasing: {}", verdict.outcome),
         CallState::Releasing(state) => format!("releasing: {}, fetching", state.verdict.outcome),
         CallState::Dialing(Dialing { ticket: Some(_), .. }) => "dialing: nobody heard".into(),
+        CallState::Bridged(Bridged { escape, .. }) if *escape != Escape::default() => "bridged: keys pressed".into(),
         CallState::Dialing(_) | CallState::Bridged(_) | CallState::Ended => state.name().to_owned(),
     }
 }
@@ -300,6 +325,7 @@ fn name_of(role: LegRole) -> &'static str {
         LegRole::Customer => "customer",
         LegRole::GenerativeAgent => "GenerativeAgent",
         LegRole::Onward => "onward",
+        LegRole::Successor => "successor",
     }
 }
 
@@ -327,6 +353,7 @@ fn worded(action: &CallAction, now: Instant) -> String {
         CallAction::Dial(_) => "dial".to_owned(),
         CallAction::Onward { target, member, carry } => format!("dial {target} {member}{}", lines(carry)),
         CallAction::Consult(inquiry) => format!("consult {} {:?}", inquiry.webhook, inquiry.timeout),
+        CallAction::ChangeHands => "change hands".to_owned(),
         CallAction::Abandon(role) => format!("abandon {}", name_of(*role)),
         CallAction::FellBack(reason, rung) => format!("fell back by {rung}: {}", reason.as_str()),
         CallAction::Create(transfer, at) => {
@@ -337,6 +364,7 @@ fn worded(action: &CallAction, now: Instant) -> String {
         CallAction::Misdirected(_) => "alarm: misdirected".to_owned(),
         CallAction::Connect { with, watched: true } => format!("connect {}", name_of(*with)),
         CallAction::Connect { with, watched: false } => format!("connect {} unwatched", name_of(*with)),
+        CallAction::Pass(role, digit) => format!("{}: key {}", name_of(*role), digit.key()),
         CallAction::Play(sound) => format!("play {sound:?}"),
         CallAction::Start(timer, at) => format!("{timer:?} {}", after(*at)),
         CallAction::StopTimers => "stop timers".to_owned(),

@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use switchback::b2bua::counters::Counters;
-use switchback::b2bua::io::{ApiRequest, MediaEvent, OperatorCommand, PublishedContext, Transport};
+use switchback::b2bua::io::{ApiRequest, Digit, MediaEvent, OperatorCommand, PublishedContext, Transport};
 use switchback::b2bua::settings::Settings;
 use switchback::call::record::CallRecord;
 use switchback::call::verdict::{EndedBy, Outcome, Phase};
@@ -214,6 +214,18 @@ impl World {
         assert!(model.watch.is_some(), "the relay reports silence only where it is asked to");
         let event = if silent { MediaEvent::Silent(pair) } else { MediaEvent::Resumed(pair) };
         stage.engine.launch(Duration::ZERO, Flight::Media(event));
+        stage.run_for(Duration::ZERO);
+    }
+
+    /// This party presses these keys, one after the other at once, and the relay hears them.
+    pub fn press(&self, line: &Line, keys: &str) {
+        let mut stage = self.stage();
+        let (pair, model) = stage.engine.relay.towards(line.rtp).expect("a pair expects this party");
+        assert!(model.events.is_some(), "the relay hears keys only by a payload type that it was told");
+        for key in keys.chars() {
+            let digit = Digit::read(key).expect("a key");
+            stage.engine.launch(Duration::ZERO, Flight::Media(MediaEvent::Digit(pair, digit)));
+        }
         stage.run_for(Duration::ZERO);
     }
 

@@ -1,0 +1,258 @@
+//! Telephone events in RTP (RFC 4733): which keys a far side presses, each told once.
+//!
+//! Every packet of one event has the event's timestamp and says how long it lasts so far; the last one is sent three
+//! times. Any of them may be lost, late or doubled, and not everybody does as the standard says: the sequence number
+//! tells what is late, and an event that goes on under another timestamp is still the same key.
+
+use std::time::{Duration, Instant};
+
+use rtp_rs::RtpReader;
+
+use crate::b2bua::io::Digit;
+
+/// Keys of one far side that are told of in a second; nobody presses more, and a flood reaches nobody.
+const MOST_A_SECOND: u8 = 50;
+/// A packet that is so many behind the newest one is late or doubled; further back a sender has begun anew.
+const REORDERED: u16 = 100;
+/// An event that goes on under another timestamp (RFC 4733 section 2.5.1.3) begins where the last packet ended, or 50 ms
+/// later where packets were lost; in samples.
+const LOST: u32 = 400;
+/// Octets of an event in a packet.
+const EVENT: usize = 4;
+
+/// What has been pressed of late. Plain data.
+#[derive(Debug, Default)]
+pub struct Presses {
+    newest: Option<Event>,
+    /// The second that is counted, and the keys in it.
+    second: Option<(Instant, u8)>,
+}
+
+/// One packet of an event.
+#[derive(Debug, Clone, Copy)]
+struct Event {
+    ssrc: u32,
+    sequence: u16,
+    timestamp: u32,
+    marker: bool,
+    code: u8,
+    ended: bool,
+    /// In samples.
+    duration: u16,
+}
+
+impl Presses {
+    /// The key that this packet, one of telephone events, is the first to tell of.
+    pub fn hear(&mut self, packet: &[u8], now: Instant) -> Option<Digit> {
+        let event = Event::read(packet)?;
+        let digit = Digit::of_event(event.code)?;
+        (self.is_new(event) && self.has_room(now)).then_some(digit)
+    }
+
+    fn is_new(&mut self, event: Event) -> bool {
+        let same_source = self.newest.filter(|newest| newest.ssrc == event.ssrc);
+        let late = |newest: Event| newest.sequence.wrapping_sub(event.sequence) < REORDERED;
+        if same_source.is_some_and(late) {
+            return false;
+        }
+        self.newest = Some(event);
+        !same_source.is_some_and(|newest| newest.goes_on_as(event))
+    }
+
+    fn has_room(&mut self, now: Instant) -> bool {
+        let (since, told) = self
+            .second
+            .filter(|(since, _)| now.saturating_duration_since(*since) < Duration::from_secs(1))
+            .unwrap_or((now, 0));
+        let room = told < MOST_A_SECOND;
+        self.second = Some((since, told + u8::from(room)));
+        room
+    }
+}
+
+impl Event {
+    fn read(packet: &[u8]) -> Option<Self> {
+        let rtp = RtpReader::new(packet).ok()?;
+        let payload: [u8; EVENT] = rtp.payload().get(..EVENT)?.try_into().ok()?;
+        Some(Self {
+            ssrc: rtp.ssrc(),
+            sequence: rtp.sequence_number().into(),
+            timestamp: rtp.timestamp(),
+            marker: rtp.mark(),
+            code: payload[0],
+            ended: payload[1] & 0x80 != 0,
+            duration: u16::from_be_bytes([payload[2], payload[3]]),
+        })
+    }
+
+    /// Whether a newer packet belongs to the same press.
+    fn goes_on_as(self, newer: Self) -> bool {
+        let passed = newer.timestamp.wrapping_sub(self.timestamp);
+        let lasted = u32::from(self.duration);
+        newer.code == self.code
+            && match (passed, self.ended) {
+                // After its end only its end comes again; all else is the next press of who never changes the timestamp.
+                (0, true) => newer.ended,
+                (0, false) => true,
+                (_, true) => !newer.marker && newer.ended && passed <= lasted,
+                (_, false) => !newer.marker && passed <= lasted + LOST,
+            }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A sender of telephone events, and what was told of them.
+    struct Keypad {
+        presses: Presses,
+        now: Instant,
+        sequence: u16,
+        timestamp: u32,
+        told: String,
+    }
+
+    impl Keypad {
+        fn new() -> Self {
+            let now = crate::clock::now();
+            Self { presses: Presses::default(), now, sequence: 65_530, timestamp: u32::MAX - 300, told: String::new() }
+        }
+
+        /// The packets of one press: begun with a marker, one each 20 ms, ended three times.
+        fn press(&mut self, key: char, ms: u32) -> Vec<Vec<u8>> {
+            let (begun, steps) = (self.timestamp, ms / 20);
+            let durations = (1..=steps).chain([steps, steps]).map(|step| (step * 160) as u16);
+            let packets = durations.enumerate().map(|(at, duration)| {
+                self.sequence = self.sequence.wrapping_add(1);
+                event(key, self.sequence, begun, at == 0, at as u32 + 1 >= steps, duration)
+            });
+            let packets = packets.collect();
+            self.timestamp = begun.wrapping_add((ms + 40) * 8);
+            packets
+        }
+
+        fn hear(&mut self, packets: &[Vec<u8>]) {
+            for packet in packets {
+                self.now += Duration::from_millis(20);
+                self.told.extend(self.presses.hear(packet, self.now).map(Digit::key));
+            }
+        }
+    }
+
+    fn event(key: char, sequence: u16, timestamp: u32, marker: bool, ended: bool, duration: u16) -> Vec<u8> {
+        let code = "0123456789*#ABCD".find(key).unwrap_or(16) as u8;
+        let mut packet = vec![0x80, 101 | if marker { 0x80 } else { 0 }];
+        packet.extend(sequence.to_be_bytes());
+        packet.extend(timestamp.to_be_bytes());
+        packet.extend(7_u32.to_be_bytes());
+        packet.extend([code, 10 | if ended { 0x80 } else { 0 }]);
+        packet.extend(duration.to_be_bytes());
+        packet
+    }
+
+    #[test]
+    fn m5_every_key_is_told_once() {
+        let mut pad = Keypad::new();
+        let keys = "0123456789*#ABCD55";
+        for key in keys.chars() {
+            let packets = pad.press(key, 100);
+            pad.hear(&packets);
+        }
+        assert_eq!(pad.told, keys);
+    }
+
+    #[test]
+    fn m5_whatever_is_lost_but_one_packet() {
+        for kept in 0..7 {
+            let mut pad = Keypad::new();
+            for key in "1123".chars() {
+                let packets = pad.press(key, 100);
+                pad.hear(&packets[kept..=kept]);
+            }
+            assert_eq!(pad.told, "1123", "packet {kept}");
+        }
+    }
+
+    #[test]
+    fn m5_doubled_and_late_packets_tell_nothing_new() {
+        let mut pad = Keypad::new();
+        let (five, six) = (pad.press('5', 60), pad.press('6', 60));
+        let doubled: Vec<_> = five.iter().flat_map(|packet| [packet.clone(), packet.clone()]).collect();
+        pad.hear(&doubled);
+        pad.hear(&six[..1]);
+        pad.hear(&five[2..]);
+        pad.hear(&six[1..]);
+        pad.hear(&six);
+        assert_eq!(pad.told, "56");
+    }
+
+    #[test]
+    fn m5_a_key_held_for_longer_than_a_duration_can_say() {
+        let mut pad = Keypad::new();
+        let (mut sequence, mut begun) = (0, 0_u32);
+        for segment in 0..3_u32 {
+            for step in 1..=5_u16 {
+                sequence += 1;
+                pad.hear(&[event('9', sequence, begun, segment == 0 && step == 1, false, 0xffff / 5 * step)]);
+            }
+            begun = begun.wrapping_add(0xffff);
+        }
+        pad.hear(&[event('9', sequence + 1, begun, false, true, 160)]);
+        assert_eq!(pad.told, "9");
+    }
+
+    #[test]
+    fn m5_senders_that_never_or_always_change_the_timestamp() {
+        let mut pad = Keypad::new();
+        for key in "447".chars() {
+            let packets = pad.press(key, 60);
+            pad.timestamp = u32::MAX - 300;
+            pad.hear(&packets);
+        }
+        assert_eq!(pad.told, "447", "one timestamp for all");
+        let mut pad = Keypad::new();
+        for press in 0..2_u32 {
+            for (at, (duration, ended)) in
+                [(160, false), (320, false), (480, true), (480, true), (480, true)].iter().enumerate()
+            {
+                let at = at as u32;
+                let packet = event('8', (press * 5 + at) as u16, press * 2000 + at * 160, at == 0, *ended, *duration);
+                pad.hear(&[packet]);
+            }
+        }
+        assert_eq!(pad.told, "88", "another one in every packet");
+    }
+
+    #[test]
+    fn a_new_source_begins_anew() {
+        let mut pad = Keypad::new();
+        let mut packets = pad.press('1', 60);
+        pad.hear(&packets);
+        packets.iter_mut().for_each(|packet| packet[11] = 8);
+        pad.hear(&packets);
+        assert_eq!(pad.told, "11");
+    }
+
+    #[test]
+    fn what_is_no_key_and_what_is_no_event_tells_nothing() {
+        let mut pad = Keypad::new();
+        pad.hear(&[event('?', 1, 0, true, false, 160)]);
+        let whole = event('1', 2, 160, true, false, 160);
+        for length in 0..whole.len() {
+            pad.hear(&[whole[..length].to_vec()]);
+        }
+        assert_eq!(pad.told, "");
+    }
+
+    #[test]
+    fn a_flood_is_told_of_in_part() {
+        let (mut presses, start) = (Presses::default(), crate::clock::now());
+        let flood = |presses: &mut Presses, from: u16, now: Instant| {
+            let packets = (from..from + 1000).map(|n| event('1', n, u32::from(n) * 9000, true, true, 160));
+            packets.filter(|packet| presses.hear(packet, now).is_some()).count()
+        };
+        assert_eq!(flood(&mut presses, 0, start), usize::from(MOST_A_SECOND));
+        assert_eq!(flood(&mut presses, 1000, start + Duration::from_secs(1)), usize::from(MOST_A_SECOND));
+    }
+}
