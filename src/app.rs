@@ -18,7 +18,8 @@ use crate::b2bua::B2bua;
 use crate::b2bua::io::Change;
 use crate::b2bua::io::Question as DnsQuestion;
 use crate::b2bua::io::{
-    ApiReply, ApiRequest, Input, Look, MediaCommand, OperatorCommand, PublishedContext, Sound, Transport,
+    Advice, ApiReply, ApiRequest, Input, Inquiry, Look, MediaCommand, OperatorCommand, PublishedContext, Sound,
+    Transport,
 };
 use crate::call::ConversationId;
 use crate::call::record::CallRecord;
@@ -34,6 +35,7 @@ use crate::store::contexts::Contexts;
 use crate::store::conversations::{self, Conversations};
 use crate::store::records::{self, Records, Target, Writer};
 use crate::telemetry;
+use crate::webhooks::{Webhook, Webhooks};
 
 /// Conversations that one look at the admin port shows.
 const MOST_CONVERSATIONS: usize = 1_000;
@@ -84,11 +86,18 @@ impl App {
         let mut core = B2bua::new(config.core_settings(), media.pairs(), seed(), clock::epoch());
         let (conversations, conversations_writer) = conversations(config, &mut core)?.unzip();
         let (replies, api) = mpsc::unbounded_channel();
+        let (advised, advice) = mpsc::unbounded_channel();
         let (looked, looks) = mpsc::unbounded_channel();
         let (operators, operator_arrivals) = mpsc::unbounded_channel();
         let (questions, question_arrivals) = mpsc::channel(64);
-        let arrivals =
-            Arrivals { api, looks, media: media_arrivals, operators: operator_arrivals, questions: question_arrivals };
+        let arrivals = Arrivals {
+            api,
+            advice,
+            looks,
+            media: media_arrivals,
+            operators: operator_arrivals,
+            questions: question_arrivals,
+        };
         let (sip, admin) = (udp.addresses(), listener.local_addr()?);
         let stores =
             Stores { contexts: contexts.clone(), records: records.clone(), conversations: conversations.clone() };
@@ -96,6 +105,8 @@ impl App {
         let mut hands = World {
             client: client(config)?,
             replies,
+            webhooks: webhooks(config)?,
+            advised,
             resolver: Resolver::new(&config.dns.servers),
             looked,
             media,
@@ -217,6 +228,14 @@ fn client(config: &Config) -> Result<AsappClient> {
     })?)
 }
 
+fn webhooks(config: &Config) -> Result<Webhooks> {
+    let hooks = config
+        .webhook
+        .iter()
+        .map(|(name, row)| (name.clone(), Webhook { url: row.url.clone(), secret: row.secret.clone() }));
+    Webhooks::new(hooks).map_err(anyhow::Error::msg)
+}
+
 /// Loads every sound. An error has a line for each that cannot be had, with its key and the fix.
 pub fn sounds(config: &Config) -> Result<Sounds> {
     let named = |sound| {
@@ -325,11 +344,12 @@ fn serve_admin(
         }
     });
     let token = Some(config.admin.token.clone()).filter(|token| !token.expose_secret().is_empty());
-    let (found, listed) = (stores.contexts.clone(), stores.contexts.clone());
+    let [found, called, listed] = [(); 3].map(|()| stores.contexts.clone());
     let around = stores.clone();
     let sources = Sources {
         core,
         context: Arc::new(move |reference| found.fetch(clock::now(), reference)),
+        context_of_call: Arc::new(move |call_id| called.of_call(clock::now(), call_id)),
         contexts_of: Arc::new(move |conversation| listed.of(clock::now(), conversation)),
         surroundings: Arc::new(move || around.look_around()),
         erase: Arc::new(move |conversation, told| stores.erase(conversation, told)),
@@ -369,6 +389,8 @@ fn shared(witness: Box<dyn Witness>) -> SharedWitness {
 struct World {
     client: AsappClient,
     replies: mpsc::UnboundedSender<ApiReply>,
+    webhooks: Webhooks,
+    advised: mpsc::UnboundedSender<Advice>,
     resolver: Resolver,
     looked: mpsc::UnboundedSender<Look>,
     media: Media,
@@ -397,6 +419,11 @@ impl Hands for World {
             }
             let _ = replies.send(reply);
         });
+    }
+
+    fn consult(&mut self, inquiry: Inquiry) {
+        let (webhooks, advised) = (self.webhooks.clone(), self.advised.clone());
+        tokio::spawn(async move { advised.send(webhooks.ask(inquiry).await) });
     }
 
     fn look(&mut self, question: DnsQuestion) {

@@ -13,6 +13,7 @@ mod routes;
 mod tests;
 mod trunk;
 mod user;
+mod webhook;
 mod words;
 
 use std::collections::BTreeMap;
@@ -39,6 +40,7 @@ pub use peer::Peer;
 pub use profile::Profile;
 pub use trunk::Trunk;
 pub use user::User;
+pub use webhook::Webhook;
 pub use words::{Advertised, ClientAuth, Destination, Keep, LogFormat, PortRange, Source};
 
 /// Everything the program can be told, read and checked.
@@ -67,6 +69,8 @@ pub struct Config {
     pub rule: Vec<Rule>,
     /// `[target.NAME]`: where they may be sent.
     pub target: BTreeMap<String, Target>,
+    /// `[webhook.NAME]`: who may be asked where.
+    pub webhook: BTreeMap<String, Webhook>,
     /// `[headers]`
     pub headers: HeaderSettings,
     /// `[intake]`
@@ -424,6 +428,8 @@ impl Config {
         let trunks = self.trunk.iter_mut();
         let passwords =
             trunks.map(|(name, it)| (format!("trunk.{name}.password"), &mut it.password, &it.password_file));
+        let webhooks = self.webhook.iter_mut();
+        let tokens = webhooks.map(|(name, it)| (format!("webhook.{name}.secret"), &mut it.secret, &it.secret_file));
         let users = self.user.iter_mut();
         let words = users.map(|(name, it)| (format!("user.{name}.password"), &mut it.password, &it.password_file));
         let peers = self.peer.iter_mut();
@@ -437,6 +443,7 @@ impl Config {
         .chain(passwords)
         .chain(words)
         .chain(shown)
+        .chain(tokens)
         .filter_map(|(key, secret, file)| words::fetch_secret(&key, secret, file.as_deref()).err())
         .collect()
     }
@@ -543,6 +550,7 @@ impl Config {
             entry: call.entry,
             rules: self.rule.clone(),
             targets: self.target.iter().map(|(name, row)| (name.clone(), row.core())).collect(),
+            webhooks: self.webhook.iter().map(|(name, row)| (name.clone(), row.core())).collect(),
             ladder_limit: call.ladder_limit,
             announcement_limit: self
                 .sounds

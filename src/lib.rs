@@ -21,6 +21,7 @@
 //! | [`driver`] | the loop between that object and the world; SIP sockets | |
 //! | [`media`] | the relay: RTP and RTCP on threads of its own | |
 //! | [`asapp`] | ASAPP's API over HTTP, one exchange at a time | |
+//! | [`webhooks`] | services of the customer's that say where a call goes | |
 //! | [`store`] | call records, contexts, resumable conversations | |
 //! | [`admin`] | health, metrics, live calls, contexts, conversations | |
 //! | [`demo`] | mock parties, each usable alone; [`stage`] puts the program between them | |
@@ -36,6 +37,7 @@
 //! - What happens when GenerativeAgent hangs up? `bridged` in `src/call/step.rs`, and the two functions below it.
 //! - Where does the customer go then, or when GenerativeAgent is never reached? [`call::rules`] names the ladder,
 //!   `src/call/handback.rs` climbs it.
+//! - What is a receiver sent, and in which form? [`call::context`]; what known ones read is in `src/config/presets.toml`.
 //! - What may become a dial string, and until when? [`call::ticket`].
 //! - What may become of a REFER of ours? `src/leg/refer.rs`. How is it written? [`sip::refer`].
 //! - A CANCEL crosses a 200, a BYE overtakes an ACK? [`leg::uac`] and [`leg::established`].
@@ -82,3 +84,4 @@ pub mod sip;
 pub mod stage;
 pub mod store;
 pub mod telemetry;
+pub mod webhooks;

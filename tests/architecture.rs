@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const PURE: &[&str] = &["b2bua", "call", "leg", "sdp", "sip"];
-const ADAPTERS: &[&str] = &["driver", "media", "asapp", "store", "admin", "demo"];
+const ADAPTERS: &[&str] = &["driver", "media", "asapp", "store", "admin", "webhooks", "demo"];
 /// Every room of the house.
 const ROOMS: &[&str] = &[
     "b2bua",
@@ -20,6 +20,7 @@ const ROOMS: &[&str] = &[
     "asapp",
     "store",
     "admin",
+    "webhooks",
     "demo",
     "app",
     "config",
@@ -289,12 +290,12 @@ fn one_crate_has_one_door() {
         ("rsip", &["sip/message", "demo"]),
         ("rtp_rs", &["media", "demo"]),
         ("rtcp_types", &["media/quality"]),
-        ("reqwest", &["asapp", "demo"]),
-        ("rustls", &["asapp", "demo", "app", "driver/tls"]),
+        ("reqwest", &["asapp", "webhooks", "demo"]),
+        ("rustls", &["asapp", "webhooks", "demo", "app", "driver/tls"]),
         ("tokio_rustls", &["driver/tls"]),
         ("webpki", &["driver/tls"]),
         ("config", &["config"]),
-        ("secrecy", &["config", "asapp", "admin", "demo", "app"]),
+        ("secrecy", &["config", "asapp", "admin", "webhooks", "demo", "app"]),
         ("base64", &["sdp/crypto"]),
         ("webrtc_srtp", &["media/srtp"]),
         ("webrtc_rtp", &["media/srtp"]),

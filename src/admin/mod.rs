@@ -72,7 +72,7 @@ pub struct Surroundings {
     pub log_lines_dropped: u64,
 }
 
-/// Looks a context up by its reference.
+/// Looks a context up by its reference, or by SIP's Call-ID of its customer leg.
 pub type FindContext = Arc<dyn Fn(&str) -> Option<Arc<PublishedContext>> + Send + Sync>;
 /// The references of a conversation's contexts.
 pub type ContextsOf = Arc<dyn Fn(&ConversationId) -> Vec<String> + Send + Sync>;
@@ -89,6 +89,8 @@ pub struct Sources {
     pub core: mpsc::Sender<AdminQuery>,
     /// The context store.
     pub context: FindContext,
+    /// The context store, by Call-ID.
+    pub context_of_call: FindContext,
     /// The context store, by conversation.
     pub contexts_of: ContextsOf,
     /// Every store, for good.

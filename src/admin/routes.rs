@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::body::Bytes;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -31,6 +32,7 @@ pub(super) fn router(sources: Sources) -> Router {
         .route("/metrics", get(metrics_text));
     let guarded = Router::new()
         .route("/v1/context/{reference}", get(context))
+        .route("/v1/context", get(context_of_call))
         .route("/v1/calls", get(calls))
         .route("/v1/calls/{call}", delete(hang_up))
         .route("/v1/conversations", get(conversations))
@@ -90,6 +92,23 @@ async fn context(State(sources): State<Sources>, Path(reference): Path<String>) 
     }
     match (sources.context)(&reference.to_ascii_lowercase()) {
         Some(context) => ([(header::CACHE_CONTROL, "no-store")], Json(&*context)).into_response(),
+        None => refusal(StatusCode::NOT_FOUND, "no such context: contexts are kept for one hour"),
+    }
+}
+
+/// Which context is asked for by an IVR that has no use for our headers (flow T14).
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Which {
+    call_id: String,
+}
+
+async fn context_of_call(State(sources): State<Sources>, which: Result<Query<Which>, QueryRejection>) -> Response {
+    let Ok(Query(which)) = which else {
+        return refusal(StatusCode::BAD_REQUEST, "ask by the Call-ID of the customer leg: ?call_id=…");
+    };
+    match (sources.context_of_call)(&which.call_id) {
+        Some(context) => private(Json(&*context)),
         None => refusal(StatusCode::NOT_FOUND, "no such context: contexts are kept for one hour"),
     }
 }

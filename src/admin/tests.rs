@@ -39,6 +39,7 @@ async fn door(core: Core, token: Option<&str>) -> Door {
     let sources = Sources {
         core: to_core,
         context: Arc::new(|reference| (reference == REFERENCE).then(|| Arc::new(a_context()))),
+        context_of_call: Arc::new(|id| (id == "1@ivr+x").then(|| Arc::new(a_context()))),
         contexts_of: Arc::new(|id| if id.0 == "c-1" { vec![REFERENCE.to_owned()] } else { Vec::new() }),
         erase: Arc::new(|id, told| {
             told.send(id.0 != "stuck").unwrap();
@@ -182,6 +183,19 @@ async fn metrics_are_complete_and_in_seconds() {
 }
 
 #[tokio::test]
+async fn t14_a_context_is_found_by_call_id() {
+    let door = door(Core::Ready, None).await;
+    let (status, body) = ask(&door, "GET /v1/context?call_id=1%40ivr%2Bx").await;
+    let context: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, context["reference"].as_str()), (200, Some(REFERENCE)));
+    assert_eq!(ask(&door, "GET /v1/context?call_id=2@ivr").await.0, 404);
+    for wrong in ["", "?callid=1", "?call_id=1&x=2"] {
+        let (status, body) = ask(&door, &format!("GET /v1/context{wrong}")).await;
+        assert!(status == 400 && body.contains("call_id"), "{wrong}: {status} {body}");
+    }
+}
+
+#[tokio::test]
 async fn a_context_is_found_by_its_reference_only() {
     let door = door(Core::Ready, None).await;
     let (status, body) = ask(&door, &format!("GET /v1/context/{REFERENCE}")).await;
@@ -263,6 +277,7 @@ async fn a_token_guards_everything_about_calls() {
         "DELETE /v1/calls/ab",
         "POST /v1/calls/ab/pull-back",
         "GET /v1/context/ab",
+        "GET /v1/context?call_id=1%40ivr%2Bx",
         "GET /v1/conversations",
         "GET /v1/conversations/c-1",
         "DELETE /v1/conversations/c-1",

@@ -412,6 +412,7 @@ impl B2bua {
                 CallAction::Onward { target, member, carry } => {
                     self.dial_onward(now, call, &target, member, carry.lines)
                 }
+                CallAction::Consult(inquiry) => self.outputs.push_back(Output::Consult(inquiry)),
                 CallAction::Abandon(role) => self.abandon(now, call, role),
                 CallAction::CallSuccessor(referral) => self.call_successor(now, call, &referral),
                 CallAction::ChangeHands => self.change_hands(now, call),
@@ -951,6 +952,7 @@ fn event_word(event: &CallEvent) -> &'static str {
         CallEvent::WayFailed(_) => "way failed",
         CallEvent::Created(..) => "created",
         CallEvent::Fetched(..) => "fetched",
+        CallEvent::Advised(..) => "advised",
         CallEvent::Heard(_) => "heard",
         CallEvent::ChangedHands => "changed hands",
         CallEvent::Pressed(..) => "key pressed",

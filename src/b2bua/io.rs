@@ -19,6 +19,7 @@ pub use crate::call::event::Sound;
 pub use crate::call::intake::LaidDown;
 use crate::call::record::CallRecord;
 pub use crate::call::record::Epoch;
+pub use crate::call::webhook::{Advice, Inquiry};
 use crate::call::{CallRef, ConversationId, TransferId};
 use crate::leg::MediaCounters;
 pub use crate::leg::keys::Keys;
@@ -37,6 +38,8 @@ pub enum Input {
     TimeReached,
     /// ASAPP's API answered, or did not.
     Asapp(ApiReply),
+    /// A webhook answered, or did not.
+    Advised(Advice),
     /// The relay noticed something.
     Media(MediaEvent),
     /// A connection broke, or could not be made: requests on their way over it will not be answered.
@@ -59,6 +62,8 @@ pub enum Output {
     Transmit(Datagram),
     /// Ask ASAPP's API; exactly one [`ApiReply`] comes back.
     Asapp(ApiRequest),
+    /// Ask a webhook; exactly one [`Advice`] comes back.
+    Consult(Box<Inquiry>),
     /// Tell the relay.
     Media(MediaCommand),
     /// Ask the DNS; exactly one [`Look`] comes back.

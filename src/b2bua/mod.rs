@@ -281,6 +281,9 @@ impl B2bua {
             Input::Received(datagram) => self.received(now, datagram),
             Input::TimeReached => self.time_reached(now),
             Input::Asapp(reply) => self.api_replied(now, reply),
+            Input::Advised(advice) => {
+                self.tell_call(now, advice.call, CallEvent::Advised(advice.number, advice.answer))
+            }
             Input::Media(event) => self.media(now, event),
             Input::TransportFailed { transport, peer } => {
                 let effects = self.transactions.failed(transport, peer);

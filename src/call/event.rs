@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use serde::Serialize;
 
 use super::TransferId;
@@ -11,6 +12,7 @@ use super::escape::Digit;
 use super::record::CallRecord;
 use super::ticket::DialTicket;
 use super::verdict::NotConnected;
+use super::webhook::Inquiry;
 use crate::leg::{LegCommand, LegEvent, LegRole, Referral};
 
 /// Something happened to a call.
@@ -24,6 +26,8 @@ pub enum CallEvent {
     Created(TransferId, Result<Transfer, ApiFailure>),
     /// ASAPP answered a fetch.
     Fetched(TransferId, Result<Transfer, ApiFailure>),
+    /// A webhook answered the question of the rung with this number, or did not.
+    Advised(usize, Result<Bytes, String>),
     /// The first RTP came from this leg.
     Heard(LegRole),
     /// The successor is the customer's leg now.
@@ -133,6 +137,8 @@ pub enum CallAction {
         /// The context.
         carry: Carry,
     },
+    /// Ask a webhook; [`CallEvent::Advised`] follows within its time limit.
+    Consult(Box<Inquiry>),
     /// Hang up a leg that we dialled, and hear no more of it.
     Abandon(LegRole),
     /// Let the successor, if it could be answered, be the customer's leg; hang up the old one and hear no more of it.

@@ -13,6 +13,7 @@ use super::state::{CallState, Facts, HandingBack, LegStage, Releasing, UnderWay}
 use super::step::{Actions, customer_gone as customer_left, end, released, unused};
 use super::succession::give_up;
 use super::verdict::{EndedBy, Outcome, Phase, Verdict};
+use super::webhook::{consult, consulting};
 use crate::leg::{Cause, LegCommand, LegEvent, LegRole, LostCause, Redirect, Side, Transfer};
 
 /// Looks for the rule that fits and begins its ladder; enters [`CallState::HandingBack`].
@@ -31,12 +32,13 @@ pub(super) fn hand_back(facts: &mut Facts, verdict: Verdict, now: Instant, actio
 }
 
 /// The next rung. Where none is left, the customer is sent away with the reason why the last one failed.
-fn climb(facts: &mut Facts, mut state: HandingBack, now: Instant, actions: &mut Actions) -> CallState {
+pub(super) fn climb(facts: &mut Facts, mut state: HandingBack, now: Instant, actions: &mut Actions) -> CallState {
     let refuse = |status, redirect| LegCommand::Refuse { status, redirect, retry_after: None };
     let (rung, command) = match state.ladder.pop_front() {
         Some(Rung::Bye) => (Rung::Bye, LegCommand::HangUp(facts.cause(state.verdict.outcome))),
         Some(Rung::Dial(target)) => return dial(facts, state, target, 0, now, actions),
         Some(Rung::Refer(target)) => return refer(facts, state, target, 0, now, actions),
+        Some(Rung::Webhook(webhook)) => return consult(facts, state, webhook, now, actions),
         Some(Rung::Refuse(status)) => (Rung::Refuse(status), refuse(status, None)),
         Some(Rung::Redirect(target)) => {
             let row = facts.settings.targets.get(&target);
@@ -143,6 +145,7 @@ pub(super) fn handing_back(
         UnderWay::Referring { target, member, accepted } => {
             referring(facts, state, (target, member, accepted), now, event, actions)
         }
+        UnderWay::Consulting { webhook, number } => consulting(facts, state, (&webhook, number), now, event, actions),
         UnderWay::Talking => talking(facts, state, now, event, actions),
         UnderWay::Announcing => announcing(facts, state, now, event, actions),
         UnderWay::Parting => parting(facts, state, now, event, actions),
@@ -203,6 +206,7 @@ fn dialing(
         CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
+        | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
         | CallEvent::Pressed(..)
@@ -216,7 +220,13 @@ fn dialing(
 }
 
 /// Nobody else is called: what cannot fail is still done.
-fn enough(facts: &mut Facts, mut state: HandingBack, result: &str, now: Instant, actions: &mut Actions) -> CallState {
+pub(super) fn enough(
+    facts: &mut Facts,
+    mut state: HandingBack,
+    result: &str,
+    now: Instant,
+    actions: &mut Actions,
+) -> CallState {
     facts.rung_result(result);
     actions.push(CallAction::Abandon(LegRole::Onward));
     facts.onward = LegStage::None;
@@ -306,6 +316,7 @@ fn referring(
         CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
+        | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
@@ -382,6 +393,7 @@ fn talking(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
+        | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
         | CallEvent::Pressed(..)
@@ -392,7 +404,7 @@ fn talking(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
 }
 
 /// The customer has hung up, or was lost: whoever was called for him follows.
-fn customer_gone(
+pub(super) fn customer_gone(
     facts: &mut Facts,
     state: HandingBack,
     event: &LegEvent,
@@ -408,7 +420,7 @@ fn customer_gone(
 }
 
 /// The program stops, or a person ends the call: whoever is there is told so.
-fn dismissed(
+pub(super) fn dismissed(
     facts: &mut Facts,
     state: HandingBack,
     why: Outcome,
@@ -469,6 +481,7 @@ fn announcing(
         CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
+        | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
         | CallEvent::Pressed(..)
@@ -499,6 +512,7 @@ fn parting(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
+        | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
         | CallEvent::Pressed(..)

@@ -15,6 +15,7 @@ mod step;
 pub mod succession;
 pub mod ticket;
 pub mod verdict;
+pub mod webhook;
 
 use std::fmt;
 

@@ -78,6 +78,8 @@ pub enum Rung {
     Refuse(u16),
     /// 302 to the first URI of this target. Only before the answer.
     Redirect(String),
+    /// Ask this webhook, and do what it says.
+    Webhook(String),
 }
 
 /// Where a customer may be sent: a row of the configured table. Nothing else ever becomes a URI.
@@ -201,21 +203,29 @@ impl Rung {
     pub fn suits(&self, answered: bool) -> bool {
         match self {
             Self::Bye | Self::Refer(_) => answered,
-            Self::Dial(_) => true,
+            Self::Dial(_) | Self::Webhook(_) => true,
             Self::Refuse(_) | Self::Redirect(_) => !answered,
         }
     }
 
     /// Whether nothing comes after it: it cannot fail.
     pub fn is_last(&self) -> bool {
-        !matches!(self, Self::Dial(_) | Self::Refer(_))
+        !matches!(self, Self::Dial(_) | Self::Refer(_) | Self::Webhook(_))
     }
 
     /// The target it names.
     pub fn target(&self) -> Option<&str> {
         match self {
             Self::Dial(target) | Self::Refer(target) | Self::Redirect(target) => Some(target),
-            Self::Bye | Self::Refuse(_) => None,
+            Self::Bye | Self::Refuse(_) | Self::Webhook(_) => None,
+        }
+    }
+
+    /// The webhook it names.
+    pub fn webhook(&self) -> Option<&str> {
+        match self {
+            Self::Webhook(webhook) => Some(webhook),
+            _ => None,
         }
     }
 
@@ -227,6 +237,7 @@ impl Rung {
             Self::Refer(_) => "refer",
             Self::Refuse(_) => "refuse",
             Self::Redirect(_) => "redirect",
+            Self::Webhook(_) => "webhook",
         }
     }
 }
@@ -239,6 +250,7 @@ impl fmt::Display for Rung {
             Self::Refer(target) => write!(f, "refer:{target}"),
             Self::Refuse(status) => write!(f, "refuse:{status}"),
             Self::Redirect(target) => write!(f, "redirect:{target}"),
+            Self::Webhook(webhook) => write!(f, "webhook:{webhook}"),
         }
     }
 }
@@ -259,11 +271,12 @@ impl TryFrom<String> for Rung {
             ("dial", target) if !target.is_empty() => Ok(Self::Dial(target.to_owned())),
             ("refer", target) if !target.is_empty() => Ok(Self::Refer(target.to_owned())),
             ("redirect", target) if !target.is_empty() => Ok(Self::Redirect(target.to_owned())),
+            ("webhook", webhook) if !webhook.is_empty() => Ok(Self::Webhook(webhook.to_owned())),
             ("refuse", status) if status.parse::<u16>().is_ok_and(|status| (400..700).contains(&status)) => {
                 Ok(Self::Refuse(status.parse().unwrap_or(480)))
             }
             _ => Err(format!(
-                "`{text}` is not a rung: write \"bye\", \"dial:TARGET\", \"refer:TARGET\", \"redirect:TARGET\", or \
+                "`{text}` is not a rung: write \"bye\", \"dial:TARGET\", \"refer:TARGET\", \"redirect:TARGET\", \"webhook:NAME\", or \
                  \"refuse:480\" (400 to 699)"
             )),
         }
@@ -373,7 +386,7 @@ mod tests {
 
     #[test]
     fn rungs_are_read_as_they_are_written() {
-        for text in ["bye", "dial:queue", "refer:queue", "refuse:503", "redirect:queue"] {
+        for text in ["bye", "dial:queue", "refer:queue", "refuse:503", "redirect:queue", "webhook:router"] {
             assert_eq!(rung(text).to_string(), text);
         }
         for text in

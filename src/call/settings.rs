@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::escape::Sequence;
 use super::rules::{Entry, Rule, Target};
 use super::verdict::Outcome;
+use super::webhook::Webhook;
 
 /// Settings of the supervised transfer.
 #[derive(Debug, Clone)]
@@ -63,6 +64,8 @@ pub struct CallSettings {
     pub rules: Vec<Rule>,
     /// Where they may be sent.
     pub targets: BTreeMap<String, Target>,
+    /// Who may be asked where.
+    pub webhooks: BTreeMap<String, Webhook>,
     /// From the end of GenerativeAgent's part to the last attempt to hand the customer back.
     pub ladder_limit: Duration,
     /// How long the announcement that nobody could be reached may take. Zero: there is none.
@@ -299,6 +302,7 @@ impl Default for CallSettings {
             entry: EntrySetting::Detect,
             rules: Vec::new(),
             targets: BTreeMap::new(),
+            webhooks: BTreeMap::new(),
             ladder_limit: Duration::from_secs(90),
             announcement_limit: Duration::ZERO,
             intake: IntakeSettings::default(),

@@ -10,7 +10,7 @@ use super::escape::Escape;
 use super::event::{CallAction, CallEvent, Sound};
 use super::intake::Intake;
 use super::record::{AttemptRecord, CallRecord, Epoch, HandBackRecord, RungRecord, masked};
-use super::rules::{self, Rung, Situation};
+use super::rules::{self, Entry, Rung, Situation};
 use super::settings::{Answer, BodyForm, CallSettings, ContextSettings, Ringing};
 use super::succession::{Succession, succession};
 use super::ticket::DialTicket;
@@ -153,6 +153,13 @@ pub enum UnderWay {
         member: usize,
         /// Whether it has said that it will.
         accepted: bool,
+    },
+    /// A webhook has been asked; the customer waits.
+    Consulting {
+        /// The webhook.
+        webhook: String,
+        /// Which rung of the call this is, counted from 1.
+        number: usize,
     },
     /// The customer talks with the onward leg.
     Talking,
@@ -422,14 +429,24 @@ impl Facts {
 
     /// What the reference shows now.
     pub fn publish(&self, outcome: &str) -> CallAction {
-        CallAction::Publish(Box::new(PublishedContext {
+        CallAction::Publish(Box::new(self.published(outcome)))
+    }
+
+    /// The context as it is known now.
+    pub fn published(&self, outcome: &str) -> PublishedContext {
+        PublishedContext {
             reference: self.reference.clone(),
             call: self.call,
             customer_call_id: self.intake.call_id.clone(),
             conversation: self.intake.conversation.clone(),
             outcome: outcome.to_owned(),
             output: self.output.clone(),
-        }))
+        }
+    }
+
+    /// How the call came to us.
+    pub fn entry(&self) -> Entry {
+        self.settings.entry.of(self.intake.redirected)
     }
 
     /// The rungs that this verdict calls for.
@@ -439,7 +456,7 @@ impl Facts {
             outcome: verdict.outcome,
             reason: verdict.evidence.not_connected,
             answered: self.customer == LegStage::Up,
-            entry: self.settings.entry.of(self.intake.redirected),
+            entry: self.entry(),
             task: output.and_then(|output| output.task.as_deref()).or(self.intake.task.as_deref()),
             transfer_type: output.and_then(|output| output.transfer_type.as_deref()),
             variables: output.map_or(&[], |output| &output.transfer_variables),
@@ -468,15 +485,12 @@ impl Facts {
         let carry = match rung {
             Rung::Dial(target) => self.context(outcome, &self.called(target)),
             Rung::Refer(target) => self.context_inside_uri(outcome, self.called(target)),
-            Rung::Bye => self.context(outcome, self.profile()),
+            Rung::Bye | Rung::Webhook(_) => self.context(outcome, self.profile()),
             Rung::Refuse(_) | Rung::Redirect(_) => {
                 self.context(outcome, &ContextSettings { body: BodyForm::None, ..self.profile().clone() })
             }
         };
-        self.hand_back
-            .get_or_insert_default()
-            .rungs
-            .push(RungRecord { rung: rung.to_string(), result: "under way".to_owned() });
+        self.rung_begun(rung);
         self.sends(&carry);
         carry
     }
@@ -502,6 +516,13 @@ impl Facts {
         let mut carries = tries.map(|settings| self.context(outcome, &settings));
         let fits = carries.find(|carry| carry.octets_inside_uri() <= most);
         fits.unwrap_or_else(|| Carry::reference(&self.reference, &settings))
+    }
+
+    /// A rung is tried, which is remembered for the record; the rungs tried so far.
+    pub fn rung_begun(&mut self, rung: &Rung) -> usize {
+        let record = self.hand_back.get_or_insert_default();
+        record.rungs.push(RungRecord { rung: rung.to_string(), result: "under way".to_owned() });
+        record.rungs.len()
     }
 
     /// What became of the rung under way.

@@ -135,6 +135,7 @@ fn requesting(
         CallEvent::Fetched(..)
         | CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
+        | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
         | CallEvent::Pressed(..)
@@ -336,6 +337,7 @@ fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, ac
         CallEvent::Timer(CallTimer::DwellLimit) if !facts.heard => vanished(facts, now, actions),
         CallEvent::Leg(..)
         | CallEvent::Fetched(..)
+        | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
         | CallEvent::Pressed(..)
@@ -429,6 +431,7 @@ fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, ac
         CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
+        | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
         | CallEvent::Pressed(..)
@@ -567,6 +570,7 @@ fn collecting(
         CallEvent::Fetched(..)
         | CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
+        | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
         | CallEvent::Pressed(..)
@@ -771,6 +775,7 @@ fn releasing(facts: &mut Facts, state: Releasing, now: Instant, event: CallEvent
         CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
+        | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
         | CallEvent::Pressed(..)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use super::words::span;
-use super::{ClientAuth, Config, Destination, Sip, peer, profile, routes, trunk, user};
+use super::{ClientAuth, Config, Destination, Sip, peer, profile, routes, trunk, user, webhook};
 use crate::b2bua::headers::may_cross;
 use crate::call::settings::ContextSettings;
 use crate::sdp::Family;
@@ -24,6 +24,7 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
     asapp(config, &mut problems);
     routes::problems(config, &mut problems);
     profile::problems(config, &mut problems);
+    webhook::problems(config, &mut problems);
     headers(config, &mut problems);
     crossing(config, &mut problems);
     problems

@@ -6,7 +6,7 @@ use super::words::{Prefix, span};
 use super::{Config, Destination, Keep, Listener, Sounds, routes};
 use crate::b2bua::settings::{Caller, Srtp};
 use crate::call::rules::Entry;
-use crate::call::settings::{Answer, Ringing};
+use crate::call::settings::{Answer, BodyForm, ContextSettings, Ringing, Uui};
 use crate::call::verdict::Outcome;
 
 /// What happens to a call, and the table of last words.
@@ -158,13 +158,19 @@ fn conversations(config: &Config, to: &mut String) -> std::fmt::Result {
 fn table(config: &Config, to: &mut String) -> std::fmt::Result {
     for (name, row) in &config.target {
         let uris = row.uri.join(", then ");
+        let sent =
+            row.profile.as_ref().map_or(String::new(), |profile| format!("; is sent what profile {profile} says"));
         writeln!(
             to,
-            "  Target {name}: {uris}; each may ring {}, or be silent so long after a REFER that is accepted within {}.",
+            "  Target {name}: {uris}; each may ring {}, or be silent so long after a REFER that is accepted within {}{sent}.",
             span::format(row.ring_limit),
             span::format(row.accept_limit)
         )?;
     }
+    for (name, row) in &config.webhook {
+        writeln!(to, "  Webhook {name}: {}, asked for up to {}.", bare(&row.url), span::format(row.timeout))?;
+    }
+    profiles(config, to)?;
     writeln!(to, "\nWhen it ends\n  {:<17} {:<13} what is done", "outcome", "entry")?;
     for outcome in Outcome::ALL {
         for &entry in routes::entries(config) {
@@ -181,6 +187,47 @@ fn table(config: &Config, to: &mut String) -> std::fmt::Result {
          there is one. refer: the customer's side calls the target itself; only its word that this worked counts, or\n\
          its BYE after it has accepted, and until then the customer stays with us.\n",
     )
+}
+
+/// A URL without what may be a secret in it.
+fn bare(url: &str) -> &str {
+    url.split(['?', '#']).next().unwrap_or_default()
+}
+
+/// Who is sent a context in which way.
+fn profiles(config: &Config, to: &mut String) -> std::fmt::Result {
+    for (name, row) in &config.profile {
+        let networks = row.peers.iter().map(|network| Prefix(*network).to_string());
+        let trunks = config.trunk.iter().filter(|(_, trunk)| trunk.profile.as_ref() == Some(name));
+        let whom: Vec<String> = networks.chain(trunks.map(|(trunk, _)| format!("trunk {trunk}"))).collect();
+        let whom = if whom.is_empty() { "targets only".to_owned() } else { whom.join(", ") };
+        writeln!(to, "  Profile {name} ({}), for {whom}: {}.", row.context.preset, sent(&row.context))?;
+    }
+    writeln!(to, "  Everybody else ({}): {}.", config.context.preset, sent(&config.context))
+}
+
+/// In which form a receiver gets the context.
+fn sent(context: &ContextSettings) -> String {
+    let mut ways = Vec::new();
+    if context.max_variables > 0 {
+        ways.push(format!("headers {}NAME", context.transfer_prefix));
+    }
+    let data = match context.uui {
+        Uui::Off => None,
+        Uui::Ref => Some("the reference"),
+        Uui::Kv => Some("name=value"),
+        Uui::Json => Some("JSON"),
+    };
+    ways.extend(data.map(|data| format!("User-to-User with {data}")));
+    match context.body {
+        BodyForm::None => {}
+        BodyForm::Form => ways.push("a form on the BYE".to_owned()),
+        BodyForm::Json => ways.push("JSON on the BYE".to_owned()),
+    }
+    if !context.reference_header.is_empty() {
+        ways.push(context.reference_header.clone());
+    }
+    if ways.is_empty() { "nothing but a cause".to_owned() } else { ways.join(", ") }
 }
 
 /// What is done for this outcome: a line of conditions and one of rungs for each case.

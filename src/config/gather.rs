@@ -5,10 +5,10 @@ use std::path::Path;
 
 use config::{Environment, File, FileFormat, Map, Source, Value, ValueKind};
 
-use super::{Config, ConfigError, Peer, Trunk, User, profile};
+use super::{Config, ConfigError, Peer, Trunk, User, Webhook, profile};
 
 /// Sections that hold sections with names of the user's choice.
-const NAMED: [&str; 4] = ["peer", "trunk", "user", "profile"];
+const NAMED: [&str; 5] = ["peer", "trunk", "user", "profile", "webhook"];
 
 /// Where the TOML is.
 pub(super) enum Toml<'a> {
@@ -24,6 +24,7 @@ pub(super) fn known_keys() -> BTreeMap<String, bool> {
     defaults["trunk.*"] = serde_json::to_value(Trunk::default()).unwrap_or_default();
     defaults["peer.*"] = serde_json::to_value(Peer::default()).unwrap_or_default();
     defaults["user.*"] = serde_json::to_value(User::default()).unwrap_or_default();
+    defaults["webhook.*"] = serde_json::to_value(Webhook::default()).unwrap_or_default();
     defaults["profile.*"] = defaults["context"].clone();
     defaults["profile.*"]["peers"] = serde_json::json!([]);
     let sections = defaults.as_object().into_iter().flatten();

@@ -112,6 +112,12 @@ pub(super) fn problems(config: &Config, problems: &mut Vec<String>) {
     }
 }
 
+/// The webhooks that rules name, each with the rule's number.
+pub(super) fn webhooks(config: &Config) -> impl Iterator<Item = (usize, &str)> {
+    let rules = config.rule.iter().enumerate();
+    rules.flat_map(|(at, rule)| rule.ladder.iter().filter_map(Rung::webhook).map(move |webhook| (at + 1, webhook)))
+}
+
 /// What a URI is good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {

@@ -87,6 +87,9 @@ fn values_marked_as_examples_can_be_used() {
             "sip.tls_certificate" => "sip.tls_key = 'k.pem'\n",
             "sip.tls_key" => "sip.tls_certificate = 'c.pem'\n",
             "trunk.main.profile" => "profile.pbx.preset = 'generic'\n",
+            key if key.starts_with("webhook.router.") && key != "webhook.router.url" => {
+                "webhook.router.url = 'https://r'\n"
+            }
             "profile.pbx.peers" => "sip.access = ['10.0.0.0/8']\n",
             _ => "",
         };
@@ -442,6 +445,27 @@ fn every_preset_can_be_used_and_every_value_of_it_replaced() {
 }
 
 #[test]
+fn a_webhook_that_cannot_work_is_refused_with_its_fix() {
+    let rule = "[[rule]]\nwhen.entry = 'supervised'\nladder = ['webhook:router', 'bye', 'refuse:480']\n";
+    let url = "[webhook.router]\nurl = 'https://router.example.com/next'\n";
+    with(&format!("{rule}{url}secret = 'abc'\n")).unwrap();
+    for (lines, hint) in [
+        (rule.to_owned(), "names the webhook `router`, which is not there"),
+        ("[webhook.router]\nurl = 'router.example.com'".to_owned(), "is no URL"),
+        ("[webhook.router]\nurl = 'http://127.0.0.1:9/'".to_owned(), "allow_http"),
+        (format!("{url}timeout = '10m'"), "call.ladder_limit"),
+        (format!("{url}secret = 'a b'"), "copy it again"),
+        (format!("{url}secret = 'a'\nsecret_file = 'x'"), "both given"),
+        (format!("{url}uri = 'x'"), "did you mean `webhook.*.url`"),
+        (format!("{url}[[rule]]\nladder = 'webhook:router'"), "no last answer"),
+    ] {
+        let error = refusal(&lines);
+        assert!(error.contains(hint), "{lines}: {error}");
+        assert_eq!(error.lines().count(), 1, "{lines}: {error}");
+    }
+}
+
+#[test]
 fn a_profile_that_cannot_work_is_refused_with_its_fix() {
     for (lines, hint) in [
         ("context.preset = 'asterix'", "there is no preset `asterix`: write one of "),
@@ -465,6 +489,58 @@ fn a_profile_that_cannot_work_is_refused_with_its_fix() {
     }
 }
 
+/// The recipes, by file name.
+fn recipes() -> Vec<(String, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/recipes");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
+    let mut recipes: Vec<_> = files.map(|path| (name(&path), std::fs::read_to_string(&path).unwrap())).collect();
+    recipes.sort();
+    assert_eq!(recipes.len(), 9, "eight receivers and what holds for all of them");
+    recipes
+}
+
+#[test]
+fn every_fragment_in_a_recipe_can_be_used_and_its_preset_is_there() {
+    for (name, text) in recipes().iter().filter(|(name, _)| name != "README.md") {
+        let blocks: Vec<&str> = text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+        assert!(!blocks.is_empty(), "{name} says nothing about our side");
+        for block in blocks {
+            let config = with(block).unwrap_or_else(|error| panic!("{name}: {error}\n{block}"));
+            assert!(!config.profile.is_empty(), "{name} names no profile");
+        }
+    }
+}
+
+#[test]
+fn every_header_and_path_in_a_recipe_is_one_of_ours() {
+    let (context, intake) = (ContextSettings::default(), IntakeSettings::default());
+    let whole = [
+        &context.transfer_header,
+        &context.conversation_header,
+        &context.reference_header,
+        &context.outcome_header,
+        &intake.conversation_header,
+        &intake.task_header,
+        &intake.customer_header,
+    ];
+    let prefixes = [&context.transfer_prefix, &context.reference_prefix, &intake.variable_prefix];
+    for (name, text) in recipes() {
+        let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
+        for word in words.filter(|word| word.starts_with("X-GA") || word.starts_with("X-Switchback")) {
+            let ours = whole.iter().any(|header| *header == word)
+                || prefixes.iter().any(|prefix| word.len() > prefix.len() && word.starts_with(*prefix));
+            assert!(ours, "{name}: no message of ours has {word}");
+        }
+        for path in text.split("/v1/").skip(1) {
+            assert!(
+                ["context/", "context?call_id="].iter().any(|known| path.starts_with(known)),
+                "{name}: /v1/{path:.20}"
+            );
+        }
+    }
+}
+
 #[test]
 fn the_closed_door_is_mentioned() {
     let warnings = Config::parse(LEAST).unwrap().warnings();
@@ -480,9 +556,11 @@ fn the_closed_door_is_mentioned() {
 fn the_explanation_names_every_outcome() {
     let rules = format!(
         "{QUEUE}[[rule]]\nwhen.reason = 'api_down'\nladder = 'redirect:queue'\n\
-         [[rule]]\nwhen.outcome = 'agent'\nwhen.variables.Tier = ['gold*', 'vip']\nladder = 'dial:queue'\n"
+         [[rule]]\nwhen.outcome = 'agent'\nwhen.variables.Tier = ['gold*', 'vip']\nladder = 'dial:queue'\n\
+         [[rule]]\nwhen.outcome = 'agent'\nwhen.variables.Tier = 'lead'\nladder = 'webhook:router'\n\
+         [webhook.router]\nurl = 'https://r/next'\n[profile.pbx]\npreset = 'genesys'\npeers = ['10.0.0.5']\n"
     );
-    let text = with(&rules).unwrap().explain();
+    let text = with(&format!("sip.access = ['10.0.0.0/8']\n{rules}")).unwrap().explain();
     for outcome in crate::call::verdict::Outcome::ALL {
         assert!(text.contains(&format!("\n  {outcome} ")), "{outcome}:\n{text}");
     }
@@ -493,10 +571,14 @@ fn the_explanation_names_every_outcome() {
         "agent             redirected    bye (!)",
         "operator          supervised    not answered: refuse:480",
         "Target queue: sip:q@pbx; each may ring 30s, or be silent so long after a REFER that is accepted within 5s.",
+        "Webhook router: https://r/next, asked for up to 2s.",
+        "Profile pbx (genesys), for 10.0.0.5/32: headers X-GA-tv-NAME, User-to-User with name=value, X-Switchback-Context.",
+        "Everybody else (generic): headers X-GA-tv-NAME, X-Switchback-Context.",
+        "agent             supervised    if Tier lead: webhook:router, then BYE with the cause",
     ] {
         assert!(text.contains(line), "{line}:\n{text}");
     }
-    assert!(text.contains("nobody: sip.access is empty"), "{text}");
+    assert!(with("").unwrap().explain().contains("nobody: sip.access is empty"));
 }
 
 #[test]

@@ -18,7 +18,7 @@ use tokio::time::sleep_until;
 
 use crate::b2bua::B2bua;
 use crate::b2bua::io::{
-    ApiReply, ApiRequest, Change, Datagram, Input, MediaCommand, MediaEvent, OperatorCommand, Output,
+    Advice, ApiReply, ApiRequest, Change, Datagram, Input, Inquiry, MediaCommand, MediaEvent, OperatorCommand, Output,
 };
 use crate::b2bua::io::{Look, PublishedContext, Question as DnsQuestion, Transport};
 use crate::call::record::CallRecord;
@@ -34,6 +34,8 @@ pub type Question = Box<dyn FnOnce(&mut B2bua, Instant) + Send>;
 pub struct Arrivals {
     /// Answers of ASAPP's API.
     pub api: mpsc::UnboundedReceiver<ApiReply>,
+    /// Answers of webhooks.
+    pub advice: mpsc::UnboundedReceiver<Advice>,
     /// Answers of the DNS.
     pub looks: mpsc::UnboundedReceiver<Look>,
     /// Reports of the relay.
@@ -48,6 +50,8 @@ pub struct Arrivals {
 pub trait Hands {
     /// Ask ASAPP; the answer comes back through [`Arrivals`].
     fn ask_asapp(&mut self, request: ApiRequest);
+    /// Ask a webhook; the answer comes back through [`Arrivals`].
+    fn consult(&mut self, inquiry: Inquiry);
     /// Ask the DNS; the answer comes back through [`Arrivals`].
     fn look(&mut self, question: DnsQuestion);
     /// Tell the relay.
@@ -95,6 +99,7 @@ pub async fn drive(
             arrival = streams.next() => heard(&mut streams, &udp, arrival, hands),
             () = timer => Some(Input::TimeReached),
             Some(reply) = arrivals.api.recv() => Some(Input::Asapp(reply)),
+            Some(advice) = arrivals.advice.recv() => Some(Input::Advised(advice)),
             Some(look) = arrivals.looks.recv() => Some(Input::Looked(look)),
             Some(event) = arrivals.media.recv() => Some(Input::Media(event)),
             Some(command) = arrivals.operators.recv() => Some(Input::Operator(command)),
@@ -168,6 +173,7 @@ fn drain(core: &mut B2bua, udp: &Udp, streams: &mut Streams, hands: &mut impl Ha
                 }
             }
             Output::Asapp(request) => hands.ask_asapp(request),
+            Output::Consult(inquiry) => hands.consult(*inquiry),
             Output::Look(question) => hands.look(question),
             Output::Named(address, domain) => streams.name(address, domain),
             Output::Media(command) => hands.tell_media(command),
@@ -193,6 +199,7 @@ mod tests {
 
     impl Hands for Onlooker {
         fn ask_asapp(&mut self, _: ApiRequest) {}
+        fn consult(&mut self, _: Inquiry) {}
         fn look(&mut self, _: DnsQuestion) {}
         fn tell_media(&mut self, _: MediaCommand) {}
         fn publish(&mut self, _: PublishedContext) {}

@@ -22,6 +22,8 @@ pub struct Contexts {
 #[derive(Debug, Default)]
 struct Shelf {
     by_reference: HashMap<String, Kept>,
+    /// References by SIP's Call-ID of the customer leg; of several calls with the same one the last.
+    by_call_id: HashMap<String, String>,
     /// References by the order of their last update.
     by_age: BTreeMap<u64, String>,
     updates: u64,
@@ -51,6 +53,7 @@ impl Contexts {
         let mut shelf = self.shelf();
         shelf.updates += 1;
         let (age, reference) = (shelf.updates, context.reference.clone());
+        shelf.by_call_id.insert(context.customer_call_id.clone(), reference.clone());
         let kept = Kept { context: Arc::new(context), updated: now, age };
         if let Some(earlier) = shelf.by_reference.insert(reference.clone(), kept) {
             shelf.by_age.remove(&earlier.age);
@@ -66,6 +69,12 @@ impl Contexts {
         shelf.by_reference.get(reference).map(|kept| Arc::clone(&kept.context))
     }
 
+    /// The context of the customer leg with this Call-ID, while it lives.
+    pub fn of_call(&self, now: Instant, call_id: &str) -> Option<Arc<PublishedContext>> {
+        let reference = self.shelf().by_call_id.get(call_id).cloned()?;
+        self.fetch(now, &reference)
+    }
+
     /// The references of this conversation's contexts. Looks at every context: for operators, not for calls.
     pub fn of(&self, now: Instant, conversation: &ConversationId) -> Vec<String> {
         let mut shelf = self.shelf();
@@ -79,7 +88,7 @@ impl Contexts {
         let references = self.of(now, conversation);
         let mut shelf = self.shelf();
         for reference in &references {
-            if let Some(kept) = shelf.by_reference.remove(reference) {
+            if let Some(kept) = shelf.remove(reference) {
                 shelf.by_age.remove(&kept.age);
             }
         }
@@ -111,8 +120,19 @@ impl Shelf {
             if !expired && self.by_reference.len() <= capacity {
                 return;
             }
-            self.by_reference.remove(&oldest.remove());
+            let reference = oldest.remove();
+            self.remove(&reference);
         }
+    }
+
+    /// Takes a context off the shelf; its age stays.
+    fn remove(&mut self, reference: &str) -> Option<Kept> {
+        let kept = self.by_reference.remove(reference)?;
+        let call_id = &kept.context.customer_call_id;
+        if self.by_call_id.get(call_id).is_some_and(|last| last == reference) {
+            self.by_call_id.remove(call_id);
+        }
+        Some(kept)
     }
 }
 
@@ -141,6 +161,22 @@ mod tests {
         assert!(contexts.fetch(start + LIFETIME / 2 + LIFETIME, "a").is_none());
         assert!(contexts.is_empty());
         assert!(contexts.shelf().by_age.is_empty());
+    }
+
+    #[test]
+    fn t14_a_context_is_found_by_the_call_id_of_its_customer_leg() {
+        let (contexts, now) = (Contexts::new(2), crate::clock::now());
+        let of_leg =
+            |reference, id: &str| PublishedContext { customer_call_id: id.to_owned(), ..context(reference, "agent") };
+        let found = |id| contexts.of_call(now, id).map(|context| context.reference.clone());
+        contexts.put(now, of_leg("a", "1@ivr"));
+        contexts.put(now, of_leg("b", "1@ivr"));
+        assert_eq!((found("1@ivr").as_deref(), found("2@ivr")), (Some("b"), None), "the last call of that id");
+        contexts.put(now, of_leg("c", "2@ivr"));
+        contexts.put(now, of_leg("d", "3@ivr"));
+        assert_eq!((found("1@ivr"), contexts.shelf().by_call_id.len()), (None, 2), "nothing is left of what made room");
+        assert!(contexts.of_call(now + LIFETIME, "3@ivr").is_none());
+        assert!(contexts.shelf().by_call_id.is_empty());
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl Bench {
 
     fn react(&mut self, output: Output) {
         match output {
-            Output::Look(_) | Output::Named(..) => {}
+            Output::Consult(_) | Output::Look(_) | Output::Named(..) => {}
             Output::Asapp(request) => {
                 let created = matches!(request.operation, ApiOperation::Create(_));
                 let status = if created { TransferStatus::Active } else { TransferStatus::Completed };

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use switchback::b2bua::B2bua;
 use switchback::b2bua::io::{
-    ApiFailure, ApiOperation, ApiReply, ApiRequest, Change, Datagram, Epoch, FailureClass, Family, Input, Look,
-    MediaCommand, MediaEvent, OperatorCommand, Output, PortPair, PublishedContext, Question, Records, Remembered,
-    Transfer, Transport,
+    Advice, ApiFailure, ApiOperation, ApiReply, ApiRequest, Change, Datagram, Epoch, FailureClass, Family, Input,
+    Inquiry, Look, MediaCommand, MediaEvent, OperatorCommand, Output, PortPair, PublishedContext, Question, Records,
+    Remembered, Transfer, Transport,
 };
 use switchback::b2bua::settings::{Network, Reach, Settings, Srtp, Trunk};
 use switchback::call::CallRef;
@@ -75,6 +75,7 @@ pub enum Flight {
     Reply(u64, ApiReply),
     Media(MediaEvent),
     Looked(Look),
+    Advice(Advice),
     Alarm(u64),
 }
 
@@ -128,6 +129,10 @@ pub struct Engine {
     pub dns: HashMap<Question, Result<(Records, Duration), String>>,
     /// Every question to it.
     pub looked: Vec<Question>,
+    /// What webhooks answer, in order, each after so long; then nothing in time.
+    pub advice: VecDeque<(Duration, Result<Bytes, String>)>,
+    /// Every question to them.
+    pub inquiries: Vec<Inquiry>,
 }
 
 impl fmt::Debug for Engine {
@@ -211,6 +216,8 @@ impl Engine {
             carriers: vec![carrier],
             dns: HashMap::new(),
             looked: Vec::new(),
+            advice: VecDeque::new(),
+            inquiries: Vec::new(),
         }
     }
 
@@ -330,6 +337,7 @@ impl Engine {
                 }
                 self.feed(Input::Media(event));
             }
+            Flight::Advice(advice) => self.feed(Input::Advised(advice)),
             Flight::Looked(look) => self.feed(Input::Looked(look)),
             Flight::Alarm(number) => self.events.push_back(Event::Alarm(number)),
         }
@@ -367,6 +375,7 @@ impl Engine {
                 self.open_questions.insert(question, (self.now, (self.now + request.timeout, self.order)));
                 self.events.push_back(Event::Asked(question, request));
             }
+            Output::Consult(inquiry) => self.consult(*inquiry),
             Output::Look(question) => self.look(question),
             Output::Named(..) => {}
             Output::Media(command) => self.obey(at, &command),
@@ -392,6 +401,15 @@ impl Engine {
             Some(remembered) => drop(self.on_disk.insert(change.conversation.0, *remembered)),
             None => drop(self.on_disk.remove(&change.conversation.0)),
         }
+    }
+
+    fn consult(&mut self, inquiry: Inquiry) {
+        let limit = inquiry.timeout;
+        self.ladder.remark(self.now - self.start, &format!("webhook {}: POST", inquiry.webhook));
+        let late = || (limit, Err(format!("no answer in {limit:?}")));
+        let (after, answer) = self.advice.pop_front().filter(|(after, _)| *after <= limit).unwrap_or_else(late);
+        self.launch(after, Flight::Advice(Advice { call: inquiry.call, number: inquiry.number, answer }));
+        self.inquiries.push(inquiry);
     }
 
     fn look(&mut self, question: Question) {

@@ -407,7 +407,7 @@ fn is_choice(flight: &Flight) -> bool {
             matches!(sip(octets).word().as_str(), "200" | "503" | "486" | "180" | "183" | "CANCEL" | "BYE")
         }
         Flight::Reply(..) => true,
-        Flight::ToParty(..) | Flight::Media(_) | Flight::Looked(_) | Flight::Alarm(_) => false,
+        Flight::ToParty(..) | Flight::Media(_) | Flight::Looked(_) | Flight::Advice(_) | Flight::Alarm(_) => false,
     }
 }
 

@@ -55,4 +55,5 @@ mod timers;
 mod transports;
 mod trunks;
 mod ways;
+mod webhooks;
 mod world;

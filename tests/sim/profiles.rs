@@ -3,11 +3,12 @@
 use switchback::b2bua::io::FailureClass;
 use switchback::b2bua::settings::{Network, Settings};
 use switchback::call::rules::Matcher;
-use switchback::call::settings::{BodyForm, ContextSettings, Uui, UuiForm};
+use switchback::call::settings::{BodyForm, ContextSettings, Encoding, Uui, UuiForm};
 use switchback::call::verdict::Outcome;
+use switchback::call::webhook::Webhook;
 
 use crate::asapp::completed;
-use crate::engine::{IVR, address};
+use crate::engine::{IVR, address, secs};
 use crate::happy::talk;
 use crate::ladders::rules;
 use crate::peer::Line;
@@ -129,4 +130,133 @@ fn t15_a_contact_without_headers_where_the_profile_says_so() {
     assert_eq!(moved.header("Contact"), "<sip:queue@pbx.example>");
     assert!(moved.has("User-to-User") && moved.has("X-Switchback-Context"), "in the response itself");
     assert!(moved.body.is_empty());
+}
+
+/// What hostile hands may put into a context: 64 KB of names and values.
+fn hostile() -> Vec<(String, String)> {
+    let texts = [
+        "1\r\nX-Evil: 1\r\n\r\nBYE sip:evil@example.com SIP/2.0\r\n",
+        "\0\u{1}\u{7f}\u{85}\u{2028}",
+        "\"quoted\\\" <sip:evil@example.com>;tag=1, second",
+        "%0d%0aX-Evil: 1 %25 %",
+        "?X-Evil=1&X-Evil=2;X-Evil=3",
+        "\u{202e}é😀 \u{feff}",
+        "{\"ref\":\"forged\"}",
+        "plain",
+    ];
+    let names = ["Via", "Content-Length", "Reason", "ref", "outcome", "User-to-User", "X-Evil: 1\r\nX-Evil", "ok", ""];
+    let mut all: Vec<(String, String)> = Vec::new();
+    for (n, name) in names.iter().enumerate() {
+        all.extend(
+            texts
+                .iter()
+                .enumerate()
+                .map(|(t, text)| (format!("{name}{}", if t == n { "" } else { text }), (*text).to_owned())),
+        );
+    }
+    all.extend((0..40).map(|n| (format!("long-{n}"), texts[n % texts.len()].repeat(40))));
+    all.push(("rest".to_owned(), "x".repeat(32 * 1024)));
+    assert!(all.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > 64 * 1024);
+    all
+}
+
+/// Every profile that a receiver could have: each form of each part.
+fn every_profile() -> Vec<ContextSettings> {
+    let mut all = Vec::new();
+    for uui in [Uui::Off, Uui::Ref, Uui::Kv, Uui::Json] {
+        for uui_form in [UuiForm::Hex, UuiForm::Isdn, UuiForm::Pd, UuiForm::Avaya] {
+            for body in [BodyForm::None, BodyForm::Form, BodyForm::Json] {
+                let encoding = if body == BodyForm::Form { Encoding::Plain } else { Encoding::Percent };
+                all.push(ContextSettings { uui, uui_form, body, encoding, ..ContextSettings::default() });
+            }
+        }
+    }
+    all
+}
+
+/// Nothing of a message is anything but what we wrote: its lines are ours, its values printable, and it fits a datagram.
+fn unharmed(message: &Sip, settings: &ContextSettings) {
+    let known = [
+        "via",
+        "from",
+        "to",
+        "call-id",
+        "cseq",
+        "max-forwards",
+        "contact",
+        "user-agent",
+        "server",
+        "reason",
+        "allow",
+        "supported",
+        "session-expires",
+        "min-se",
+        "content-type",
+        "content-length",
+        "content-disposition",
+        "user-to-user",
+        "x-switchback-outcome",
+        "x-switchback-context",
+        "x-ga-extconid",
+        "x-ga-transfer",
+        "diversion",
+        "record-route",
+        "route",
+        "accept",
+    ];
+    for (name, value) in &message.headers {
+        let name = name.to_ascii_lowercase();
+        assert!(known.contains(&name.as_str()) || name.starts_with("x-ga-tv-"), "{name}: {value}\n{message:?}");
+        assert!(value.bytes().all(|b| (b' '..0x7f).contains(&b)), "{name}: {value}");
+        assert!(known.contains(&name.as_str()) || value.len() <= settings.max_value, "{name}: {value}");
+    }
+    for name in ["Call-ID", "Via", "Content-Length", "User-to-User", "X-Switchback-Context"] {
+        assert!(message.all(name).len() <= 1, "{name}: {message:?}");
+    }
+    if let Some(data) = message.all("User-to-User").first().and_then(|value| value.split(';').next()) {
+        assert!(data.bytes().all(|b| b.is_ascii_hexdigit()) && data.len() / 2 <= settings.max_uui + 3, "{data}");
+    }
+    assert!(message.octets().len() <= 1300, "{} octets", message.octets().len());
+}
+
+#[test]
+fn s5_hostile_variables_through_every_rung_and_every_profile() {
+    let variables = hostile();
+    let borrowed: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    for settings in every_profile() {
+        let w = with_profile(settings.clone(), |_| {});
+        let (_, bye) = handed_back(&w, &borrowed);
+        unharmed(&bye, &settings);
+        assert_eq!(bye.body.is_empty(), settings.body == BodyForm::None);
+        complete(&w, &variables);
+    }
+    for settings in every_profile().into_iter().filter(|settings| settings.body == BodyForm::None) {
+        let w = with_profile(settings.clone(), |all| {
+            rules(all, [(Matcher::default(), &["webhook:router", "dial:queue", "bye", "refuse:480"])]);
+            let webhook = Webhook { limit: secs(2), allow_drop: false };
+            all.call.webhooks = [("router".to_owned(), webhook)].into();
+            all.call.targets.get_mut("queue").expect("the queue").profile = Some("ivr".to_owned());
+        });
+        let (mut customer, mut genagent) = talk(&w);
+        genagent.bye();
+        genagent.expect("200 BYE");
+        w.api.expect_fetch().answer(Ok(completed("AGENT\r\nX-Evil: 2", &borrowed, &[])));
+        for _ in 0..2 {
+            let mut queue = w.queue.expect_invite();
+            unharmed(&queue.invite, &settings);
+            queue.respond(486);
+            queue.expect("ACK");
+        }
+        unharmed(&customer.expect_and_ok("BYE"), &settings);
+        complete(&w, &variables);
+        let told: serde_json::Value = serde_json::from_slice(&w.stage().engine.inquiries[0].body).expect("JSON");
+        assert_eq!(told["output"]["transferVariables"]["ok"], "plain");
+    }
+}
+
+/// Behind the reference is everything, and the record counts every variable once.
+fn complete(w: &World, variables: &[(String, String)]) {
+    assert_eq!(w.context().output.expect("it is kept").transfer_variables, variables);
+    let back = w.record().hand_back.expect("handed back");
+    assert_eq!((back.values_sent + back.values_left_out) as usize, variables.len());
 }

@@ -147,6 +147,7 @@ fn states() -> Vec<(&'static str, At)> {
         })
     };
     let referring = |accepted| UnderWay::Referring { target: "queue".to_owned(), member: 0, accepted };
+    let consulting = || UnderWay::Consulting { webhook: "router".to_owned(), number: 1 };
     let dialing_onward = |member| UnderWay::Dialing { target: "queue".to_owned(), member };
     let answered_first = || -> At {
         Box::new(|now| {
@@ -184,6 +185,7 @@ fn states() -> Vec<(&'static str, At)> {
         ("handing back: dialing, unanswered", handing_back(dialing_onward(1), Ringing, Ringing)),
         ("handing back: referring", handing_back(referring(false), Up, None)),
         ("handing back: referring, accepted", handing_back(referring(true), Up, None)),
+        ("handing back: consulting", handing_back(consulting(), Up, None)),
         ("handing back: talking", handing_back(UnderWay::Talking, Up, Up)),
         ("handing back: announcing", handing_back(UnderWay::Announcing, Up, None)),
         ("handing back: parting", handing_back(UnderWay::Parting, Up, None)),
@@ -313,6 +315,9 @@ fn events() -> Vec<(String, CallEvent)> {
     let other = CallRef(1).transfer(9);
     events.push(("created under another id: a number".into(), CallEvent::Created(other, Ok(active(NUMBER, secs(60))))));
     events.push(("the way failed".into(), CallEvent::WayFailed("silent".into())));
+    events.push(("advised: dial".into(), CallEvent::Advised(1, Ok(r#"{"ladder":["dial:queue"]}"#.into()))));
+    events.push(("advised: no answer".into(), CallEvent::Advised(1, Err("no answer in 2s".into()))));
+    events.push(("advised too late".into(), CallEvent::Advised(0, Ok(r#"{"ladder":["bye"]}"#.into()))));
     events.push(("customer heard".into(), CallEvent::Heard(LegRole::Customer)));
     events.push(("changed hands".into(), CallEvent::ChangedHands));
     events.push(("media dead".into(), CallEvent::MediaDead));
@@ -346,6 +351,7 @@ fn named(state: &CallState) -> String {
                 let stage = if *accepted { "referred" } else { "refer to" };
                 format!("handing back: {}, {stage} {target} {member}", verdict.outcome)
             }
+            UnderWay::Consulting { webhook, .. } => format!("handing back: {}, consulting {webhook}", verdict.outcome),
             UnderWay::Talking => format!("handing back: {}, talking", verdict.outcome),
             UnderWay::Announcing => format!("handing back: {}, announcing", verdict.outcome),
             UnderWay::Parting => format!("handing back: {}, parting", verdict.outcome),
@@ -394,6 +400,7 @@ fn worded(action: &CallAction, now: Instant) -> String {
         }
         CallAction::Dial(_) => "dial".to_owned(),
         CallAction::Onward { target, member, carry } => format!("dial {target} {member}{}", lines(carry)),
+        CallAction::Consult(inquiry) => format!("consult {} {:?}", inquiry.webhook, inquiry.timeout),
         CallAction::ChangeHands => "change hands".to_owned(),
         CallAction::CallSuccessor(referral) => format!("call {} as successor", referral.uri),
         CallAction::Abandon(role) => format!("abandon {}", name_of(*role)),
