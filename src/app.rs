@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use bytes::Bytes;
 use rand::Rng as _;
 use tokio::net::TcpListener;
@@ -17,15 +17,18 @@ use crate::asapp::{AsappClient, AsappSettings};
 use crate::b2bua::B2bua;
 use crate::b2bua::io::Change;
 use crate::b2bua::io::Question as DnsQuestion;
-use crate::b2bua::io::{ApiReply, ApiRequest, Input, Look, MediaCommand, OperatorCommand, PublishedContext, Transport};
+use crate::b2bua::io::{
+    ApiReply, ApiRequest, Input, Look, MediaCommand, OperatorCommand, PublishedContext, Sound, Transport,
+};
 use crate::call::ConversationId;
 use crate::call::record::CallRecord;
 use crate::clock;
-use crate::config::{ClientAuth, Config, Destination, Keep, Listener, Sip};
+use crate::config::{ClientAuth, Config, Destination, Keep, Listener, Sip, Source as Written};
 use crate::driver::resolve::Resolver;
 use crate::driver::stream::{Limits, Streams};
 use crate::driver::tls::{self, Tls};
 use crate::driver::{self, Arrivals, Hands, Question, tcp, udp::Udp};
+use crate::media::sounds::{Sounds, Source};
 use crate::media::{Media, MediaSettings, Terms};
 use crate::store::contexts::Contexts;
 use crate::store::conversations::{self, Conversations};
@@ -73,7 +76,7 @@ impl App {
             .await
             .with_context(|| format!("cannot listen for HTTP on {} (admin.listen)", config.admin.listen))?;
         let (media_events, media_arrivals) = mpsc::unbounded_channel();
-        let media = Media::start(media_settings(config), media_events)?;
+        let media = Media::start(media_settings(config)?, media_events)?;
         let (records, writer) = records::start(target(&config.records.path), records::CAPACITY)
             .context("cannot open the file for call records (records.path)")?;
         let contexts = Arc::new(Contexts::default());
@@ -214,16 +217,41 @@ fn client(config: &Config) -> Result<AsappClient> {
     })?)
 }
 
-fn media_settings(config: &Config) -> MediaSettings {
+/// Loads every sound. An error has a line for each that cannot be had, with its key and the fix.
+pub fn sounds(config: &Config) -> Result<Sounds> {
+    let named = |sound| {
+        let sounds = &config.sounds;
+        match sound {
+            Sound::Ringback => ("sounds.ringback", Some(&sounds.ringback)),
+            Sound::Waiting => ("sounds.waiting", Some(&sounds.waiting)),
+            Sound::Onward => ("sounds.onward", Some(&sounds.onward)),
+            Sound::Hold => ("sounds.hold", Some(&sounds.hold)),
+            Sound::Announcement => ("sounds.announcement", sounds.announcement.as_ref()),
+        }
+    };
+    let source = |sound| match named(sound).1.cloned() {
+        None | Some(Written::Silence) => Source::Silence,
+        Some(Written::ComfortNoise) => Source::ComfortNoise,
+        Some(Written::Tone(country)) => Source::Tone(country),
+        Some(Written::File(path)) => Source::File(path),
+    };
+    Sounds::load(source, config.sounds.max_length).map_err(|errors| {
+        let lines = errors.iter().map(|(sound, error)| format!("{}: {error}", named(*sound).0));
+        anyhow!(lines.collect::<Vec<_>>().join("\n"))
+    })
+}
+
+fn media_settings(config: &Config) -> Result<MediaSettings> {
     let (media, own) = (&config.media, MediaSettings::default());
-    MediaSettings {
+    Ok(MediaSettings {
         addresses: media.address.clone(),
         first_port: media.ports.first,
         last_port: media.ports.last,
         workers: if media.workers == 0 { own.workers } else { usize::from(media.workers) },
         terms: Terms { quarantine: media.quarantine, ..own.terms },
         dscp: Some(media.dscp),
-    }
+        sounds: Arc::new(sounds(config)?),
+    })
 }
 
 fn target(destination: &Destination) -> Target {

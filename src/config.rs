@@ -6,6 +6,7 @@
 mod check;
 mod explain;
 mod gather;
+mod profile;
 mod routes;
 #[cfg(test)]
 mod tests;
@@ -33,9 +34,10 @@ use crate::sip::hop::Transport;
 use crate::sip::locate::Place;
 use crate::sip::value::Uri;
 
+pub use profile::Profile;
 pub use trunk::Trunk;
 pub use user::User;
-pub use words::{Advertised, ClientAuth, Destination, Keep, LogFormat, PortRange};
+pub use words::{Advertised, ClientAuth, Destination, Keep, LogFormat, PortRange, Source};
 
 /// Everything the program can be told, read and checked.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -55,6 +57,8 @@ pub struct Config {
     pub asapp: Asapp,
     /// `[call]`
     pub call: Call,
+    /// `[sounds]`
+    pub sounds: Sounds,
     /// `[[rule]]`: how customers are handed back, the first that fits.
     pub rule: Vec<Rule>,
     /// `[target.NAME]`: where they may be sent.
@@ -65,6 +69,8 @@ pub struct Config {
     pub intake: IntakeSettings,
     /// `[context]`
     pub context: ContextSettings,
+    /// `[profile.NAME]`
+    pub profile: BTreeMap<String, Profile>,
     /// `[conversations]`
     pub conversations: Conversations,
     /// `[records]`
@@ -215,10 +221,14 @@ pub struct Asapp {
     pub api_secret: SecretString,
     /// A file with the secret instead.
     pub api_secret_file: Option<PathBuf>,
+    /// GenerativeAgent's static SIP URI; empty: numbers are asked for and dialled.
+    pub sip_uri: String,
     /// Country of the numbers asked for.
     pub country: String,
     /// E.164 prefixes a transfer number may have.
     pub number_prefixes: Vec<String>,
+    /// E.164 prefixes it must not have.
+    pub barred_prefixes: Vec<String>,
     /// TCP and TLS set-up.
     #[serde(with = "words::span")]
     pub connect_timeout: Duration,
@@ -274,6 +284,28 @@ pub struct Call {
     pub ladder_limit: Duration,
 }
 
+/// What is heard of ours, by occasion.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sounds {
+    /// By the customer before GenerativeAgent answers, where ringing is ours.
+    pub ringback: Source,
+    /// By the customer while nobody is being called: the outputContext is fetched, another number is asked for.
+    pub waiting: Source,
+    /// By the customer while a target rings.
+    pub onward: Source,
+    /// By GenerativeAgent or the target while the customer holds.
+    pub hold: Source,
+    /// By the customer before the BYE when no target could be reached; absent: nothing is said.
+    pub announcement: Option<Source>,
+    /// The announcement is cut after this time.
+    #[serde(with = "words::span")]
+    pub announcement_limit: Duration,
+    /// The longest file that is read.
+    #[serde(with = "words::span")]
+    pub max_length: Duration,
+}
+
 /// One row of the table of places where customers may be sent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -289,6 +321,8 @@ pub struct Target {
     /// How long each URI may ring.
     #[serde(with = "words::span")]
     pub ring_limit: Duration,
+    /// What is sent there, one of `[profile.NAME]`.
+    pub profile: Option<String>,
 }
 
 /// What is remembered of conversations; the meaning of each is in [`ConversationSettings`].
@@ -423,6 +457,7 @@ impl Config {
             product: sip.product.clone(),
             access: sip.access.clone(),
             unlisted: sip.unlisted,
+            profiles: self.peers(),
             challenge: sip.challenge.clone(),
             realm: sip.realm.clone(),
             users: user.iter().map(|(name, user)| user.core(name)).collect(),
@@ -455,11 +490,18 @@ impl Config {
         }
     }
 
+    fn peers(&self) -> Vec<(Network, String)> {
+        let rows = self.profile.iter();
+        rows.flat_map(|(name, row)| row.peers.iter().map(|network| (*network, name.clone()))).collect()
+    }
+
     fn call_settings(&self) -> CallSettings {
         let call = &self.call;
         CallSettings {
+            sip_uri: Some(self.asapp.sip_uri.clone()).filter(|uri| !uri.is_empty()),
             country: self.asapp.country.clone(),
             number_prefixes: self.asapp.number_prefixes.clone(),
+            barred_prefixes: self.asapp.barred_prefixes.clone(),
             number_budget: call.number_budget,
             api_timeout: self.asapp.timeout,
             expiry_margin: call.expiry_margin,
@@ -481,8 +523,14 @@ impl Config {
             rules: self.rule.clone(),
             targets: self.target.iter().map(|(name, row)| (name.clone(), row.core())).collect(),
             ladder_limit: call.ladder_limit,
+            announcement_limit: self
+                .sounds
+                .announcement
+                .as_ref()
+                .map_or(Duration::ZERO, |_| self.sounds.announcement_limit),
             intake: self.intake.clone(),
             context: self.context.clone(),
+            profiles: self.profile.iter().map(|(name, row)| (name.clone(), row.context.clone())).collect(),
         }
     }
 
@@ -545,7 +593,7 @@ impl Media {
 
 impl Target {
     fn core(&self) -> CoreTarget {
-        CoreTarget { uris: self.uri.clone(), ring_limit: self.ring_limit }
+        CoreTarget { uris: self.uri.clone(), ring_limit: self.ring_limit, profile: self.profile.clone() }
     }
 
     /// Where each of its URIs is found, and whose certificate counts there; without those that are no place.
@@ -569,7 +617,7 @@ impl Target {
 impl Default for Target {
     fn default() -> Self {
         let ring_limit = CallSettings::default().ring_limit;
-        Self { uri: Vec::new(), address: None, transport: None, ring_limit }
+        Self { uri: Vec::new(), address: None, transport: None, ring_limit, profile: None }
     }
 }
 
@@ -637,8 +685,10 @@ impl Default for Asapp {
             api_id_file: None,
             api_secret: SecretString::default(),
             api_secret_file: None,
+            sip_uri: String::new(),
             country: call.country,
             number_prefixes: call.number_prefixes,
+            barred_prefixes: call.barred_prefixes,
             connect_timeout: Duration::from_secs(2),
             timeout: call.api_timeout,
             rate: Settings::default().api_rate,
@@ -670,6 +720,21 @@ impl Default for Call {
             escape_pause: core.escape_pause,
             entry: core.entry,
             ladder_limit: core.ladder_limit,
+        }
+    }
+}
+
+impl Default for Sounds {
+    fn default() -> Self {
+        let ringing = || Source::Tone("us".to_owned());
+        Self {
+            ringback: ringing(),
+            waiting: Source::ComfortNoise,
+            onward: ringing(),
+            hold: Source::ComfortNoise,
+            announcement: None,
+            announcement_limit: Duration::from_secs(30),
+            max_length: Duration::from_secs(300),
         }
     }
 }

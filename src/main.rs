@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use switchback::app::App;
+use switchback::app::{self, App};
 use switchback::b2bua::io::OperatorCommand;
 use switchback::config::{Config, LogFormat};
 use switchback::stage::{self, Scenario};
@@ -74,6 +74,7 @@ fn demo(scenario: &str, out: &Path) -> Result<()> {
 
 fn check(path: Option<PathBuf>) -> Result<()> {
     let config = Config::load(path.as_deref())?;
+    app::sounds(&config)?;
     println!("{}", config.explain());
     for warning in config.warnings() {
         println!("warning: {warning}");

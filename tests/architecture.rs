@@ -233,7 +233,7 @@ fn pure_folders_look_downwards() {
 #[test]
 fn the_call_knows_of_the_leg_its_vocabulary() {
     let commands_and_events = ["LegRole", "LegCommand", "LegEvent"];
-    let their_fields = ["Cause", "Info", "Invitation", "LostCause", "MediaCounters", "Side"];
+    let their_fields = ["Cause", "Info", "Invitation", "LostCause", "MediaCounters", "Redirect", "Side"];
     let vocabulary = [&commands_and_events[..], &their_fields[..]].concat();
     forbid(
         "call uses from leg only LegRole, LegCommand, LegEvent and the types of their fields",

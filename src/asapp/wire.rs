@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 use serde_json::{Map, Value, json};
 
-use crate::b2bua::io::{CreateTransfer, OutputContext, Transfer, TransferStatus};
+use crate::b2bua::io::{CreateTransfer, OutputContext, Transfer, TransferKind, TransferStatus};
 use crate::call::TransferId;
 
 /// The body of a create request. `inputContext` and its members are left out when there is nothing in them; of
@@ -22,12 +22,17 @@ pub(super) fn create_body(id: &TransferId, create: &CreateTransfer) -> String {
         let variables = create.variables.iter().map(|(name, value)| (name.clone(), json!(value)));
         input.insert("inputVariables".to_owned(), variables.collect::<Map<_, _>>().into());
     }
-    let mut body = json!({
-        "id": id.0,
-        "externalConversationId": create.conversation.0,
-        "type": "PHONE_NUMBER",
-        "phoneNumber": { "country": create.country },
-    });
+    let mut body = json!({ "id": id.0, "externalConversationId": create.conversation.0 });
+    match &create.kind {
+        TransferKind::PhoneNumber { country } => {
+            body["type"] = "PHONE_NUMBER".into();
+            body["phoneNumber"] = json!({ "country": country });
+        }
+        TransferKind::Sip => {
+            body["type"] = "SIP".into();
+            body["sip"] = json!({ "returnTransferType": "BYE" });
+        }
+    }
     if !input.is_empty() {
         body["inputContext"] = input.into();
     }
@@ -146,7 +151,7 @@ mod tests {
     fn create(task: Option<&str>, variables: &[(&str, &str)]) -> String {
         let create = CreateTransfer {
             conversation: ConversationId("conv".to_owned()),
-            country: "US".to_owned(),
+            kind: TransferKind::PhoneNumber { country: "US".to_owned() },
             task: task.map(str::to_owned),
             variables: pairs(variables),
         };

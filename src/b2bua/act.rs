@@ -17,10 +17,12 @@ use super::settings::{Caller, Trunk};
 use super::transactions::{Holder, LegId};
 use super::trunks::{NoWay, Route, Way};
 use super::{B2bua, COUNTERS_LIMIT, CallEntry, LegEntry, Side, TimerKey};
+use crate::call::context::Carry;
 use crate::call::event::{CallAction, CallEvent, CallTimer};
+use crate::call::intake::Intake;
 use crate::call::record::CallRecord;
 use crate::call::state::Call;
-use crate::call::ticket::DialTicket;
+use crate::call::ticket::{Callee, DialTicket};
 use crate::call::verdict::NotConnected;
 use crate::call::{CallRef, TransferId};
 use crate::leg::negotiation::{Negotiation, offer_of};
@@ -41,6 +43,8 @@ const MTU_SAFE: usize = 1_300;
 
 /// Hops that our own requests may take (RFC 3261 section 8.1.1.6).
 const MAX_FORWARDS: u8 = 70;
+/// Which call transfer a call to GenerativeAgent's SIP URI is.
+const TRANSFER_HEADER: &str = "X-ASAPP-CallTransferId";
 
 /// What is known at the door, before there is a call.
 struct Door {
@@ -50,6 +54,7 @@ struct Door {
     max_forwards: u8,
     headers: Lines,
     private: bool,
+    profile: Option<String>,
 }
 
 impl B2bua {
@@ -97,12 +102,9 @@ impl B2bua {
                 self.legs.entry(id).and_modify(|entry| entry.caller = Some(origin.ip()));
                 self.remote_changed(id);
                 let (headers, private) = self.invited_with(invite);
-                self.begin_call(
-                    now,
-                    call,
-                    Door { leg: id, pair: customer_pair, spare, max_forwards, headers, private },
-                    out,
-                );
+                let profile = self.profile_of(origin.ip()).map(str::to_owned);
+                let door = Door { leg: id, pair: customer_pair, spare, max_forwards, headers, private, profile };
+                self.begin_call(now, call, door, out);
             }
             Err(refusal) => {
                 *self.counters.rejected.entry("description").or_default() += 1;
@@ -111,6 +113,13 @@ impl B2bua {
                 self.answer_open(now, invite, &key, refusal);
             }
         }
+    }
+
+    /// The profile of who calls from here: that of the smallest network it lies in, or of the trunk that it is a server of.
+    fn profile_of(&self, address: IpAddr) -> Option<&str> {
+        let nets = self.settings.profiles.iter().filter(|(network, _)| network.contains(address));
+        let nearest = nets.max_by_key(|(network, _)| network.prefix).map(|(_, profile)| profile.as_str());
+        nearest.or_else(|| self.trunks.settings_at(address)?.profile.as_deref())
     }
 
     fn answer_open(&mut self, now: Instant, invite: &Message, key: &ServerKey, refusal: Refusal) {
@@ -148,10 +157,11 @@ impl B2bua {
             tag,
             pair,
             way: None,
-            number: None,
+            callee: None,
             heard: false,
             caller: None,
             silent: false,
+            covered: None,
             said: None,
             over: false,
         };
@@ -175,12 +185,12 @@ impl B2bua {
     }
 
     fn open_call(&mut self, now: Instant, reference: CallRef, door: Door, invitation: &Invitation) {
-        let Door { leg: customer, pair: customer_pair, spare, max_forwards, headers, private } = door;
+        let Door { leg: customer, pair: customer_pair, spare, max_forwards, headers, private, profile } = door;
         self.counters.calls += 1;
         let mut actions = Vec::new();
         let context_ref = format!("{:032x}", self.ids.number());
         let settings = self.call_settings.clone();
-        let intake = self.intake(now, invitation);
+        let intake = Intake { profile, ..self.intake(now, invitation) };
         let call = Call::begin(reference, context_ref, intake, settings, self.epoch, now, &mut actions);
         info!(call = %reference, conversation = ?call.facts.intake.conversation.0, "call taken");
         let mut entry = CallEntry {
@@ -335,9 +345,9 @@ impl B2bua {
     /// A way that was given up shows a sign of connection. Its number may be somebody else's any moment: where nothing
     /// has been heard of it on the way taken instead, no further INVITE leaves there either, and a fresh one is due.
     fn number_spent(&mut self, now: Instant, id: LegId) {
-        let Some((call, number)) = self.legs.get(&id).map(|leg| (leg.call, leg.number.clone())) else { return };
+        let Some((call, callee)) = self.legs.get(&id).map(|leg| (leg.call, leg.callee.clone())) else { return };
         let current = self.leg_of(call, LegRole::GenerativeAgent).filter(|current| *current != id);
-        let waits = |leg: &LegEntry| leg.number == number && !leg.heard && !leg.over;
+        let waits = |leg: &LegEntry| leg.callee == callee && !leg.heard && !leg.over;
         if current.and_then(|current| self.legs.get(&current)).is_some_and(waits) {
             self.abandon(now, call, LegRole::GenerativeAgent);
             let lost = LegEvent::Lost(LostCause::NoAnswer);
@@ -374,7 +384,7 @@ impl B2bua {
     fn act(&mut self, now: Instant, call: CallRef, actions: Vec<CallAction>) {
         for action in actions {
             match action {
-                CallAction::Leg(role, command, carry) => self.command(now, call, role, command, carry.lines),
+                CallAction::Leg(role, command, carry) => self.command(now, call, role, command, carry),
                 CallAction::Dial(ticket) => self.dial(now, call, ticket),
                 CallAction::Onward { target, member, carry } => {
                     self.dial_onward(now, call, &target, member, carry.lines)
@@ -389,7 +399,7 @@ impl B2bua {
                 }
                 CallAction::Connect { with, watched } => self.connect(call, with, watched),
                 CallAction::Pass(role, digit) => self.pass(now, call, role, digit),
-                CallAction::Play(sound) => self.play(call, sound),
+                CallAction::Play(sound) => self.play(now, call, sound),
                 CallAction::Start(timer, at) => self.timers.start(TimerKey::Call(call, timer), at),
                 CallAction::StopTimers => self.stop_timers(call),
                 CallAction::Publish(context) => self.outputs.push_back(Output::Publish(context)),
@@ -410,7 +420,8 @@ impl B2bua {
         self.calls.get(&call)?.side(role).leg
     }
 
-    fn command(&mut self, now: Instant, call: CallRef, role: LegRole, command: LegCommand, mut headers: Lines) {
+    fn command(&mut self, now: Instant, call: CallRef, role: LegRole, command: LegCommand, carry: Carry) {
+        let Carry { lines: mut headers, body, .. } = carry;
         let Some(entry) = self.calls.get(&call) else { return };
         let other = if role == LegRole::Customer { entry.far() } else { LegRole::Customer };
         let Some(id) = entry.side(role).leg else { return };
@@ -419,7 +430,7 @@ impl B2bua {
         let is_ours = |name: &str| name != "Reason" && own.contains(&name.to_ascii_lowercase());
         headers.extend(self.crossed(call, other, &command).into_iter().filter(|(name, _)| !is_ours(name)));
         let audio = self.leg_of(call, other).and_then(|id| self.legs.get(&id)?.leg.audio_for_other());
-        let material = Material { headers, audio };
+        let material = Material { headers, body, audio };
         self.with_leg(id, |leg, s| leg.command(command, &material, s));
         self.work_off(now);
     }
@@ -449,9 +460,9 @@ impl B2bua {
     fn dial(&mut self, now: Instant, call: CallRef, ticket: DialTicket) {
         let Some(entry) = self.calls.get_mut(&call) else { return };
         let way = self.trunks.take(now, &mut entry.route, &mut self.ids).ok();
-        let number = ticket.spend(now);
-        let ready = way.zip(number).and_then(|(way, number)| Some((way, number, self.lend_pair(call, way.hop)?)));
-        let Some((way, number, pair)) = ready else {
+        let callee = ticket.spend(now);
+        let ready = way.zip(callee).and_then(|(way, callee)| Some((way, callee, self.lend_pair(call, way.hop)?)));
+        let Some((way, callee, pair)) = ready else {
             return self.tell_call(
                 now,
                 call,
@@ -461,11 +472,16 @@ impl B2bua {
         let trunk = self.trunks.settings(way);
         let Some(entry) = self.calls.get_mut(&call) else { return };
         entry.call.facts.leaves_by(&trunk.name);
-        let digits = if trunk.plus { number.as_str() } else { number.trim_start_matches('+') };
-        let uri = format!("sip:{}{digits}@{};user=phone", trunk.prefix, trunk.domain);
+        let (uri, transfer) = match &callee {
+            Callee::Number(number) => {
+                let digits = if trunk.plus { number.as_str() } else { number.trim_start_matches('+') };
+                (format!("sip:{}{digits}@{};user=phone", trunk.prefix, trunk.domain), None)
+            }
+            Callee::Sip { uri, transfer } => (uri.clone(), Some((TRANSFER_HEADER.to_owned(), transfer.0.clone()))),
+        };
         let own = self.endpoint.towards(&way.hop);
         let (from, more) = caller(&trunk, &entry.call.facts.intake.caller, entry.private, own);
-        let headers = [entry.headers.clone(), more].concat();
+        let headers = [entry.headers.clone(), more, Vec::from_iter(transfer)].concat();
         let dial = Dial {
             uri: &uri,
             from: &from,
@@ -475,7 +491,7 @@ impl B2bua {
             silence: trunk.silence,
             redirects: &trunk.redirects,
         };
-        self.place(now, call, LegRole::GenerativeAgent, pair, Some((way, number.clone())), &dial, headers);
+        self.place(now, call, LegRole::GenerativeAgent, pair, Some((way, callee)), &dial, headers);
     }
 
     /// Calls one URI of a configured target. Only the table names it; of the caller nothing but a plain number shows.
@@ -520,14 +536,14 @@ impl B2bua {
         call: CallRef,
         role: LegRole,
         (pair, here): (PortPair, IpAddr),
-        way: Option<(Way, String)>,
+        way: Option<(Way, Callee)>,
         dial: &Dial<'_>,
         headers: Lines,
     ) {
         let customer = self.leg_of(call, LegRole::Customer);
         let audio = customer.and_then(|id| self.legs.get(&id)?.leg.audio_for_other());
         let negotiation = self.negotiation(SocketAddr::new(here, pair.port), None);
-        let material = Material { headers, audio };
+        let material = Material { headers, body: None, audio };
         self.next_leg += 1;
         let id = LegId(self.next_leg);
         let mut out = Vec::new();
@@ -536,7 +552,7 @@ impl B2bua {
             Surroundings { ids: &mut self.ids, endpoint: &self.endpoint, base: self.base, session, out: &mut out };
         let (leg, tag) = Leg::dial(dial, negotiation, &material, &mut s);
         self.add_leg(id, leg, tag, role, call, pair);
-        self.legs.entry(id).and_modify(|entry| (entry.way, entry.number) = way.unzip());
+        self.legs.entry(id).and_modify(|entry| (entry.way, entry.callee) = way.unzip());
         if let Some(entry) = self.calls.get_mut(&call) {
             *entry.side_mut(role) = Side { leg: Some(id), pair: Some(pair), media: None };
         }
@@ -648,6 +664,21 @@ impl B2bua {
         if customer {
             self.sound_again(call);
         }
+        self.cover(call);
+    }
+
+    /// Whoever talks with a customer who holds hears a sound of ours meanwhile (flow M6).
+    fn cover(&mut self, call: CallRef) {
+        let Some(entry) = self.calls.get(&call) else { return };
+        let customer = entry.side(LegRole::Customer).leg.and_then(|id| self.legs.get(&id));
+        let held = customer.and_then(|leg| leg.leg.remote()).is_some_and(|audio| audio.is_held());
+        let far = entry.side(entry.far()).leg;
+        let Some(far) = far.and_then(|id| self.legs.get_mut(&id)).filter(|leg| !leg.over) else { return };
+        let law = law_of(&far.leg).filter(|_| held);
+        if std::mem::replace(&mut far.covered, law) != law {
+            let sound = law.map(|law| (Sound::Hold, law));
+            self.outputs.push_back(Output::Media(MediaCommand::Cover { pair: far.pair, sound }));
+        }
     }
 
     fn connect(&mut self, call: CallRef, with: LegRole, watched: bool) {
@@ -662,13 +693,27 @@ impl B2bua {
             let limit = Some(self.settings.media_timeout);
             self.outputs.push_back(Output::Media(MediaCommand::Watch { pair, limit }));
         }
+        self.cover(call);
     }
 
-    fn play(&mut self, call: CallRef, sound: Sound) {
+    /// An announcement that cannot be said is over at once.
+    fn play(&mut self, now: Instant, call: CallRef, sound: Sound) {
         if let Some(entry) = self.calls.get_mut(&call) {
             entry.sound = Some((sound, None));
         }
         self.sound_again(call);
+        if self.calls.get(&call).is_some_and(|entry| entry.sound == Some((Sound::Announcement, None))) {
+            self.tell_call(now, call, CallEvent::Played);
+        }
+    }
+
+    /// An announcement has been heard to its end.
+    pub(super) fn played(&mut self, now: Instant, pair: PortPair) {
+        let Some(call) = self.ports.owner(pair) else { return };
+        let announced = |entry: &CallEntry| matches!(entry.sound, Some((Sound::Announcement, _)));
+        if self.calls.get(&call).is_some_and(announced) {
+            self.tell_call(now, call, CallEvent::Played);
+        }
     }
 
     /// Says our own sound to the relay where that has not been done in the law that the customer speaks now: a customer
@@ -677,11 +722,7 @@ impl B2bua {
         let Some(entry) = self.calls.get_mut(&call) else { return };
         let Some(leg) = entry.side(LegRole::Customer).leg.and_then(|id| self.legs.get(&id)) else { return };
         let Some((sound, said)) = entry.sound else { return };
-        // What the two sides agreed on; without G.711 in it there is nothing we can say.
-        let law = leg.leg.audio_for_other().and_then(|audio| audio.g711()).map(|law| match law {
-            G711::Mu => Law::Mu,
-            G711::A => Law::A,
-        });
+        let law = law_of(&leg.leg);
         if let (Some(law), false) = (law.filter(|law| said != Some(*law)), leg.over) {
             entry.sound = Some((sound, Some(law)));
             self.outputs.push_back(Output::Media(MediaCommand::Play { pair: leg.pair, sound, law }));
@@ -809,6 +850,14 @@ fn caller(trunk: &Trunk, customer: &str, private: bool, here: SocketAddr) -> (St
     }
 }
 
+/// What a leg and we agreed on; without G.711 in it there is nothing we can say.
+fn law_of(leg: &Leg) -> Option<Law> {
+    leg.audio_for_other().and_then(|audio| audio.g711()).map(|law| match law {
+        G711::Mu => Law::Mu,
+        G711::A => Law::A,
+    })
+}
+
 /// Hops that an INVITE of ours may take because of this one (flow T17); `None`: it has come round often enough.
 fn hops_left(invite: &Message) -> Option<u8> {
     invite.max_forwards().map_or(Some(MAX_FORWARDS), |hops| Some(hops.checked_sub(1)?.min(MAX_FORWARDS)))
@@ -839,6 +888,7 @@ fn event_word(event: &CallEvent) -> &'static str {
         CallEvent::Heard(_) => "heard",
         CallEvent::Pressed(..) => "key pressed",
         CallEvent::MediaDead => "media dead",
+        CallEvent::Played => "played",
         CallEvent::Timer(_) => "timer",
         CallEvent::PulledBack => "pulled back",
         CallEvent::Ended => "ended by an operator",

@@ -10,7 +10,9 @@ use serde::Serialize;
 
 pub use super::memory::{Change, Erasure, Kept, Remembered};
 pub use super::places::Look;
-pub use crate::call::asapp::{ApiFailure, CreateTransfer, FailureClass, OutputContext, Transfer, TransferStatus};
+pub use crate::call::asapp::{
+    ApiFailure, CreateTransfer, FailureClass, OutputContext, Transfer, TransferKind, TransferStatus,
+};
 pub use crate::call::context::PublishedContext;
 pub use crate::call::escape::Digit;
 pub use crate::call::event::Sound;
@@ -158,7 +160,8 @@ pub enum MediaCommand {
     },
     /// Relay everything between the two pairs, both ways, unmodified within one source. Ends any `Play` on either.
     Bridge(PortPair, PortPair),
-    /// Stop relaying to and from this pair and send this sound to its far side until told otherwise.
+    /// Stop relaying to and from this pair and send this sound to its far side until told otherwise. An announcement is
+    /// sent once; then `Played` is reported and nothing sent. A sound that goes on does not begin again.
     Play {
         /// The pair.
         pair: PortPair,
@@ -166,6 +169,14 @@ pub enum MediaCommand {
         sound: Sound,
         /// In which G.711 law, by its static payload type.
         law: Law,
+    },
+    /// In place of what is relayed to this pair its far side hears a sound; `None`: what is relayed again. What it says
+    /// is relayed all the same, and so is RTCP.
+    Cover {
+        /// The pair.
+        pair: PortPair,
+        /// What is heard, and in which law.
+        sound: Option<(Sound, Law)>,
     },
     /// The far side does not listen (a hold, RFC 3264 section 5.1), or does again: while it does not, it is sent no
     /// RTP. RTCP goes on.
@@ -224,6 +235,8 @@ pub enum MediaEvent {
     Resumed(PortPair),
     /// The far side pressed a key: a telephone event has begun. Once for each press.
     Digit(PortPair, Digit),
+    /// The announcement has been sent to its end.
+    Played(PortPair),
     /// The pair is closed; these are its final counters.
     Closed(PortPair, MediaCounters),
     /// Nothing has arrived on the closed pair for the quarantine time: it may be lent again.

@@ -1,6 +1,7 @@
 //! Our own rate towards ASAPP's API, below its limit of 100 requests a second for the account. A finished call's context
 //! comes first, then numbers for new calls; evidence comes last. What does not fit is shed at once instead of rotting.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// How much a request matters. Each leaves a share of the bucket to those before it.
@@ -83,6 +84,36 @@ impl Bucket {
     }
 }
 
+/// At most so many within any sixty seconds, counted one by one: no burst comes on top.
+#[derive(Debug)]
+pub struct PerMinute {
+    most: usize,
+    admitted: VecDeque<Instant>,
+}
+
+impl PerMinute {
+    /// This many; 0 admits everything.
+    pub fn new(most: u32) -> Self {
+        Self { most: most as usize, admitted: VecDeque::new() }
+    }
+
+    /// Whether one more may be made now.
+    pub fn admit(&mut self, now: Instant) -> bool {
+        if self.most == 0 {
+            return true;
+        }
+        let over = |then: &Instant| now.saturating_duration_since(*then) >= Duration::from_secs(60);
+        while self.admitted.front().is_some_and(over) {
+            self.admitted.pop_front();
+        }
+        let admitted = self.admitted.len() < self.most;
+        if admitted {
+            self.admitted.push_back(now);
+        }
+        admitted
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::disallowed_methods, reason = "any instant will do")]
@@ -114,6 +145,17 @@ mod tests {
         let at = |n| start + Duration::from_millis(n);
         let admitted = (0..10_000).filter(|&n| limiter.admit(at(n), Priority::Fetch)).count();
         assert!((900..=923).contains(&admitted), "{admitted}");
+    }
+
+    #[test]
+    fn no_sixty_seconds_hold_more_than_a_minute_may() {
+        let start = Instant::now();
+        let mut minute = PerMinute::new(3);
+        let at = [0, 30, 59, 59, 60, 61, 90, 118, 119];
+        let admitted: Vec<u64> =
+            at.into_iter().filter(|&second| minute.admit(start + Duration::from_secs(second))).collect();
+        assert_eq!(admitted, [0, 30, 59, 60, 90, 119]);
+        assert!((0..1000).all(|_| PerMinute::new(0).admit(start)));
     }
 
     #[test]

@@ -35,6 +35,7 @@ use crate::call::event::{CallEvent, CallTimer};
 use crate::call::record::CallRecord;
 use crate::call::settings::CallSettings;
 use crate::call::state::Call;
+use crate::call::ticket::Callee;
 use crate::call::verdict::NotConnected;
 use crate::call::{CallRef, TransferId};
 use crate::leg::{Leg, LegRole, LegTimer, MediaCounters, Out, Surroundings};
@@ -93,14 +94,16 @@ struct LegEntry {
     pair: PortPair,
     /// The trunk's address it was dialled at.
     way: Option<Way>,
-    /// The number it was dialled at.
-    number: Option<String>,
+    /// Whom it was dialled to by a ticket.
+    callee: Option<Callee>,
     /// Whether anything beyond 100 Trying has come back.
     heard: bool,
     /// Where its INVITE came from, if it came to us.
     caller: Option<IpAddr>,
     /// Whether the relay has reported silence on it.
     silent: bool,
+    /// In which law the relay has been told to cover what the customer, who holds, says to it.
+    covered: Option<Law>,
     /// What its peer's last word lets cross to the other leg.
     said: Option<(headers::Word, headers::Lines)>,
     /// Whether it has spoken its last word.
@@ -390,6 +393,7 @@ impl B2bua {
             MediaEvent::Silent(pair) => self.silence(now, pair, true),
             MediaEvent::Resumed(pair) => self.silence(now, pair, false),
             MediaEvent::Digit(pair, digit) => self.pressed(now, pair, digit),
+            MediaEvent::Played(pair) => self.played(now, pair),
             MediaEvent::Closed(pair, counters) => self.media_closed(pair, counters),
             MediaEvent::Quiet(pair) => self.ports.quiet(pair),
         }

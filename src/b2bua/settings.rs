@@ -31,6 +31,8 @@ pub struct Settings {
     pub access: Vec<Network>,
     /// What an unlisted source hears.
     pub unlisted: Unlisted,
+    /// Which profile of `call.profiles` whoever calls from a network has; of several the smallest network counts.
+    pub profiles: Vec<(Network, String)>,
     /// Who of those on the access list must say who it is before it may begin anything. Empty: nobody.
     pub challenge: Vec<Network>,
     /// The realm they are asked for.
@@ -108,10 +110,14 @@ pub struct Trunk {
     pub max_calls: usize,
     /// INVITEs a second; 0: any number.
     pub max_calls_per_second: u32,
+    /// INVITEs within any sixty seconds; 0: any number.
+    pub max_calls_per_minute: u32,
     /// Addresses that a 3xx may send us to.
     pub redirects: Vec<IpAddr>,
     /// The interval of our registration there; zero: none.
     pub register: Duration,
+    /// The profile of customers whose calls come from there.
+    pub profile: Option<String>,
 }
 
 /// Where one URI of a target is reached.
@@ -153,8 +159,10 @@ impl Default for Trunk {
             ping: Duration::ZERO,
             max_calls: 0,
             max_calls_per_second: 0,
+            max_calls_per_minute: 0,
             redirects: Vec::new(),
             register: Duration::ZERO,
+            profile: None,
         }
     }
 }
@@ -329,6 +337,7 @@ impl Default for Settings {
             product: concat!("switchback/", env!("CARGO_PKG_VERSION")).to_owned(),
             access: Vec::new(),
             unlisted: Unlisted::Drop,
+            profiles: Vec::new(),
             challenge: Vec::new(),
             realm: "switchback".to_owned(),
             users: Vec::new(),

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::limiter::{Limiter, Priority};
+use super::limiter::{Limiter, PerMinute, Priority};
 use super::places::{Look, Progress, Search};
 use super::settings::Trunk;
 use crate::sip::hop::{Hop, Transport};
@@ -93,12 +93,16 @@ struct Line {
     servers: Vec<Server>,
     members: Vec<Member>,
     rate: Limiter,
+    minute: PerMinute,
     calls: usize,
 }
 
 impl Line {
-    fn bears_more(&self, held: bool) -> bool {
-        held || self.settings.max_calls == 0 || self.calls < self.settings.max_calls
+    /// Whether one more INVITE may go there; one that may is counted.
+    fn admit(&mut self, held: bool, now: Instant) -> bool {
+        (held || self.settings.max_calls == 0 || self.calls < self.settings.max_calls)
+            && self.rate.admit(now, Priority::Fetch)
+            && self.minute.admit(now)
     }
 }
 
@@ -126,6 +130,7 @@ impl Trunks {
             servers: Vec::new(),
             members: Vec::new(),
             rate: Limiter::new(trunk.max_calls_per_second),
+            minute: PerMinute::new(trunk.max_calls_per_minute),
             calls: 0,
             settings: Arc::new(trunk.clone()),
         };
@@ -142,6 +147,12 @@ impl Trunks {
     /// Whether this address is, or was, one of a trunk's.
     pub fn hears(&self, address: IpAddr) -> bool {
         self.heard.contains(&address)
+    }
+
+    /// The settings of the trunk that has a server at this address now.
+    pub fn settings_at(&self, address: IpAddr) -> Option<&Trunk> {
+        let here = |line: &&Line| line.members.iter().any(|member| member.hop.ip() == address);
+        self.lines.iter().find(here).map(|line| line.settings.as_ref())
     }
 
     // --- finding them ---
@@ -284,7 +295,7 @@ impl Trunks {
             for &trunk in &order {
                 let line = &mut self.lines[trunk];
                 let Some(hop) = usable(line, wanted, now, &route.tried, ids) else { continue };
-                if !line.bears_more(route.holds == Some(trunk)) || !line.rate.admit(now, Priority::Fetch) {
+                if !line.admit(route.holds == Some(trunk), now) {
                     why = NoWay::Full;
                     continue;
                 }

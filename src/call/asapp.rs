@@ -11,12 +11,24 @@ use super::ConversationId;
 pub struct CreateTransfer {
     /// `externalConversationId`.
     pub conversation: ConversationId,
-    /// `phoneNumber.country`, ISO 3166 alpha-2.
-    pub country: String,
+    /// `type`.
+    pub kind: TransferKind,
     /// `inputContext.taskName`.
     pub task: Option<String>,
     /// `inputContext.inputVariables`, in the order given.
     pub variables: Vec<(String, String)>,
+}
+
+/// `type`: how the call will reach GenerativeAgent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TransferKind {
+    /// `PHONE_NUMBER`: at a temporary number of this country, ISO 3166 alpha-2.
+    PhoneNumber {
+        /// `phoneNumber.country`.
+        country: String,
+    },
+    /// `SIP`: at the static SIP URI that ASAPP gave us. It ends with a BYE, as every call does.
+    Sip,
 }
 
 /// ASAPP's call transfer as an answer showed it. Every text in it is untrusted.

@@ -30,6 +30,8 @@ pub enum CallEvent {
     Pressed(LegRole, Digit),
     /// Nothing is heard from either side any more.
     MediaDead,
+    /// The announcement is over, or cannot be heard at all.
+    Played,
     /// A timer of this call fired.
     Timer(CallTimer),
     /// A person takes the customer back from GenerativeAgent, to be handed back by the rules.
@@ -63,13 +65,15 @@ pub enum CallTimer {
     CollectLimit,
     /// No more attempts to hand the customer back.
     LadderLimit,
+    /// The announcement has lasted long enough: hang up.
+    AnnouncementLimit,
     /// A leg owes its last word too long: write the record all the same.
     ReleaseLimit,
 }
 
 impl CallTimer {
     /// Every timer.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::NumberBudget,
         Self::RetryDue,
         Self::NumberGuard,
@@ -80,17 +84,29 @@ impl CallTimer {
         Self::PollDue,
         Self::CollectLimit,
         Self::LadderLimit,
+        Self::AnnouncementLimit,
         Self::ReleaseLimit,
     ];
 }
 
-/// A sound of our own.
+/// An occasion on which a sound of our own is heard; what it sounds like is the relay's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub enum Sound {
-    /// Ringback tone.
+    /// The customer waits for GenerativeAgent's answer.
     Ringback,
-    /// Comfort noise: quiet, but clearly not a dead line.
-    ComfortNoise,
+    /// The customer waits while nobody is being called.
+    Waiting,
+    /// The customer waits while an onward leg rings.
+    Onward,
+    /// Whoever talks with a customer who holds.
+    Hold,
+    /// Nobody could be reached. Heard once.
+    Announcement,
+}
+
+impl Sound {
+    /// Every occasion, in the order of their discriminants.
+    pub const ALL: [Self; 5] = [Self::Ringback, Self::Waiting, Self::Onward, Self::Hold, Self::Announcement];
 }
 
 /// What a call wants done, in order.

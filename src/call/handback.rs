@@ -12,7 +12,7 @@ use super::rules::Rung;
 use super::state::{CallState, Facts, HandingBack, LegStage, Releasing, UnderWay};
 use super::step::{Actions, end, released, unused};
 use super::verdict::{EndedBy, Outcome, Phase, Verdict};
-use crate::leg::{Cause, LegCommand, LegEvent, LegRole, LostCause, Side};
+use crate::leg::{Cause, LegCommand, LegEvent, LegRole, LostCause, Redirect, Side};
 
 /// Looks for the rule that fits and begins its ladder; enters [`CallState::HandingBack`].
 pub(super) fn hand_back(facts: &mut Facts, verdict: Verdict, now: Instant, actions: &mut Actions) -> CallState {
@@ -30,7 +30,7 @@ pub(super) fn hand_back(facts: &mut Facts, verdict: Verdict, now: Instant, actio
 fn climb(facts: &mut Facts, mut state: HandingBack, now: Instant, actions: &mut Actions) -> CallState {
     let refuse = |status, redirect| LegCommand::Refuse { status, redirect, retry_after: None };
     let (rung, command) = match state.ladder.pop_front() {
-        Some(Rung::Bye) => (Rung::Bye, LegCommand::HangUp(Cause::NORMAL)),
+        Some(Rung::Bye) => (Rung::Bye, LegCommand::HangUp(facts.cause(state.verdict.outcome))),
         Some(Rung::Dial(target)) => return dial(facts, state, target, 0, now, actions),
         Some(Rung::Refuse(status)) => (Rung::Refuse(status), refuse(status, None)),
         Some(Rung::Redirect(target)) => {
@@ -38,12 +38,28 @@ fn climb(facts: &mut Facts, mut state: HandingBack, now: Instant, actions: &mut 
             let Some(uri) = row.and_then(|row| row.uris.first().cloned()) else {
                 return climb(facts, state, now, actions);
             };
-            (Rung::Redirect(target), refuse(302, Some(uri)))
+            let with_headers = facts.profile().contact_headers;
+            (Rung::Redirect(target), refuse(302, Some(Redirect { uri, with_headers })))
         }
+        None if facts.customer == LegStage::Up && announces(facts) => return announce(facts, state, now, actions),
         None if facts.customer == LegStage::Up => (Rung::Bye, LegCommand::HangUp(state.cause)),
         None => (Rung::Refuse(480), refuse(480, None)),
     };
     part(facts, state, &rung, command, now, actions)
+}
+
+/// Whether there is something to say to a customer for whom every rung has failed.
+fn announces(facts: &Facts) -> bool {
+    let tried = facts.hand_back.as_ref().is_some_and(|record| !record.rungs.is_empty());
+    tried && !facts.settings.announcement_limit.is_zero()
+}
+
+/// Tells the customer that nobody could be reached; the BYE follows.
+fn announce(facts: &mut Facts, state: HandingBack, now: Instant, actions: &mut Actions) -> CallState {
+    actions.push(CallAction::StopTimers);
+    actions.push(CallAction::Start(CallTimer::AnnouncementLimit, now + facts.settings.announcement_limit));
+    actions.push(CallAction::Play(Sound::Announcement));
+    CallState::HandingBack(HandingBack { rung: UnderWay::Announcing, ..state })
 }
 
 /// A rung that cannot fail: the customer is sent away with everything we know.
@@ -80,7 +96,7 @@ fn dial(
     facts.onward = LegStage::Ringing;
     let carry = facts.carry(state.verdict.outcome, &Rung::Dial(target.clone()));
     if facts.customer == LegStage::Up || facts.early_media {
-        actions.push(CallAction::Play(Sound::Ringback));
+        actions.push(CallAction::Play(Sound::Onward));
     }
     actions.push(CallAction::Onward { target: target.clone(), member, carry });
     CallState::HandingBack(HandingBack { rung: UnderWay::Dialing { target, member }, ..state })
@@ -96,6 +112,7 @@ pub(super) fn handing_back(
     match state.rung.clone() {
         UnderWay::Dialing { target, member } => dialing(facts, state, target, member, now, event, actions),
         UnderWay::Talking => talking(facts, state, now, event, actions),
+        UnderWay::Announcing => announcing(facts, state, now, event, actions),
         UnderWay::Parting => parting(facts, state, now, event, actions),
     }
 }
@@ -157,7 +174,8 @@ fn dialing(
         | CallEvent::Heard(_)
         | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
-        | CallEvent::MediaDead => return CallState::HandingBack(state),
+        | CallEvent::MediaDead
+        | CallEvent::Played => return CallState::HandingBack(state),
     };
     facts.rung_result(result);
     facts.onward = LegStage::None;
@@ -230,6 +248,7 @@ fn talking(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         | CallEvent::Heard(_)
         | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
+        | CallEvent::Played
         | CallEvent::PulledBack => CallState::HandingBack(state),
     }
 }
@@ -260,7 +279,7 @@ fn dismissed(
     actions: &mut Actions,
 ) -> CallState {
     facts.hang_up(LegRole::Onward, cause, actions);
-    let carry = Carry::reference(&facts.reference, &facts.settings.context).with_reason(why);
+    let carry = Carry::reference(&facts.reference, facts.profile()).with_reason(why);
     actions.push(CallAction::Leg(LegRole::Customer, facts.farewell(why), carry));
     let_go(facts, state, EndedBy::Us, now, actions)
 }
@@ -284,6 +303,40 @@ fn let_go(facts: &mut Facts, state: HandingBack, ended_by: EndedBy, now: Instant
     actions.push(CallAction::StopTimers);
     actions.push(CallAction::Start(CallTimer::ReleaseLimit, now + facts.settings.release_limit));
     released(facts, Releasing { verdict: state.verdict, fetching: None }, now, actions)
+}
+
+// --- the customer hears that nobody could be reached -----------------------------------------------------------------
+
+fn announcing(
+    facts: &mut Facts,
+    state: HandingBack,
+    now: Instant,
+    event: CallEvent,
+    actions: &mut Actions,
+) -> CallState {
+    match event {
+        CallEvent::Played | CallEvent::Timer(CallTimer::AnnouncementLimit) => {
+            let bye = LegCommand::HangUp(state.cause);
+            part(facts, state, &Rung::Bye, bye, now, actions)
+        }
+        CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
+            customer_gone(facts, state, &event, now, actions)
+        }
+        CallEvent::Ended => dismissed(facts, state, Outcome::Operator, Cause::NORMAL, now, actions),
+        CallEvent::Stopped => dismissed(facts, state, Outcome::Drained, Cause::FAILURE, now, actions),
+        CallEvent::Created(_, answer) => {
+            unused(&answer, actions);
+            CallState::HandingBack(state)
+        }
+        CallEvent::Leg(..)
+        | CallEvent::WayFailed(_)
+        | CallEvent::Fetched(..)
+        | CallEvent::Heard(_)
+        | CallEvent::Pressed(..)
+        | CallEvent::Timer(_)
+        | CallEvent::MediaDead
+        | CallEvent::PulledBack => CallState::HandingBack(state),
+    }
 }
 
 // --- the customer has been sent away ---------------------------------------------------------------------------------
@@ -311,6 +364,7 @@ fn parting(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
+        | CallEvent::Played
         | CallEvent::PulledBack
         | CallEvent::Ended
         | CallEvent::Stopped => CallState::HandingBack(state),

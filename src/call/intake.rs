@@ -31,6 +31,8 @@ pub struct Intake {
     pub variables: Vec<(String, String)>,
     /// Variables left out whole because of a limit.
     pub left_out: u32,
+    /// The profile of who called, by its name.
+    pub profile: Option<String>,
 }
 
 /// Where a conversation id came from, in the order in which they are believed.
@@ -145,6 +147,7 @@ impl Intake {
             task: task.map(|task| shortened(&printable(&task))),
             variables: Vec::new(),
             left_out: 0,
+            profile: None,
         };
         for (name, value) in &invitation.headers {
             if let Some(name) = without_prefix(name, &settings.variable_prefix) {

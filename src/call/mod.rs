@@ -6,6 +6,7 @@ pub mod escape;
 pub mod event;
 mod handback;
 pub mod intake;
+mod packing;
 pub mod record;
 pub mod rules;
 pub mod settings;

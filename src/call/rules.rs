@@ -85,6 +85,8 @@ pub struct Target {
     pub uris: Vec<String>,
     /// How long each may ring.
     pub ring_limit: Duration,
+    /// What its INVITE carries, by the profile's name.
+    pub profile: Option<String>,
 }
 
 /// The end of a call, as far as rules look at it.

@@ -3,18 +3,25 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::de::value::{Error as ValueError, StringDeserializer};
+use serde::de::{Error, IntoDeserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::escape::Sequence;
 use super::rules::{Entry, Rule, Target};
+use super::verdict::Outcome;
 
 /// Settings of the supervised transfer.
 #[derive(Debug, Clone)]
 pub struct CallSettings {
+    /// The static SIP URI of GenerativeAgent: then no number is asked for and none is dialled.
+    pub sip_uri: Option<String>,
     /// `phoneNumber.country` asked for, and the only one accepted.
     pub country: String,
     /// E.164 prefixes a transfer number may have, plus sign included (`+1`).
     pub number_prefixes: Vec<String>,
+    /// E.164 prefixes a transfer number must not have, whatever is permitted: premium rate.
+    pub barred_prefixes: Vec<String>,
     /// From asking for a number to dialling it.
     pub number_budget: Duration,
     /// One API exchange.
@@ -58,10 +65,21 @@ pub struct CallSettings {
     pub targets: BTreeMap<String, Target>,
     /// From the end of GenerativeAgent's part to the last attempt to hand the customer back.
     pub ladder_limit: Duration,
+    /// How long the announcement that nobody could be reached may take. Zero: there is none.
+    pub announcement_limit: Duration,
     /// Which request headers are read.
     pub intake: IntakeSettings,
-    /// Which context is sent back.
+    /// Which context is sent to whom no profile is made for.
     pub context: ContextSettings,
+    /// The same for certain receivers, by the profile's name.
+    pub profiles: BTreeMap<String, ContextSettings>,
+}
+
+impl CallSettings {
+    /// What a receiver with this profile is sent.
+    pub fn profile(&self, name: Option<&str>) -> &ContextSettings {
+        name.and_then(|name| self.profiles.get(name)).unwrap_or(&self.context)
+    }
 }
 
 /// What the customer hears before the answer.
@@ -136,10 +154,12 @@ pub struct DialledEntry {
     pub variables: BTreeMap<String, String>,
 }
 
-/// Names, allow-list and budgets of what is sent back.
+/// Names, forms, allow-list and budgets of what one receiver is sent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ContextSettings {
+    /// The preset that the other values began as.
+    pub preset: String,
     /// Names of transferVariables that may be sent; `*` allows all.
     pub transfer_variables: Vec<String>,
     /// Names of referenceVariables that may be sent; `*` allows all.
@@ -156,23 +176,109 @@ pub struct ContextSettings {
     pub reference_header: String,
     /// Header with the verdict's outcome.
     pub outcome_header: String,
-    /// Most variables.
+    /// How a value stands in its header.
+    #[serde(deserialize_with = "word")]
+    pub encoding: Encoding,
+    /// Most variables in headers.
     pub max_variables: usize,
-    /// Longest value, octets after encoding.
+    /// Longest value in a header, octets after encoding.
     pub max_value: usize,
-    /// Octets of all variable values together, after encoding.
+    /// Octets of all variable values in headers together, after encoding.
     pub max_total: usize,
-    /// Octets of all context header lines together, names included: a request on UDP has 1,300 in all.
+    /// Octets of all context header lines and the body together, names included: a request on UDP has 1,300 in all.
     pub max_lines: usize,
     /// The same on an INVITE, which describes a session as well.
     pub max_invite_lines: usize,
+    /// What User-to-User holds.
+    #[serde(deserialize_with = "word")]
+    pub uui: Uui,
+    /// How it is written there.
+    #[serde(deserialize_with = "word")]
+    pub uui_form: UuiForm,
+    /// Octets of it before they become hexadecimal.
+    pub max_uui: usize,
+    /// What the body of a BYE holds.
+    #[serde(deserialize_with = "word")]
+    pub body: BodyForm,
+    /// Whether the Contact of a 302 carries the headers too, for whoever follows it.
+    pub contact_headers: bool,
+    /// The Q.850 cause of the BYE that hands a customer back, by outcome; of every other 16.
+    #[serde(deserialize_with = "causes")]
+    pub causes: BTreeMap<Outcome, u8>,
+}
+
+/// How a value stands in its header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Encoding {
+    /// Percent-encoded UTF-8 (RFC 3986 section 2.1).
+    Percent,
+    /// As it is, for who does not decode; a value that is not printable ASCII is left out.
+    Plain,
+}
+
+/// What User-to-User holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Uui {
+    /// Nothing: the header is not sent.
+    Off,
+    /// The context reference.
+    Ref,
+    /// `ref=…&outcome=…&NAME=VALUE`, names and values percent-encoded.
+    Kv,
+    /// The same as a JSON object in ASCII.
+    Json,
+}
+
+/// How User-to-User is written (RFC 7433 section 4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UuiForm {
+    /// `DATA;encoding=hex`
+    Hex,
+    /// The same with ISDN's protocol discriminator in front, 04 for IA5 characters (RFC 7434 section 3.3).
+    Isdn,
+    /// The same with the discriminator in the parameter `pd`, as some gateways write it.
+    Pd,
+    /// Avaya's: discriminator 00, type C8, one octet of length.
+    Avaya,
+}
+
+/// What the body of a BYE holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BodyForm {
+    /// There is none.
+    None,
+    /// `application/x-www-form-urlencoded`
+    Form,
+    /// `application/json`
+    Json,
+}
+
+/// One word of a few; an error lists them.
+fn word<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+    read_word(String::deserialize(from)?)
+}
+
+fn read_word<'de, T: Deserialize<'de>, E: Error>(word: String) -> Result<T, E> {
+    let word: StringDeserializer<ValueError> = word.into_deserializer();
+    T::deserialize(word).map_err(E::custom)
+}
+
+fn causes<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<Outcome, u8>, D::Error> {
+    let named = BTreeMap::<String, u8>::deserialize(from)?;
+    named.into_iter().map(|(outcome, cause)| Ok((read_word(outcome)?, cause))).collect()
 }
 
 impl Default for CallSettings {
     fn default() -> Self {
         Self {
+            sip_uri: None,
             country: "US".to_owned(),
             number_prefixes: vec!["+1".to_owned()],
+            barred_prefixes: vec!["+1900".to_owned()],
             number_budget: Duration::from_secs(8),
             api_timeout: Duration::from_secs(4),
             expiry_margin: Duration::from_secs(5),
@@ -194,8 +300,10 @@ impl Default for CallSettings {
             rules: Vec::new(),
             targets: BTreeMap::new(),
             ladder_limit: Duration::from_secs(90),
+            announcement_limit: Duration::ZERO,
             intake: IntakeSettings::default(),
             context: ContextSettings::default(),
+            profiles: BTreeMap::new(),
         }
     }
 }
@@ -217,6 +325,7 @@ impl Default for IntakeSettings {
 impl Default for ContextSettings {
     fn default() -> Self {
         Self {
+            preset: "generic".to_owned(),
             transfer_variables: vec!["*".to_owned()],
             reference_variables: Vec::new(),
             transfer_header: "X-GA-transfer".to_owned(),
@@ -225,11 +334,18 @@ impl Default for ContextSettings {
             reference_prefix: "X-GA-rv-".to_owned(),
             reference_header: "X-Switchback-Context".to_owned(),
             outcome_header: "X-Switchback-Outcome".to_owned(),
+            encoding: Encoding::Percent,
             max_variables: 8,
             max_value: 256,
             max_total: 1024,
             max_lines: 800,
             max_invite_lines: 400,
+            uui: Uui::Off,
+            uui_form: UuiForm::Hex,
+            max_uui: 128,
+            body: BodyForm::None,
+            contact_headers: true,
+            causes: BTreeMap::new(),
         }
     }
 }

@@ -4,14 +4,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::asapp::{CreateTransfer, OutputContext};
-use super::context::{Carry, PublishedContext};
+use super::asapp::{CreateTransfer, OutputContext, TransferKind};
+use super::context::{Carry, Known, PublishedContext};
 use super::escape::Escape;
 use super::event::{CallAction, CallEvent, Sound};
 use super::intake::Intake;
 use super::record::{AttemptRecord, CallRecord, Epoch, HandBackRecord, RungRecord, masked};
 use super::rules::{self, Rung, Situation};
-use super::settings::{Answer, CallSettings, ContextSettings, Ringing};
+use super::settings::{Answer, BodyForm, CallSettings, ContextSettings, Ringing};
 use super::ticket::DialTicket;
 use super::verdict::{Evidence, Outcome, Verdict};
 use super::{CallRef, TransferId, step};
@@ -49,6 +49,8 @@ pub struct Requesting {
     pub transfer: TransferId,
     /// What is under way.
     pub asking: Asking,
+    /// When the last exchange was begun: a number that it brings lives at most from then on.
+    pub asked: Instant,
     /// When the budget is spent.
     pub deadline: Instant,
     /// Exchanges that failed in this request.
@@ -141,6 +143,8 @@ pub enum UnderWay {
     },
     /// The customer talks with the onward leg.
     Talking,
+    /// Nobody could be reached; the customer is told so, then hung up on.
+    Announcing,
     /// The customer has been sent away, by BYE or by a final response.
     Parting,
 }
@@ -360,7 +364,7 @@ impl Facts {
     /// A command whose message carries the context reference.
     pub fn tell(&self, role: LegRole, command: LegCommand) -> CallAction {
         let carry = match role {
-            LegRole::Customer => Carry::reference(&self.reference, &self.settings.context),
+            LegRole::Customer => Carry::reference(&self.reference, self.profile()),
             LegRole::GenerativeAgent | LegRole::Onward => Carry::default(),
         };
         CallAction::Leg(role, command, carry)
@@ -419,18 +423,32 @@ impl Facts {
     /// What goes with a customer of whom this is known.
     pub fn context(&self, outcome: Outcome, settings: &ContextSettings) -> Carry {
         let (conversation, output) = (&self.intake.conversation.0, self.output.as_ref());
-        Carry::hand_back(outcome, conversation, output, &self.reference, settings)
+        Carry::hand_back(&Known { outcome, conversation, output, reference: &self.reference }, settings)
+    }
+
+    /// What the customer's side is sent.
+    pub fn profile(&self) -> &ContextSettings {
+        self.settings.profile(self.intake.profile.as_deref())
+    }
+
+    /// The cause of the BYE that hands this customer back.
+    pub fn cause(&self, outcome: Outcome) -> Cause {
+        self.profile().causes.get(&outcome).map_or(Cause::NORMAL, |cause| Cause(*cause))
     }
 
     /// The same for a rung; that it is tried is remembered for the record.
     pub fn carry(&mut self, outcome: Outcome, rung: &Rung) -> Carry {
-        let settings = &self.settings.context;
         let carry = match rung {
-            Rung::Dial(_) => {
-                let shorter = ContextSettings { max_lines: settings.max_invite_lines, ..settings.clone() };
-                self.context(outcome, &shorter)
+            Rung::Dial(target) => {
+                let target = self.settings.targets.get(target).and_then(|row| row.profile.as_deref());
+                let settings = self.settings.profile(target);
+                let max_lines = settings.max_invite_lines;
+                self.context(outcome, &ContextSettings { max_lines, body: BodyForm::None, ..settings.clone() })
             }
-            Rung::Bye | Rung::Refuse(_) | Rung::Redirect(_) => self.context(outcome, settings),
+            Rung::Bye => self.context(outcome, self.profile()),
+            Rung::Refuse(_) | Rung::Redirect(_) => {
+                self.context(outcome, &ContextSettings { body: BodyForm::None, ..self.profile().clone() })
+            }
         };
         let record = self.hand_back.get_or_insert_default();
         (record.values_sent, record.values_left_out) = (carry.sent, carry.left_out);
@@ -451,7 +469,10 @@ impl Facts {
         let context = !self.without_context;
         CreateTransfer {
             conversation: intake.conversation.clone(),
-            country: self.settings.country.clone(),
+            kind: match self.settings.sip_uri {
+                Some(_) => TransferKind::Sip,
+                None => TransferKind::PhoneNumber { country: self.settings.country.clone() },
+            },
             task: intake.task.clone().filter(|_| context),
             variables: if context { intake.variables.clone() } else { Vec::new() },
         }
@@ -479,7 +500,7 @@ impl Facts {
         self.genagent_ended = None;
         self.dialled += 1;
         if let Some(attempt) = self.attempts.last_mut() {
-            attempt.number = Some(masked(ticket.number()));
+            attempt.number = ticket.number().map(masked);
             attempt.dialed_at = Some(at);
             attempt.result = "dialed".to_owned();
         }

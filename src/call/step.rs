@@ -60,8 +60,7 @@ pub(super) fn request_number(facts: &mut Facts, now: Instant, actions: &mut Acti
     actions.push(CallAction::StopTimers);
     actions.push(CallAction::Start(CallTimer::NumberBudget, deadline));
     dwell(facts, actions);
-    let transfer = create(facts, now, deadline, actions);
-    CallState::Requesting(Requesting { transfer, asking: Asking::Creating, deadline, failures: 0 })
+    create(facts, deadline, 0, now, actions)
 }
 
 /// A customer who was answered before anybody was there to talk to must be heard of in time.
@@ -73,16 +72,16 @@ fn dwell(facts: &Facts, actions: &mut Actions) {
     }
 }
 
-fn create(facts: &mut Facts, now: Instant, deadline: Instant, actions: &mut Actions) -> TransferId {
+fn create(facts: &mut Facts, deadline: Instant, failures: u8, now: Instant, actions: &mut Actions) -> CallState {
     let transfer = facts.begin_attempt(now);
     actions.push(CallAction::Create(transfer.clone(), deadline.min(now + facts.settings.api_timeout)));
-    transfer
+    CallState::Requesting(Requesting { transfer, asking: Asking::Creating, asked: now, deadline, failures })
 }
 
 fn settle(facts: &Facts, state: Requesting, now: Instant, actions: &mut Actions) -> CallState {
     let deadline = state.deadline.min(now + facts.settings.api_timeout);
     actions.push(CallAction::Fetch(state.transfer.clone(), deadline));
-    CallState::Requesting(Requesting { asking: Asking::Settling, ..state })
+    CallState::Requesting(Requesting { asking: Asking::Settling, asked: now, ..state })
 }
 
 fn requesting(
@@ -107,9 +106,7 @@ fn requesting(
                     if failure.class == FailureClass::NotFound && usize::from(state.failures) < RETRY_TROUBLE.len() =>
                 {
                     facts.attempt_result("never created");
-                    let transfer = create(facts, now, state.deadline, actions);
-                    let failures = state.failures + 1;
-                    CallState::Requesting(Requesting { transfer, asking: Asking::Creating, failures, ..state })
+                    create(facts, state.deadline, state.failures + 1, now, actions)
                 }
                 Err(failure) => settling_failed(facts, state, &failure, now, actions),
             }
@@ -119,10 +116,7 @@ fn requesting(
             CallState::Requesting(state)
         }
         CallEvent::Timer(CallTimer::RetryDue) => match state.asking {
-            Asking::PausingToCreate => {
-                let transfer = create(facts, now, state.deadline, actions);
-                CallState::Requesting(Requesting { transfer, asking: Asking::Creating, ..state })
-            }
+            Asking::PausingToCreate => create(facts, state.deadline, state.failures, now, actions),
             Asking::PausingToSettle => settle(facts, state, now, actions),
             Asking::Creating | Asking::Settling => CallState::Requesting(state),
         },
@@ -143,6 +137,7 @@ fn requesting(
         | CallEvent::Heard(_)
         | CallEvent::Pressed(..)
         | CallEvent::MediaDead
+        | CallEvent::Played
         | CallEvent::Timer(_) => CallState::Requesting(state),
     }
 }
@@ -165,8 +160,7 @@ fn create_failed(
         }
         FailureClass::InvalidRequest if facts.settings.retry_without_context && !facts.without_context => {
             facts.without_context = true;
-            let transfer = create(facts, now, state.deadline, actions);
-            CallState::Requesting(Requesting { transfer, ..state })
+            create(facts, state.deadline, state.failures, now, actions)
         }
         FailureClass::InvalidRequest | FailureClass::Refused | FailureClass::Unauthorized | FailureClass::NotFound => {
             not_connected(facts, NotConnected::ApiRefused, now, actions)
@@ -240,7 +234,8 @@ pub(super) fn unused(answer: &Result<Transfer, ApiFailure>, actions: &mut Action
 
 /// Turns the API's answer into a ticket and dials it at once; enters [`CallState::Dialing`].
 fn dial(facts: &mut Facts, state: Requesting, transfer: &Transfer, now: Instant, actions: &mut Actions) -> CallState {
-    match DialTicket::issue(transfer, &facts.settings, now) {
+    match DialTicket::issue(&state.transfer, transfer, &facts.settings, state.asked) {
+        Ok(ticket) if ticket.guard() <= now => came_too_late(facts, &state, now, actions),
         Ok(ticket) => {
             let guard = ticket.guard();
             facts.dialed(&ticket, now);
@@ -256,6 +251,18 @@ fn dial(facts: &mut Facts, state: Requesting, transfer: &Transfer, now: Instant,
             facts.evidence.api_failure = Some(why);
             not_connected(facts, NotConnected::ApiRefused, now, actions)
         }
+    }
+}
+
+/// The answer took as long as the number was safe, or we were too slow to look at it: a fresh number, if the budget
+/// allows another exchange.
+fn came_too_late(facts: &mut Facts, state: &Requesting, now: Instant, actions: &mut Actions) -> CallState {
+    facts.attempt_result("expired");
+    actions.push(CallAction::NumberUnused);
+    if now < state.deadline && usize::from(state.failures) < RETRY_TROUBLE.len() {
+        create(facts, state.deadline, state.failures + 1, now, actions)
+    } else {
+        not_connected(facts, NotConnected::NumberExpired, now, actions)
     }
 }
 
@@ -330,6 +337,7 @@ fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, ac
         | CallEvent::Heard(_)
         | CallEvent::Pressed(..)
         | CallEvent::MediaDead
+        | CallEvent::Played
         | CallEvent::Timer(_) => CallState::Dialing(state),
     }
 }
@@ -417,7 +425,8 @@ fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, ac
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
         | CallEvent::Pressed(..)
-        | CallEvent::Timer(_) => CallState::Bridged(state),
+        | CallEvent::Timer(_)
+        | CallEvent::Played => CallState::Bridged(state),
     }
 }
 
@@ -480,7 +489,7 @@ fn broken_off(facts: &mut Facts, verdict: Verdict, now: Instant, actions: &mut A
     actions.push(CallAction::Abandon(LegRole::GenerativeAgent));
     facts.genagent = LegStage::None;
     facts.broken_off = Some(verdict);
-    actions.push(CallAction::Play(Sound::ComfortNoise));
+    actions.push(CallAction::Play(Sound::Waiting));
     request_number(facts, now, actions)
 }
 
@@ -490,7 +499,7 @@ fn broken_off(facts: &mut Facts, verdict: Verdict, now: Instant, actions: &mut A
 fn collect(facts: &mut Facts, state: Bridged, now: Instant, actions: &mut Actions) -> CallState {
     let deadline = now + facts.settings.collect_limit;
     actions.push(CallAction::StopTimers);
-    actions.push(CallAction::Play(Sound::ComfortNoise));
+    actions.push(CallAction::Play(Sound::Waiting));
     actions.push(CallAction::Start(CallTimer::CollectLimit, deadline));
     let collecting = Collecting { transfer: state.transfer, deadline, fetching: false, polls: 0, failures: 0 };
     fetch(facts, collecting, actions)
@@ -540,7 +549,8 @@ fn collecting(
         | CallEvent::Heard(_)
         | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
-        | CallEvent::MediaDead => CallState::Collecting(state),
+        | CallEvent::MediaDead
+        | CallEvent::Played => CallState::Collecting(state),
     }
 }
 
@@ -693,7 +703,7 @@ fn dismissed(
     actions: &mut Actions,
 ) -> CallState {
     let verdict = facts.verdict(outcome, EndedBy::Us, phase);
-    let carry = facts.context(outcome, &facts.settings.context).with_reason(outcome);
+    let carry = facts.context(outcome, facts.profile()).with_reason(outcome);
     actions.push(CallAction::Leg(LegRole::Customer, facts.farewell(outcome), carry));
     release(facts, verdict, fetching, now, actions)
 }
@@ -737,6 +747,7 @@ fn releasing(facts: &mut Facts, state: Releasing, now: Instant, event: CallEvent
         | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
+        | CallEvent::Played
         | CallEvent::PulledBack
         | CallEvent::Ended
         | CallEvent::Stopped => CallState::Releasing(state),

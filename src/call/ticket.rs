@@ -3,43 +3,60 @@
 
 use std::time::{Duration, Instant};
 
+use super::TransferId;
 use super::asapp::{Transfer, TransferStatus};
 use super::settings::CallSettings;
 
 /// Permission to dial one number until somebody there has shown a sign of connection.
 #[derive(Debug, PartialEq, Eq)]
 pub struct DialTicket {
-    number: String,
+    callee: Callee,
     guard: Instant,
+}
+
+/// Whom a ticket lets us call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Callee {
+    /// A temporary number, E.164: it belongs to one call transfer, and soon to another.
+    Number(String),
+    /// GenerativeAgent's static SIP URI, which is configured, for this call transfer.
+    Sip {
+        /// The URI.
+        uri: String,
+        /// What the call names to GenerativeAgent.
+        transfer: TransferId,
+    },
 }
 
 /// Longest life believed, whatever the answer says.
 const LONGEST_LIFE: Duration = Duration::from_secs(600);
 
 impl DialTicket {
-    /// Checks the number of a create answer that arrived at `now`. The error is one line for the record.
-    pub fn issue(transfer: &Transfer, settings: &CallSettings, now: Instant) -> Result<Self, String> {
+    /// Checks the number that the exchange begun at `asked` brought. The error is one line for the record.
+    ///
+    /// The life counts from `asked`, not from the answer's arrival: ASAPP dated its answer later than that, so neither
+    /// the way back nor a stall of ours can stretch it.
+    pub fn issue(
+        id: &TransferId,
+        transfer: &Transfer,
+        settings: &CallSettings,
+        asked: Instant,
+    ) -> Result<Self, String> {
         if !matches!(transfer.status, None | Some(TransferStatus::Active)) {
             return Err("the transfer is not ACTIVE".to_owned());
         }
-        let number = transfer.number.as_deref().ok_or("no transferNumber in the answer")?.trim();
-        if !is_e164(number) {
-            return Err("transferNumber is not E.164".to_owned());
-        }
-        if !settings.number_prefixes.iter().any(|prefix| number.starts_with(prefix.as_str())) {
-            return Err("transferNumber is outside the permitted prefixes".to_owned());
-        }
-        if transfer.country.as_ref().is_some_and(|country| !country.eq_ignore_ascii_case(&settings.country)) {
-            return Err("transferNumber is in another country".to_owned());
-        }
+        let callee = match &settings.sip_uri {
+            Some(uri) => Callee::Sip { uri: uri.clone(), transfer: id.clone() },
+            None => Callee::Number(permitted(transfer, settings)?),
+        };
         // Both times are ASAPP's, so our wall clock does not matter; from here on only the monotonic clock counts.
         let life = match transfer.expires_at {
             Some(expires_at) => Duration::from_millis((expires_at - transfer.dated).max(0).unsigned_abs()),
             None => settings.default_lifetime,
         };
         let safe = life.min(LONGEST_LIFE).checked_sub(settings.expiry_margin).filter(|safe| !safe.is_zero());
-        let guard = now + safe.ok_or("the number has expired, or will within the margin")?;
-        Ok(Self { number: number.to_owned(), guard })
+        let guard = asked + safe.ok_or("the number has expired, or will within the margin")?;
+        Ok(Self { callee, guard })
     }
 
     /// The moment from which no INVITE to this number may leave.
@@ -47,21 +64,40 @@ impl DialTicket {
         self.guard
     }
 
-    /// Spends the ticket: the number, unless its last safe moment has come.
-    pub fn spend(self, now: Instant) -> Option<String> {
-        (now < self.guard).then_some(self.number)
+    /// Spends the ticket: whom to call, unless the last safe moment has come.
+    pub fn spend(self, now: Instant) -> Option<Callee> {
+        (now < self.guard).then_some(self.callee)
     }
 
     /// The same permission once more, for another way to the same number: whoever holds the ticket gives it up at the
     /// first sign of connection.
     pub fn again(&self) -> Self {
-        Self { number: self.number.clone(), guard: self.guard }
+        Self { callee: self.callee.clone(), guard: self.guard }
     }
 
-    /// The number, to be masked and recorded.
-    pub fn number(&self) -> &str {
-        &self.number
+    /// The number, where it is one, to be masked and recorded.
+    pub fn number(&self) -> Option<&str> {
+        match &self.callee {
+            Callee::Number(number) => Some(number),
+            Callee::Sip { .. } => None,
+        }
     }
+}
+
+/// The number of an answer, if it is one that we may dial.
+fn permitted(transfer: &Transfer, settings: &CallSettings) -> Result<String, String> {
+    let number = transfer.number.as_deref().ok_or("no transferNumber in the answer")?.trim();
+    if !is_e164(number) {
+        return Err("transferNumber is not E.164".to_owned());
+    }
+    let within = |prefixes: &[String]| prefixes.iter().any(|prefix| number.starts_with(prefix.as_str()));
+    if !within(&settings.number_prefixes) || within(&settings.barred_prefixes) {
+        return Err("transferNumber is outside the permitted prefixes".to_owned());
+    }
+    if transfer.country.as_ref().is_some_and(|country| !country.eq_ignore_ascii_case(&settings.country)) {
+        return Err("transferNumber is in another country".to_owned());
+    }
+    Ok(number.to_owned())
 }
 
 fn is_e164(number: &str) -> bool {
@@ -80,9 +116,9 @@ mod tests {
     #[test]
     #[expect(clippy::disallowed_methods, reason = "any instant will do")]
     fn a9_only_a_plausible_number_with_life_left_becomes_a_ticket() {
-        let (settings, now) = (CallSettings::default(), Instant::now());
-        let issue = |t: &Transfer| DialTicket::issue(t, &settings, now);
-        assert_eq!(issue(&transfer("+19995550199")).unwrap().guard(), now + Duration::from_secs(55));
+        let (settings, asked) = (CallSettings::default(), Instant::now());
+        let issue = |t: &Transfer| DialTicket::issue(&TransferId("t-1".into()), t, &settings, asked);
+        assert_eq!(issue(&transfer("+19995550199")).unwrap().guard(), asked + Duration::from_secs(55));
         for bad in ["", "19995550199", "+1999555019x", "+0123456789", "+449995550199", "+1", "+1999;evil@x"] {
             assert!(issue(&transfer(bad)).is_err(), "{bad}");
         }
@@ -97,9 +133,11 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "any instant will do")]
     fn a_ticket_is_worthless_from_its_guard_on() {
         let now = Instant::now();
-        let issue = || DialTicket::issue(&transfer("+19995550199"), &CallSettings::default(), now).unwrap();
+        let (id, settings) = (TransferId("t-1".into()), CallSettings::default());
+        let issue = || DialTicket::issue(&id, &transfer("+19995550199"), &settings, now).unwrap();
         let guard = issue().guard();
-        assert_eq!(issue().spend(guard - Duration::from_nanos(1)).as_deref(), Some("+19995550199"));
+        let number = Some(Callee::Number("+19995550199".into()));
+        assert_eq!(issue().spend(guard - Duration::from_nanos(1)), number);
         assert_eq!(issue().spend(guard), None);
     }
 }

@@ -6,8 +6,9 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use super::words::span;
-use super::{ClientAuth, Config, Destination, Sip, routes, trunk, user};
+use super::{ClientAuth, Config, Destination, Sip, profile, routes, trunk, user};
 use crate::b2bua::headers::may_cross;
+use crate::call::settings::ContextSettings;
 use crate::sdp::Family;
 
 /// Reasons to refuse this configuration; empty when it can be used.
@@ -20,6 +21,7 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
     user::problems(config, &mut problems);
     asapp(config, &mut problems);
     routes::problems(config, &mut problems);
+    profile::problems(config, &mut problems);
     headers(config, &mut problems);
     crossing(config, &mut problems);
     problems
@@ -90,7 +92,7 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
 }
 
 fn durations(config: &Config, problems: &mut Vec<String>) {
-    let Config { sip, media, asapp, call, conversations, .. } = config;
+    let Config { sip, media, asapp, call, sounds, conversations, .. } = config;
     let (ms, s, h) = (Duration::from_millis, Duration::from_secs, |hours: u64| Duration::from_secs(hours * 3600));
     let limits = [
         ("sip.t1", sip.t1, ms(10), s(10)),
@@ -120,6 +122,8 @@ fn durations(config: &Config, problems: &mut Vec<String>) {
         ("call.dwell_limit", call.dwell_limit, Duration::ZERO, s(600)),
         ("call.escape_pause", call.escape_pause, ms(100), s(60)),
         ("call.ladder_limit", call.ladder_limit, s(1), s(600)),
+        ("sounds.announcement_limit", sounds.announcement_limit, s(1), s(600)),
+        ("sounds.max_length", sounds.max_length, s(1), h(1)),
         ("conversations.resume_window", conversations.resume_window, Duration::ZERO, h(24 * 30)),
         ("conversations.input_window", conversations.input_window, Duration::ZERO, h(24)),
     ];
@@ -145,7 +149,7 @@ fn durations(config: &Config, problems: &mut Vec<String>) {
 }
 
 fn numbers(config: &Config, problems: &mut Vec<String>) {
-    let Config { sip, media, call, intake, context, .. } = config;
+    let Config { sip, media, call, intake, .. } = config;
     let limits = [
         ("sip.max_calls", sip.max_calls, 1, 1_000_000),
         ("sip.max_calls_per_second", sip.max_calls_per_second as usize, 1, 100_000),
@@ -161,13 +165,9 @@ fn numbers(config: &Config, problems: &mut Vec<String>) {
         ("conversations.max_inputs", config.conversations.max_inputs, 1, 100_000),
         ("intake.max_variables", intake.max_variables, 0, 256),
         ("intake.max_value", intake.max_value, 1, 16_384),
-        ("context.max_variables", context.max_variables, 0, 64),
-        ("context.max_value", context.max_value, 1, 4096),
-        ("context.max_total", context.max_total, 1, 8192),
-        ("context.max_lines", context.max_lines, 300, 16_384),
-        ("context.max_invite_lines", context.max_invite_lines, 300, 16_384),
     ];
-    for (key, value, least, most) in limits {
+    let limits = limits.map(|(key, value, least, most)| (key.to_owned(), value, least, most));
+    for (key, value, least, most) in limits.into_iter().chain(contexts(config).flat_map(context_numbers)) {
         if !(least..=most).contains(&value) {
             problems.push(format!("{key} = {value} is out of range: write {least} to {most}"));
         }
@@ -187,6 +187,30 @@ fn numbers(config: &Config, problems: &mut Vec<String>) {
     } else if let Some(sip) = sip.listen.iter().find(|sip| (ports.first..=ports.last).contains(&sip.port())) {
         problems.push(format!("media.ports contains the SIP port {}: move one of them", sip.port()));
     }
+}
+
+/// `[context]` and every profile, each with its section.
+fn contexts(config: &Config) -> impl Iterator<Item = (String, &ContextSettings)> {
+    let profiles = config.profile.iter().map(|(name, row)| (format!("profile.{name}"), &row.context));
+    [("context".to_owned(), &config.context)].into_iter().chain(profiles)
+}
+
+fn context_numbers((section, context): (String, &ContextSettings)) -> Vec<(String, usize, usize, usize)> {
+    let causes = context.causes.iter();
+    let causes = causes.map(|(outcome, cause)| (format!("{section}.causes.{outcome}"), usize::from(*cause), 1, 127));
+    [
+        ("max_variables", context.max_variables, 0, 64),
+        ("max_value", context.max_value, 1, 4096),
+        ("max_total", context.max_total, 1, 8192),
+        ("max_lines", context.max_lines, 300, 16_384),
+        ("max_invite_lines", context.max_invite_lines, 300, 16_384),
+        // Avaya's form has one octet for the length.
+        ("max_uui", context.max_uui, 32, 255),
+    ]
+    .map(|(key, value, least, most)| (format!("{section}.{key}"), value, least, most))
+    .into_iter()
+    .chain(causes)
+    .collect()
 }
 
 fn addresses(config: &Config, problems: &mut Vec<String>) {
@@ -315,14 +339,22 @@ fn asapp(config: &Config, problems: &mut Vec<String>) {
     if country.len() != 2 || !country.chars().all(|c| c.is_ascii_uppercase()) {
         problems.push(format!("asapp.country = \"{country}\" is not a country: write two capital letters, \"US\""));
     }
+    if !asapp.sip_uri.is_empty() && !super::routes::is_sip_uri(&asapp.sip_uri) {
+        problems.push(format!(
+            "asapp.sip_uri = \"{}\" is no SIP URI: write what ASAPP gave you, \"sip:genagent@sip.example.com\"",
+            asapp.sip_uri
+        ));
+    }
     if asapp.number_prefixes.is_empty() {
         problems.push("asapp.number_prefixes is empty: no number could be dialled; write [\"+1\"]".to_owned());
     }
     let is_prefix = |text: &str| {
         text.strip_prefix('+').is_some_and(|digits| !digits.is_empty() && digits.chars().all(|c| c.is_ascii_digit()))
     };
-    for prefix in asapp.number_prefixes.iter().filter(|prefix| !is_prefix(prefix)) {
-        problems.push(format!("asapp.number_prefixes holds \"{prefix}\": write a plus sign and digits, \"+1\""));
+    for (key, prefixes) in [("number_prefixes", &asapp.number_prefixes), ("barred_prefixes", &asapp.barred_prefixes)] {
+        for prefix in prefixes.iter().filter(|prefix| !is_prefix(prefix)) {
+            problems.push(format!("asapp.{key} holds \"{prefix}\": write a plus sign and digits, \"+1\""));
+        }
     }
 }
 
@@ -368,6 +400,7 @@ const RESERVED: &[&str] = &[
     "to",
     "unsupported",
     "user-agent",
+    "user-to-user",
     "via",
     "www-authenticate",
     // compact forms
@@ -388,37 +421,55 @@ const RESERVED: &[&str] = &[
     "x",
 ];
 
+/// Configured header names, each with its key.
+type Names<'a> = Vec<(String, &'a String)>;
+
 fn headers(config: &Config, problems: &mut Vec<String>) {
-    let (intake, context) = (&config.intake, &config.context);
-    let read = [
-        ("intake.conversation_header", &intake.conversation_header),
-        ("intake.task_header", &intake.task_header),
-        ("intake.customer_header", &intake.customer_header),
+    let intake = &config.intake;
+    let read = vec![
+        ("intake.conversation_header".to_owned(), &intake.conversation_header),
+        ("intake.task_header".to_owned(), &intake.task_header),
+        ("intake.customer_header".to_owned(), &intake.customer_header),
     ];
-    let sent = [
-        ("context.transfer_header", &context.transfer_header),
-        ("context.conversation_header", &context.conversation_header),
-        ("context.reference_header", &context.reference_header),
-        ("context.outcome_header", &context.outcome_header),
-    ];
-    let prefixes = [
-        ("intake.variable_prefix", &intake.variable_prefix),
-        ("context.transfer_prefix", &context.transfer_prefix),
-        ("context.reference_prefix", &context.reference_prefix),
-    ];
-    for (key, name) in read.iter().chain(&sent).chain(&prefixes) {
+    names(&read, &vec![("intake.variable_prefix".to_owned(), &intake.variable_prefix)], problems);
+    let mut said: Vec<String> = Vec::new();
+    for (section, context) in contexts(config) {
+        let key = |key: &str| format!("{section}.{key}");
+        let sent = [
+            (key("transfer_header"), &context.transfer_header),
+            (key("conversation_header"), &context.conversation_header),
+            (key("reference_header"), &context.reference_header),
+            (key("outcome_header"), &context.outcome_header),
+        ];
+        let prefixes = vec![
+            (key("transfer_prefix"), &context.transfer_prefix),
+            (key("reference_prefix"), &context.reference_prefix),
+        ];
+        let mut own = Vec::new();
+        // A header without a name is not sent.
+        names(&sent.into_iter().filter(|(_, name)| !name.is_empty()).collect(), &prefixes, &mut own);
+        // What [context] has been told is not repeated for every profile that inherits it.
+        let bare = |problem: &String| problem.replace(&format!("{section}."), "");
+        own.retain(|problem| !said.contains(&bare(problem)));
+        said.extend(own.iter().map(bare));
+        problems.extend(own);
+    }
+}
+
+fn names(fixed: &Names<'_>, prefixes: &Names<'_>, problems: &mut Vec<String>) {
+    for (key, name) in fixed.iter().chain(prefixes) {
         if name.is_empty() || !name.chars().all(is_token) {
             problems.push(format!(
                 "{key} = \"{name}\" is not a header name: write letters, digits and dashes, \"X-GA-task\""
             ));
         }
     }
-    for (key, name) in read.iter().chain(&sent) {
+    for (key, name) in fixed {
         if RESERVED.contains(&name.to_ascii_lowercase().as_str()) {
             problems.push(format!("{key} = \"{name}\" belongs to SIP itself: write a name of your own, \"X-…\""));
         }
     }
-    for (key, prefix) in &prefixes {
+    for (key, prefix) in prefixes {
         let prefix = prefix.to_ascii_lowercase();
         if RESERVED.iter().any(|reserved| reserved.starts_with(&prefix)) {
             problems.push(format!(
@@ -426,22 +477,19 @@ fn headers(config: &Config, problems: &mut Vec<String>) {
             ));
         }
     }
-    let built = [(&prefixes[..1], &read[..]), (&prefixes[1..], &sent[..])];
-    for ((key, prefix), (fixed, name)) in
-        built.iter().flat_map(|(prefixes, names)| prefixes.iter().flat_map(move |p| names.iter().map(move |n| (p, n))))
+    for ((key, prefix), (other, name)) in
+        prefixes.iter().flat_map(|prefix| fixed.iter().map(move |name| (prefix, name)))
     {
         let starts = name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
         if starts && !prefix.is_empty() {
             problems.push(format!(
-                "{key} = \"{prefix}\" lets a variable pass for {fixed} = \"{name}\": write a longer prefix"
+                "{key} = \"{prefix}\" lets a variable pass for {other} = \"{name}\": write a longer prefix"
             ));
         }
     }
-    for group in [&read[..], &sent[..]] {
-        for (at, (key, name)) in group.iter().enumerate() {
-            if let Some((other, _)) = group[..at].iter().find(|(_, earlier)| earlier.eq_ignore_ascii_case(name)) {
-                problems.push(format!("{key} and {other} are both \"{name}\": give each a name of its own"));
-            }
+    for (at, (key, name)) in fixed.iter().enumerate() {
+        if let Some((other, _)) = fixed[..at].iter().find(|(_, earlier)| earlier.eq_ignore_ascii_case(name)) {
+            problems.push(format!("{key} and {other} are both \"{name}\": give each a name of its own"));
         }
     }
 }

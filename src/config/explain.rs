@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::words::{Prefix, span};
-use super::{Config, Destination, Keep, Listener, routes};
+use super::{Config, Destination, Keep, Listener, Sounds, routes};
 use crate::b2bua::settings::Caller;
 use crate::call::rules::Entry;
 use crate::call::settings::{Answer, Ringing};
@@ -35,14 +35,17 @@ fn story(config: &Config, to: &mut String) -> std::fmt::Result {
     writeln!(to, "  At most {} calls, {} new ones a second; above that 503.", sip.max_calls, sip.max_calls_per_second)?;
     writeln!(
         to,
-        "  The customer hears {} while we ask {} for a number in {} and dial it.",
+        "  The customer hears {} while we ask {} for {} and dial it.",
         match (call.answer, call.ringing) {
             (Answer::First, _) => "our ringing tone, being answered at once,",
             (Answer::OnBridge, Ringing::Local) => "the caller's own ringing tone (180)",
             (Answer::OnBridge, Ringing::EarlyMedia) => "our ringing tone (183)",
         },
         asapp.base_url,
-        asapp.country
+        match asapp.sip_uri.as_str() {
+            "" => format!("a number in {}", asapp.country),
+            uri => format!("a transfer to {uri}"),
+        }
     )?;
     writeln!(to, "  Asking may take {budget}, in at most {} attempts.", call.max_attempts)?;
     writeln!(to, "  The number is dialled, never later than {margin} before it expires, and may ring {ring}. Over:")?;
@@ -79,11 +82,31 @@ fn story(config: &Config, to: &mut String) -> std::fmt::Result {
         )?;
     }
     writeln!(to, "  When GenerativeAgent hangs up, we ask for its outputContext for up to {collect} and hand back.")?;
+    sounds(config, to)?;
     conversations(config, to)?;
     match &config.records.path {
         Destination::File(path) => writeln!(to, "  One line about it is appended to {}.", path.display()),
         Destination::Stdout => writeln!(to, "  One line about it is printed."),
         Destination::Nowhere => writeln!(to, "  No record of it is kept."),
+    }
+}
+
+fn sounds(config: &Config, to: &mut String) -> std::fmt::Result {
+    let Sounds { ringback, waiting, onward, hold, announcement, announcement_limit, .. } = &config.sounds;
+    writeln!(
+        to,
+        "  Of ours the customer hears {ringback} before the answer, {waiting} while he waits, {onward} while a target"
+    )?;
+    writeln!(to, "  rings; who talks with a customer who holds hears {hold}.")?;
+    match announcement {
+        Some(said) => {
+            let limit = span::format(*announcement_limit);
+            writeln!(
+                to,
+                "  When no target can be reached, an answered customer hears {said}, at most {limit}, and BYE follows."
+            )
+        }
+        None => writeln!(to, "  When no target can be reached, nothing is said before the BYE."),
     }
 }
 

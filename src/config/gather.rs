@@ -5,10 +5,10 @@ use std::path::Path;
 
 use config::{Environment, File, FileFormat, Map, Source, Value, ValueKind};
 
-use super::{Config, ConfigError, Trunk, User};
+use super::{Config, ConfigError, Trunk, User, profile};
 
 /// Sections that hold sections with names of the user's choice.
-const NAMED: [&str; 2] = ["trunk", "user"];
+const NAMED: [&str; 3] = ["trunk", "user", "profile"];
 
 /// Where the TOML is.
 pub(super) enum Toml<'a> {
@@ -23,6 +23,8 @@ pub(super) fn known_keys() -> BTreeMap<String, bool> {
     let mut defaults = serde_json::to_value(Config::default()).unwrap_or_default();
     defaults["trunk.*"] = serde_json::to_value(Trunk::default()).unwrap_or_default();
     defaults["user.*"] = serde_json::to_value(User::default()).unwrap_or_default();
+    defaults["profile.*"] = defaults["context"].clone();
+    defaults["profile.*"]["peers"] = serde_json::json!([]);
     let sections = defaults.as_object().into_iter().flatten();
     sections
         .flat_map(|(section, keys)| {
@@ -63,11 +65,11 @@ pub(super) fn read(toml: Option<Toml<'_>>, environment: Option<Map<String, Strin
         unknown.sort();
         return Err(ConfigError::UnknownKeys(unknown));
     }
-    builder
-        .add_source(variables)
-        .build()
-        .and_then(config::Config::try_deserialize)
-        .map_err(|error| ConfigError::Unreadable(error.to_string()))
+    let unreadable = |error: config::ConfigError| ConfigError::Unreadable(error.to_string());
+    let values = builder.add_source(variables).build().and_then(|built| built.collect()).map_err(unreadable)?;
+    let completed = Collected(profile::complete(values)?);
+    let built = config::Config::builder().add_source(completed).build();
+    built.and_then(config::Config::try_deserialize).map_err(unreadable)
 }
 
 /// A key with the name in it, if one belongs there, as `known_keys` has it.

@@ -112,13 +112,17 @@ pub(super) fn problems(config: &Config, problems: &mut Vec<String>) {
     }
 }
 
+/// Whether this can be a Request-URI of ours.
+pub(super) fn is_sip_uri(uri: &str) -> bool {
+    Uri::read(uri).is_some_and(|uri| uri.scheme == "sip" && uri.headers.is_none())
+}
+
 fn target(config: &Config, name: &str, row: &super::Target, problems: &mut Vec<String>) {
     if row.uri.is_empty() {
         problems
             .push(format!("target.{name} has no uri: write uri = \"sip:queue@pbx.example.com\", or a list of them"));
     }
-    let usable = |uri: &str| Uri::read(uri).is_some_and(|uri| uri.scheme == "sip" && uri.headers.is_none());
-    for uri in row.uri.iter().filter(|uri| !usable(uri)) {
+    for uri in row.uri.iter().filter(|uri| !is_sip_uri(uri)) {
         problems.push(format!("target.{name}.uri = \"{uri}\" is no SIP URI: write \"sip:queue@pbx.example.com\""));
     }
     if let Some(address) = &row.address

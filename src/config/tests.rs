@@ -1,9 +1,12 @@
 use std::collections::BTreeMap;
 
+use ::config::{File, FileFormat, Source};
 use secrecy::ExposeSecret;
 
 use super::words::span;
 use super::*;
+use crate::call::settings::{Uui, UuiForm};
+use crate::call::verdict::Outcome;
 
 const EXAMPLE: &str = include_str!("../../deploy/switchback.toml");
 const LEAST: &str =
@@ -48,8 +51,11 @@ fn commented(example: &str) -> Vec<(String, String, bool)> {
 #[test]
 fn the_example_loads_and_shows_every_key() {
     Config::parse(EXAMPLE).unwrap();
-    let shown: Vec<String> = commented(EXAMPLE).into_iter().map(|(key, _, _)| gather::general(&key)).collect();
-    let known: Vec<String> = gather::known_keys().into_keys().collect();
+    // A profile has the keys of [context], which are shown there.
+    let own = |key: &String| !key.strip_prefix("profile.*.").is_some_and(|key| key != "peers");
+    let shown = commented(EXAMPLE).into_iter().map(|(key, _, _)| gather::general(&key));
+    let shown: Vec<String> = shown.filter(own).collect();
+    let known: Vec<String> = gather::known_keys().into_keys().filter(own).collect();
     assert_eq!(shown.len(), known.len(), "a key is shown twice");
     for key in known {
         assert!(shown.contains(&key), "deploy/switchback.toml does not show {key}");
@@ -80,6 +86,8 @@ fn values_marked_as_examples_can_be_used() {
             "sip.tls_listen" => "sip.tls_certificate = 'c.pem'\nsip.tls_key = 'k.pem'\n",
             "sip.tls_certificate" => "sip.tls_key = 'k.pem'\n",
             "sip.tls_key" => "sip.tls_certificate = 'c.pem'\n",
+            "trunk.main.profile" => "profile.pbx.preset = 'generic'\n",
+            "profile.pbx.peers" => "sip.access = ['10.0.0.0/8']\n",
             _ => "",
         };
         with(&format!("{}{companion}", key_line(&key, &line))).unwrap_or_else(|error| panic!("{key}: {error}"));
@@ -93,7 +101,7 @@ fn the_rows_in_the_example_can_be_used_and_show_every_key() {
     let is_toml =
         |line: &&str| line.starts_with("#[") || line.split_once(" = ").is_some_and(|(key, _)| !key.contains("# "));
     let lines: Vec<&str> = rows.lines().filter(is_toml).map(|line| line.trim_start_matches('#')).collect();
-    let toml = format!("[target.queue]\n{}", lines.join("\n"));
+    let toml = format!("profile.pbx.preset = 'generic'\n[target.queue]\n{}", lines.join("\n"));
     let config = with(&toml).unwrap_or_else(|error| panic!("{error}\n{toml}"));
     assert_eq!((config.target["queue"].uri.len(), config.rule.len()), (2, 2));
     let keys = |value: serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
@@ -271,6 +279,8 @@ fn what_cannot_work_is_refused_with_its_fix() {
         ("asapp.base_url = 'http://127.0.0.1:9'", "allow_http"),
         ("asapp.base_url = 'ftp://x'", "https://api.asapp.com"),
         ("asapp.number_prefixes = ['1']", "plus sign"),
+        ("asapp.barred_prefixes = ['900']", "plus sign"),
+        ("asapp.sip_uri = 'genagent@x'", "no SIP URI"),
         ("asapp.country = 'usa'", "two capital letters"),
         ("asapp.api_secret_file = 'x'", "both given"),
         ("admin.listen = '0.0.0.0:8080'", "token_file"),
@@ -286,6 +296,19 @@ fn what_cannot_work_is_refused_with_its_fix() {
         let error = Config::parse(&LEAST.replace("192.0.2.10:5060", address)).unwrap_err().to_string();
         assert!(error.contains("sbc.example.com:5060"), "{address}: {error}");
     }
+}
+
+#[test]
+fn m5_the_escape_is_explained_and_checked() {
+    let explained = with("call.escape = '*0'\ncall.escape_pause = '2s'").unwrap().explain();
+    let told =
+        "A customer who presses *0, a key at most 2s after the other, leaves GenerativeAgent (outcome operator below).";
+    assert!(explained.contains(told), "{explained}");
+    assert!(!with("").unwrap().explain().contains("presses"));
+    let refused = with("call.escape = 'star'").unwrap_err().to_string();
+    assert!(refused.contains("`star` is not up to 16 keys of 0-9, *, #, A-D: write \"*0\""), "{refused}");
+    let hasty = with("call.escape = '0'").unwrap().warnings();
+    assert!(hasty.iter().any(|warning| warning.contains("call.escape is a single key")), "{hasty:?}");
 }
 
 #[test]
@@ -376,6 +399,69 @@ fn durations_are_read_as_people_write_them() {
 }
 
 #[test]
+fn a_profile_begins_as_the_context_then_comes_its_preset_then_its_own_keys() {
+    let config = with(
+        "sip.access = ['10.0.0.0/8']\n[context]\npreset = 'asterisk'\nmax_value = 100\nuui = 'json'\n\
+         [profile.plain]\nmax_lines = 500\n\
+         [profile.genesys]\npreset = 'genesys'\npeers = ['10.0.0.5']\nmax_uui = 64\n\
+         [target.queue]\nuri = 'sip:q@pbx'\nprofile = 'genesys'\n",
+    )
+    .unwrap();
+    let settings = config.core_settings();
+    let [context, plain, genesys] =
+        [None, Some("plain"), Some("genesys")].map(|name| settings.call.profile(name).clone());
+    assert_eq!((context.causes[&Outcome::System], context.max_value, context.uui), (31, 100, Uui::Json));
+    assert_eq!((plain.causes[&Outcome::System], plain.max_value, plain.max_lines), (31, 100, 500));
+    assert_eq!((plain.uui, plain.preset.as_str()), (Uui::Json, "asterisk"));
+    assert!(genesys.causes.is_empty(), "another preset takes the place of the context's");
+    assert_eq!((genesys.max_value, genesys.uui, genesys.uui_form, genesys.max_uui), (100, Uui::Kv, UuiForm::Isdn, 64));
+    assert_eq!(settings.profiles.len(), 1);
+    assert_eq!(settings.call.targets["queue"].profile.as_deref(), Some("genesys"));
+}
+
+#[test]
+fn every_preset_can_be_used_and_every_value_of_it_replaced() {
+    let presets = File::from_str(include_str!("presets.toml"), FileFormat::Toml).collect().unwrap();
+    let mut names: Vec<&String> = presets.keys().collect();
+    names.sort();
+    let known = ["amazon-connect", "asterisk", "avaya", "cisco", "freeswitch", "generic", "genesys", "twilio"];
+    assert_eq!(names, known);
+    for name in names {
+        let config =
+            with(&format!("[profile.it]\npreset = '{name}'\n")).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(config.profile["it"].context.preset, *name);
+        let own = "uui = 'off'\nuui_form = 'hex'\nmax_lines = 800\ncauses = {}\n";
+        let config = with(&format!("[profile.it]\npreset = '{name}'\n{own}")).unwrap();
+        let generic = ContextSettings { preset: name.clone(), ..ContextSettings::default() };
+        assert_eq!(format!("{:?}", config.profile["it"].context), format!("{generic:?}"));
+    }
+}
+
+#[test]
+fn a_profile_that_cannot_work_is_refused_with_its_fix() {
+    for (lines, hint) in [
+        ("context.preset = 'asterix'", "there is no preset `asterix`: write one of "),
+        ("[profile.it]\nuui = 'yes'", "unknown variant `yes`"),
+        ("[profile.it]\nuuui = 'ref'", "did you mean `profile.*.uui`"),
+        ("[profile.it]\npeers = ['10.0.0.1']", "who cannot call us: add it to sip.access"),
+        (
+            "sip.access = ['10.0.0.0/8']\n[profile.a]\npeers = ['10.0.0.1']\n[profile.b]\npeers = ['10.0.0.1']",
+            "both hold 10.0.0.1/32",
+        ),
+        ("[target.q]\nuri = 'sip:q@pbx'\nprofile = 'it'", "write [profile.it]"),
+        ("trunk.main.profile = 'it'", "write [profile.it]"),
+        ("[profile.it]\nmax_uui = 4", "profile.it.max_uui = 4 is out of range"),
+        ("[profile.it]\ntransfer_header = 'f'", "profile.it.transfer_header = \"f\" belongs to SIP"),
+        ("[context.causes]\nagent = 0", "context.causes.agent = 0 is out of range"),
+        ("[context.causes]\nagnt = 16", "unknown variant `agnt`"),
+    ] {
+        let error = refusal(lines);
+        assert!(error.contains(hint), "{lines}: {error}");
+        assert_eq!(error.lines().count(), 1, "{lines}: {error}");
+    }
+}
+
+#[test]
 fn the_closed_door_is_mentioned() {
     let warnings = Config::parse(LEAST).unwrap().warnings();
     assert!(warnings.contains(&"nobody can call us: name your IVR in sip.access".to_owned()));
@@ -422,4 +508,21 @@ fn what_is_remembered_is_explained_and_a_forgeable_number_is_warned_of() {
     let off = with("conversations.resume_window = '0s'").unwrap();
     assert!(off.explain().contains("not remembered"));
     assert!(refusal("conversations.max = 0").contains("conversations.max = 0 is out of range"));
+}
+
+#[test]
+fn a_sound_is_noise_silence_a_tone_or_a_file() {
+    let config = with("[sounds]\nwaiting = 'file:/srv/music.wav'\nringback = 'tone:gb'\nhold = 'silence'\n").unwrap();
+    assert_eq!(config.sounds.waiting, super::Source::File("/srv/music.wav".into()));
+    assert_eq!(config.core_settings().call.announcement_limit, Duration::ZERO, "nothing is said");
+    let told = config.explain();
+    assert!(told.contains("hears tone:gb before the answer, file:/srv/music.wav while he waits"), "{told}");
+    let config = with("[sounds]\nannouncement = 'file:sorry.wav'\nannouncement_limit = '20s'\n").unwrap();
+    assert_eq!(config.core_settings().call.announcement_limit, Duration::from_secs(20));
+    assert!(config.explain().contains("hears file:sorry.wav, at most 20s, and BYE follows"), "{}", config.explain());
+    for wrong in ["", "noise", "tone:", "tone", "file:", "silence:x", "/srv/music.wav"] {
+        let refusal = refusal(&format!("[sounds]\nwaiting = '{wrong}'\n"));
+        assert!(refusal.contains("is not a sound: write \"comfort_noise\""), "{refusal}");
+    }
+    assert!(refusal("[sounds]\nmax_length = '2h'\n").contains("sounds.max_length = \"2h\" is out of range"));
 }

@@ -62,11 +62,15 @@ pub struct Trunk {
     pub max_calls: usize,
     /// INVITEs a second.
     pub max_calls_per_second: u32,
+    /// INVITEs within any sixty seconds.
+    pub max_calls_per_minute: u32,
     /// Addresses that a 3xx may send us to.
     pub redirects: Vec<IpAddr>,
     /// The interval of our registration.
     #[serde(with = "words::span")]
     pub register: Duration,
+    /// What customers whose calls come from there are sent back with, one of `[profile.NAME]`.
+    pub profile: Option<String>,
 }
 
 impl Default for Trunk {
@@ -92,8 +96,10 @@ impl Default for Trunk {
             ping: core.ping,
             max_calls: core.max_calls,
             max_calls_per_second: core.max_calls_per_second,
+            max_calls_per_minute: core.max_calls_per_minute,
             redirects: core.redirects,
             register: core.register,
+            profile: None,
         }
     }
 }
@@ -127,8 +133,10 @@ impl Trunk {
             ping: self.ping,
             max_calls: self.max_calls,
             max_calls_per_second: self.max_calls_per_second,
+            max_calls_per_minute: self.max_calls_per_minute,
             redirects: self.redirects.clone(),
             register: self.register,
+            profile: self.profile.clone(),
         }
     }
 }

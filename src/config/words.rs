@@ -141,6 +141,53 @@ impl From<Keep> for String {
     }
 }
 
+/// Where a sound comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Source {
+    /// `comfort_noise`
+    ComfortNoise,
+    /// `silence`
+    Silence,
+    /// `tone:COUNTRY`
+    Tone(String),
+    /// `file:PATH`
+    File(PathBuf),
+}
+
+impl TryFrom<String> for Source {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.split_once(':').unwrap_or((&text, "")) {
+            ("comfort_noise", "") => Ok(Self::ComfortNoise),
+            ("silence", "") => Ok(Self::Silence),
+            ("tone", country) if !country.is_empty() => Ok(Self::Tone(country.to_owned())),
+            ("file", path) if !path.is_empty() => Ok(Self::File(path.into())),
+            _ => Err(format!(
+                "`{text}` is not a sound: write \"comfort_noise\", \"silence\", \"tone:us\" or \"file:/path/music.wav\""
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ComfortNoise => f.write_str("comfort_noise"),
+            Self::Silence => f.write_str("silence"),
+            Self::Tone(country) => write!(f, "tone:{country}"),
+            Self::File(path) => write!(f, "file:{}", path.display()),
+        }
+    }
+}
+
+impl From<Source> for String {
+    fn from(source: Source) -> Self {
+        source.to_string()
+    }
+}
+
 /// What those who connect to us over TLS must show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -75,7 +75,7 @@ pub enum Ending {
 /// One ended call.
 #[derive(Debug, Clone)]
 pub struct AgentCall {
-    /// The number dialled.
+    /// The number dialled, or the id of the call transfer where a SIP URI was.
     pub number: String,
     /// SIP's Call-ID.
     pub call_id: String,
@@ -167,7 +167,11 @@ async fn take(call: Call, shared: Arc<Shared>) {
             return;
         }
     };
-    let number = invite.dialled().unwrap_or_default().to_owned();
+    let named = invite.headers().into_iter().find(|(name, _)| name.eq_ignore_ascii_case("X-ASAPP-CallTransferId"));
+    let number = match named {
+        Some((_, transfer)) => transfer,
+        None => invite.dialled().unwrap_or_default().to_owned(),
+    };
     let sdp = sdp::describe(line.address());
     let hooks = shared.hooks.clone();
     let mut visit =

@@ -535,10 +535,20 @@ fn send_bye(
     material: &Material,
     s: &mut Surroundings<'_>,
 ) -> ClientKey {
-    let (key, mut writer) = requests.begin(&Method::Bye, dialog, b"", s);
+    let body = material.body.as_ref();
+    let (key, mut writer) =
+        requests.begin(&Method::Bye, dialog, body.map_or(b"", |(_, content)| content.as_bytes()), s);
     writer.header(HeaderName::Reason, &format!("Q.850;cause={}", cause.0));
     write_headers(&mut writer, &material.headers);
-    requests.send(key.clone(), writer.finish(), dialog.next_hop(), s);
+    let message = match body {
+        Some((content_type, content)) => {
+            // Whoever cannot read it must not refuse the BYE because of it (RFC 3261 section 20.11).
+            writer.header(HeaderName::ContentDisposition, "render;handling=optional");
+            writer.finish_with(content_type, content.as_bytes())
+        }
+        None => writer.finish(),
+    };
+    requests.send(key.clone(), message, dialog.next_hop(), s);
     key
 }
 

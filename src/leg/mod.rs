@@ -71,7 +71,7 @@ pub enum LegCommand {
         /// The final status.
         status: u16,
         /// The Contact of a 302.
-        redirect: Option<String>,
+        redirect: Option<Redirect>,
         /// Seconds of Retry-After.
         retry_after: Option<u32>,
     },
@@ -79,6 +79,15 @@ pub enum LegCommand {
     HangUp(Cause),
     /// Pass a message of the other leg on.
     Inform(Info),
+}
+
+/// Where a 302 sends the caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redirect {
+    /// The URI, without headers.
+    pub uri: String,
+    /// Whether it gets the response's own headers, for whoever follows it (RFC 3261 section 19.1.1).
+    pub with_headers: bool,
 }
 
 /// Why we end a leg: a Q.850 cause value, for the Reason header (RFC 3326).
@@ -327,11 +336,13 @@ pub struct Surroundings<'a> {
     pub out: &'a mut Vec<Out>,
 }
 
-/// What the holder adds to a command: headers for its message, and the other leg's audio to be described.
+/// What the holder adds to a command: what its message says besides, and the other leg's audio to be described.
 #[derive(Debug, Clone, Default)]
 pub struct Material {
     /// Header lines.
     pub headers: Vec<(String, String)>,
+    /// Content-Type and content of a BYE.
+    pub body: Option<(&'static str, String)>,
     /// The other leg's audio.
     pub audio: Option<Audio>,
 }

@@ -9,8 +9,8 @@ use super::negotiation::Negotiation;
 use super::prack::{Unpracked, names_option};
 use super::session_timer::SessionTimer;
 use super::{
-    ALLOW, Invitation, LegCommand, LegEvent, LegTimer, LostCause, Material, Out, Phase, Refusal, Side, Surroundings,
-    reason_of, respond, sensible_answer, write_headers,
+    ALLOW, Invitation, LegCommand, LegEvent, LegTimer, LostCause, Material, Out, Phase, Redirect, Refusal, Side,
+    Surroundings, reason_of, respond, sensible_answer, write_headers,
 };
 use crate::sip::dialog::Dialog;
 use crate::sip::hop::Hop;
@@ -87,7 +87,7 @@ impl Uas {
             (LegCommand::Ring { early_media }, None) => self.ring(early_media, material, negotiation, s),
             (LegCommand::Answer, None) => self.answer(material, negotiation, s),
             (LegCommand::Refuse { status, redirect, retry_after }, _) => {
-                self.refuse(status, redirect.as_deref(), retry_after, material, s);
+                self.refuse(status, redirect.as_ref(), retry_after, material, s);
                 s.out.push(Out::Event(LegEvent::HungUp { by: Side::Us, reason: None }));
                 s.out.push(Out::Gone);
                 Phase::Moving
@@ -159,14 +159,15 @@ impl Uas {
     fn refuse(
         &self,
         status: u16,
-        redirect: Option<&str>,
+        redirect: Option<&Redirect>,
         retry_after: Option<u32>,
         material: &Material,
         s: &mut Surroundings<'_>,
     ) {
         let mut writer = Writer::response(&self.invite, status, Some(self.local_tag()));
-        if let Some(target) = redirect {
-            writer.header(HeaderName::Contact, &format!("<{target}{}>", uri_headers(&material.headers)));
+        if let Some(Redirect { uri, with_headers }) = redirect {
+            let headers = if *with_headers { uri_headers(&material.headers) } else { String::new() };
+            writer.header(HeaderName::Contact, &format!("<{uri}{headers}>"));
         }
         if let Some(seconds) = retry_after {
             writer.header(HeaderName::RetryAfter, &seconds.to_string());

@@ -9,15 +9,18 @@
 //! - [`latch`]: whom a port listens to. Pure.
 //! - [`stream`]: one continuous stream from many sources. Pure.
 //! - [`digits`]: the keys that people press. Pure.
-//! - [`tones`]: our own sounds. [`ports`]: sockets. [`guard`]: where we never send.
+//! - [`sounds`]: what is heard of ours, from [`tones`] and [`wav`] files. [`ports`]: sockets. [`guard`]: where we never
+//!   send.
 
 pub mod digits;
 pub mod guard;
 pub mod latch;
 pub mod ports;
 pub mod relay;
+pub mod sounds;
 pub mod stream;
 pub mod tones;
+pub mod wav;
 pub mod worker;
 
 use std::io;
@@ -34,6 +37,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::b2bua::io::{MediaCommand, MediaEvent, PortPair};
 use ports::Socket;
 pub use relay::Terms;
+use sounds::Sounds;
 use worker::Worker;
 
 /// What the relay is told at start.
@@ -51,6 +55,8 @@ pub struct MediaSettings {
     pub terms: Terms,
     /// Differentiated services code point of what we send, 0 to 63; `None` leaves it to the kernel.
     pub dscp: Option<u8>,
+    /// What is heard of ours.
+    pub sounds: Arc<Sounds>,
 }
 
 impl Default for MediaSettings {
@@ -66,6 +72,7 @@ impl Default for MediaSettings {
                 quarantine_limit: Duration::from_secs(30),
             },
             dscp: Some(46), // expedited forwarding (RFC 3246)
+            sounds: Arc::default(),
         }
     }
 }
@@ -144,7 +151,6 @@ impl Media {
             return Err(MediaError::Dscp(dscp));
         }
         let open = ports::open_all(&settings)?;
-        tones::prepare();
 
         let fewest = open.iter().map(|(_, pairs)| pairs.len()).min().unwrap_or(0).min(usize::from(u16::MAX));
         let workers = settings.workers.clamp(1, fewest.max(1));
@@ -176,6 +182,7 @@ impl Media {
             MediaCommand::Expect { pair, .. }
             | MediaCommand::Bridge(pair, _)
             | MediaCommand::Play { pair, .. }
+            | MediaCommand::Cover { pair, .. }
             | MediaCommand::Hold { pair, .. }
             | MediaCommand::Events { pair, .. }
             | MediaCommand::Watch { pair, .. }
@@ -540,7 +547,7 @@ mod tests {
             assert!(hear(LONG));
             heard(&b.rtp, Duration::from_millis(20)); // nothing comes: B's own pace
         }
-        stage.play(a.pair, Sound::ComfortNoise);
+        stage.play(a.pair, Sound::Waiting);
         (0..15).for_each(|_| assert!(hear(LONG)));
         strictly(&packets, 3);
     }
@@ -566,7 +573,7 @@ mod tests {
     fn sounds_are_paced_without_drift() {
         let stage = Stage::on(20_600);
         let a = Party::at(HOME, stage.media.pairs()[0]);
-        stage.play(a.pair, Sound::ComfortNoise);
+        stage.play(a.pair, Sound::Waiting);
         a.hears_nothing(); // nobody is known yet
         stage.expect(a.pair, &a);
         let first = position(&a.hears());

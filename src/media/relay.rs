@@ -4,12 +4,14 @@
 //! added to its header, the counters. Nothing here reads a clock, locks, allocates per packet or touches a socket.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rtp_rs::RtpReader;
 
 use super::digits::Presses;
 use super::latch::{Heard, Latch, Mark, Stale};
+use super::sounds::Sounds;
 use super::stream::{HEADER, Outgoing, is_rtcp, rename_rtcp};
 use super::tones::{self, FRAME};
 use crate::b2bua::io::{Digit, EventTypes, Law, MediaEvent, PortPair, Sound};
@@ -60,6 +62,8 @@ pub enum Notice {
     Settled(Slot, SocketAddr),
     /// The far side pressed a key.
     Pressed(PortPair, Digit),
+    /// The pair's announcement is over.
+    Played(PortPair),
 }
 
 /// Where a pair is in its life.
@@ -79,11 +83,26 @@ enum Feed {
     Nothing,
     /// What this row receives; the same holds the other way round.
     Row(usize),
-    Sound {
-        sound: Sound,
-        law: Law,
-        frame: usize,
-    },
+    Sound(Playing),
+}
+
+/// A sound, and how far it has been sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Playing {
+    sound: Sound,
+    law: Law,
+    frame: usize,
+}
+
+impl Playing {
+    fn begin(sound: Sound, law: Law) -> Self {
+        Self { sound, law, frame: 0 }
+    }
+
+    /// Whether it is heard once and over.
+    fn is_over(&self, sounds: &Sounds) -> bool {
+        self.sound == Sound::Announcement && self.frame >= sounds.frames(self.sound)
+    }
 }
 
 /// One direction of one socket.
@@ -130,6 +149,8 @@ struct Row {
     latch: Latch,
     stale: Stale,
     feed: Feed,
+    /// What the far side hears instead of what another row feeds it.
+    cover: Option<Playing>,
     /// The far side does not listen.
     held: bool,
     outgoing: Outgoing,
@@ -158,15 +179,16 @@ pub struct Terms {
 pub struct Table {
     rows: Vec<Row>,
     terms: Terms,
+    sounds: Arc<Sounds>,
     /// What the packets since the last look changed.
     pub notices: Vec<Notice>,
 }
 
 impl Table {
     /// One idle row for each pair, in this order.
-    pub fn new(pairs: &[PortPair], terms: Terms) -> Self {
+    pub fn new(pairs: &[PortPair], terms: Terms, sounds: Arc<Sounds>) -> Self {
         let rows = pairs.iter().map(|&pair| Row::new(pair)).collect();
-        Self { rows, terms, notices: Vec::new() }
+        Self { rows, terms, sounds, notices: Vec::new() }
     }
 
     /// Judges one packet, edits it in place, and says where it goes. `now` may be as old as the batch it came in.
@@ -197,7 +219,7 @@ impl Table {
 
         let Feed::Row(peer) = row.feed else { return Step::Drop };
         let peer_row = &mut self.rows[peer];
-        let Some(target) = peer_row.rtp.target.filter(|_| !peer_row.held) else { return Step::Drop };
+        let Some(target) = peer_row.rtp.target.filter(|_| peer_row.hears_peer()) else { return Step::Drop };
         if is_event && !peer_row.takes_event(packet) {
             return Step::Drop;
         }
@@ -330,8 +352,21 @@ impl Table {
 
     /// The row's far side hears a sound.
     pub fn play(&mut self, index: usize, sound: Sound, law: Law) {
+        let goes_on = match self.rows[index].feed {
+            Feed::Sound(playing) if sound != Sound::Announcement && self.sounds.are_one(playing.sound, sound) => {
+                playing.frame
+            }
+            Feed::Sound(_) | Feed::Row(_) | Feed::Nothing => 0,
+        };
         self.part(index);
-        self.rows[index].feed = Feed::Sound { sound, law, frame: 0 };
+        self.rows[index].feed = Feed::Sound(Playing { frame: goes_on, ..Playing::begin(sound, law) });
+    }
+
+    /// The row's far side hears a sound in place of what it is fed, or what it is fed again.
+    pub fn cover(&mut self, index: usize, sound: Option<(Sound, Law)>) {
+        let row = &mut self.rows[index];
+        row.cover = sound.map(|(sound, law)| Playing::begin(sound, law));
+        row.outgoing.change_source();
     }
 
     /// Ends what the row is fed, and what it feeds.
@@ -343,17 +378,25 @@ impl Table {
 
     /// True while the row's far side is to hear a sound.
     pub fn is_sounding(&self, index: usize) -> bool {
-        matches!(self.rows[index].feed, Feed::Sound { .. })
+        let row = &self.rows[index];
+        row.cover.is_some() || matches!(row.feed, Feed::Sound(_))
     }
 
     /// Writes the next packet of the row's sound, due now; `None` while there is none or nobody to send it to.
     pub fn sound(&mut self, index: usize, packet: &mut [u8; HEADER + FRAME], due: Instant) -> Option<SocketAddr> {
         let row = &mut self.rows[index];
         let target = row.rtp.target.filter(|_| !row.held)?;
-        let Feed::Sound { sound, law, frame } = &mut row.feed else { return None };
-        packet[HEADER..].copy_from_slice(tones::frame(*sound, *law, *frame));
-        row.outgoing.originate(packet, tones::payload_type(*law), *frame == 0, due);
-        *frame += 1;
+        let playing = match (&mut row.cover, &mut row.feed) {
+            (Some(playing), _) | (None, Feed::Sound(playing)) => playing,
+            (None, Feed::Row(_) | Feed::Nothing) => return None,
+        };
+        packet[HEADER..].copy_from_slice(self.sounds.frame(playing.sound, playing.law, playing.frame));
+        row.outgoing.originate(packet, tones::payload_type(playing.law), playing.frame == 0, due);
+        playing.frame += 1;
+        if playing.is_over(&self.sounds) {
+            row.feed = Feed::Nothing;
+            self.notices.push(Notice::Played(row.pair));
+        }
         Some(target)
     }
 
@@ -402,6 +445,7 @@ impl Row {
             latch: Latch::Shut,
             stale: Stale::default(),
             feed: Feed::Nothing,
+            cover: None,
             held: false,
             outgoing: Outgoing::default(),
             events: None,
@@ -410,6 +454,11 @@ impl Row {
             heard: None,
             counters: MediaCounters::default(),
         }
+    }
+
+    /// Whether its far side is sent what another row feeds it.
+    fn hears_peer(&self) -> bool {
+        !self.held && self.cover.is_none()
     }
 
     /// This source is the far side's RTP from now on; RTCP learned from another host is forgotten.
@@ -496,7 +545,8 @@ mod tests {
     impl Scene {
         fn new() -> Self {
             let pairs = [10_000, 10_002].map(|port| PortPair { worker: 0, family: Family::V4, port });
-            Self { table: Table::new(&pairs, TERMS), now: crate::clock::now(), sequence: 1 }
+            let table = Table::new(&pairs, TERMS, Arc::default());
+            Self { table, now: crate::clock::now(), sequence: 1 }
         }
 
         /// Row 0 for this far side, row 1 for `192.0.2.2:5000`, bridged.
@@ -672,7 +722,7 @@ mod tests {
         scene.table.events(0, types);
         scene.packet(0, "192.0.2.1:4000", 1);
         scene.table.notices.clear();
-        scene.table.play(0, Sound::ComfortNoise, Law::A);
+        scene.table.play(0, Sound::Waiting, Law::A);
         let pair = scene.table.rows[0].pair;
         for (timestamp, key) in [(0, '1'), (800, '2')] {
             let code = key as u8 - b'0';
@@ -688,7 +738,7 @@ mod tests {
     #[test]
     fn play_parts_both_and_bridge_ends_play() {
         let mut scene = Scene::call("192.0.2.1:4000");
-        scene.table.play(0, Sound::ComfortNoise, Law::A);
+        scene.table.play(0, Sound::Waiting, Law::A);
         assert!(!scene.passes(0, "192.0.2.1:4000") && !scene.passes(1, "192.0.2.2:5000"));
         let mut packet = [0; HEADER + FRAME];
         let target = scene.table.sound(0, &mut packet, scene.now);
@@ -696,5 +746,56 @@ mod tests {
         scene.table.bridge(0, 1);
         assert!(!scene.table.is_sounding(0));
         assert!(scene.passes(0, "192.0.2.1:4000"));
+    }
+
+    #[test]
+    fn a_sound_goes_on_where_the_next_occasion_sounds_the_same() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        let marked = |scene: &mut Scene| {
+            let mut packet = [0; HEADER + FRAME];
+            scene.table.sound(0, &mut packet, scene.now).expect("a packet");
+            (packet[1] & 0x80 != 0, packet[HEADER..].to_vec())
+        };
+        scene.table.play(0, Sound::Waiting, Law::A);
+        let first = marked(&mut scene);
+        assert!(first.0);
+        scene.table.play(0, Sound::Onward, Law::A);
+        let second = marked(&mut scene);
+        assert!(!second.0 && second.1 != first.1, "no new beginning, and the next frame of the loop");
+        scene.table.bridge(0, 1);
+        scene.table.play(0, Sound::Waiting, Law::A);
+        assert_eq!(marked(&mut scene), first, "after somebody has spoken it begins again");
+    }
+
+    #[test]
+    fn m6_who_is_covered_hears_the_cover_and_is_heard() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        assert_eq!(scene.renumbered(0, "192.0.2.1:4000", 7).1, 7);
+        scene.table.cover(1, Some((Sound::Hold, Law::Mu)));
+        assert_eq!(scene.packet(0, "192.0.2.1:4000", 8), Step::Drop, "music of the other side");
+        let mut packet = [0; HEADER + FRAME];
+        let target = scene.table.sound(1, &mut packet, scene.now);
+        assert_eq!((target, packet[1], packet[3]), (Some(address("192.0.2.2:5000")), 0x80, 8), "PCMU with the marker");
+        assert_ne!(scene.packet(1, "192.0.2.2:5000", 1), Step::Drop, "it is heard");
+        assert_ne!(scene.report(0, "192.0.2.1:4001"), Step::Drop, "RTCP goes on");
+        scene.table.cover(1, None);
+        assert!(!scene.table.is_sounding(1));
+        assert_eq!(scene.renumbered(0, "192.0.2.1:4000", 60), (Step::Forward(Slot(2), address("192.0.2.2:5000")), 9));
+    }
+
+    #[test]
+    fn t16_an_announcement_is_heard_once_and_its_end_is_told() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        scene.table.play(0, Sound::Announcement, Law::Mu);
+        let mut packet = [0; HEADER + FRAME];
+        let mut frames = 0;
+        while scene.table.sound(0, &mut packet, scene.now).is_some() {
+            frames += 1;
+            assert!(frames <= 200, "it never ends");
+        }
+        assert_eq!(frames, 200, "four seconds");
+        let pair = PortPair { worker: 0, family: Family::V4, port: 10_000 };
+        assert_eq!(scene.table.notices, [Notice::Played(pair)]);
+        assert!(!scene.table.is_sounding(0));
     }
 }

@@ -86,7 +86,7 @@ impl Worker {
             events,
             guard: Guard::new(settings),
             sockets,
-            table: Table::new(pairs, settings.terms),
+            table: Table::new(pairs, settings.terms, settings.sounds.clone()),
             rows: pairs.iter().enumerate().map(|(row, pair)| (*pair, row)).collect(),
             busy: Vec::new(),
             sounding: Vec::new(),
@@ -140,6 +140,7 @@ impl Worker {
                 Notice::Started(pair) => self.tell(MediaEvent::Started(pair)),
                 Notice::Pressed(pair, digit) => self.tell(MediaEvent::Digit(pair, digit)),
                 Notice::Settled(slot, far) => self.sockets[slot.0].connect(far),
+                Notice::Played(pair) => self.tell(MediaEvent::Played(pair)),
             }
         }
     }
@@ -178,9 +179,13 @@ impl Worker {
             MediaCommand::Play { pair, sound, law } => {
                 if let Some(row) = self.lent(pair) {
                     self.table.play(row, sound, law);
-                    if !self.sounding.contains(&row) {
-                        self.sounding.push(row);
-                    }
+                    self.sounds(row);
+                }
+            }
+            MediaCommand::Cover { pair, sound } => {
+                if let Some(row) = self.lent(pair) {
+                    self.table.cover(row, sound);
+                    self.sounds(row);
                 }
             }
             MediaCommand::Hold { pair, held } => {
@@ -229,6 +234,13 @@ impl Worker {
         lent.then_some(row)
     }
 
+    /// The row is looked at with every tick while it has a sound.
+    fn sounds(&mut self, row: usize) {
+        if !self.sounding.contains(&row) {
+            self.sounding.push(row);
+        }
+    }
+
     fn expect(&mut self, row: usize, family: Family, rtp: SocketAddr, rtcp: SocketAddr) {
         self.sockets[Slot::rtp(row).0].disconnect();
         let [rtp, rtcp] = [rtp, rtcp].map(|far| self.guard.admit(family, far));
@@ -274,6 +286,7 @@ impl Worker {
                 self.table.sent(slot, packet.len());
             }
         }
+        self.heed();
     }
 
     fn look(&mut self) {

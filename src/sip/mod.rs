@@ -11,6 +11,7 @@
 //! - [`locate`] finds the servers of a host name (RFC 3263), given the DNS's records;
 //! - [`digest`] says who we are when we are asked, [`gate`] asks others;
 //! - [`dialog`] is RFC 3261 section 12;
+//! - [`refer`] is what a REFER says, and what is said of it;
 //! - [`transaction`] is RFC 3261 section 17 with RFC 6026.
 
 pub mod dialog;
@@ -21,6 +22,7 @@ pub mod hop;
 pub mod ids;
 pub mod locate;
 pub mod message;
+pub mod refer;
 pub mod transaction;
 pub mod validate;
 pub mod value;

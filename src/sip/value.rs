@@ -271,7 +271,7 @@ impl<'a> NameAddr<'a> {
 }
 
 /// The first `wanted` outside quotes. The outer `None` means the quotes do not balance.
-fn find_outside_quotes(value: &str, wanted: u8) -> Option<Option<usize>> {
+pub(super) fn find_outside_quotes(value: &str, wanted: u8) -> Option<Option<usize>> {
     let (mut quoted, mut escaped) = (false, false);
     for (at, b) in value.bytes().enumerate() {
         match b {

@@ -286,20 +286,21 @@ impl Desk {
         self.gauges.groups.fetch_add(1, Ordering::Relaxed);
         self.waiting.clear();
         self.retry_at = None;
-        self.erasures.drain(..).for_each(|told| told(true));
         if self.gauges.failing.swap(false, Ordering::Relaxed) {
             let lost = self.gauges.lost.load(Ordering::Relaxed);
             tracing::info!(lost, "conversations are written down again");
         }
+        self.erasures.drain(..).for_each(|told| told(true));
     }
 
     fn failed(&mut self, why: &str) {
         self.database = None;
         self.retry_at = Some(clock::now() + RETRY);
-        self.erasures.drain(..).for_each(|told| told(false));
         if !self.gauges.failing.swap(true, Ordering::Relaxed) {
             tracing::error!(why, "conversations cannot be written down; they wait in memory");
         }
+        // Whoever is told sees the gauges as they are.
+        self.erasures.drain(..).for_each(|told| told(false));
     }
 }
 

@@ -178,7 +178,7 @@ async fn wrong_credentials_and_invalid_requests_are_refused_in_the_documented_fo
     assert_eq!(failure.detail, "401 Unauthorized 401-01 unknown credentials");
 
     let ApiOperation::Create(mut wrong) = operation() else { unreachable!() };
-    wrong.country = "usa".to_owned();
+    wrong.kind = TransferKind::PhoneNumber { country: "usa".to_owned() };
     let failure = ask(&client(mock.address()), 1, ApiOperation::Create(wrong), 2000).await.unwrap_err();
     assert_eq!((failure.class, failure.status), (FailureClass::InvalidRequest, Some(422)));
     assert_eq!(class(fetch(&client(mock.address()), 2000).await), FailureClass::NotFound);

@@ -8,7 +8,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use switchback::asapp::{AsappClient, AsappSettings};
-use switchback::b2bua::io::{ApiFailure, ApiOperation, ApiRequest, CreateTransfer, FailureClass, Transfer};
+use switchback::b2bua::io::{
+    ApiFailure, ApiOperation, ApiRequest, CreateTransfer, FailureClass, Transfer, TransferKind,
+};
 use switchback::call::{CallRef, ConversationId};
 use switchback::demo::asapp::{Behaviour, MockAsapp, MockAsappSettings};
 
@@ -30,7 +32,7 @@ async fn mock(behaviour: Behaviour) -> MockAsapp {
 fn operation() -> ApiOperation {
     ApiOperation::Create(Box::new(CreateTransfer {
         conversation: ConversationId("conv-1".to_owned()),
-        country: "US".to_owned(),
+        kind: TransferKind::PhoneNumber { country: "US".to_owned() },
         task: Some("Billing".to_owned()),
         variables: vec![("zeta".to_owned(), "4111-1111".to_owned()), ("alpha".to_owned(), "ü\r\n".to_owned())],
     }))

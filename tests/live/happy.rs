@@ -48,6 +48,18 @@ async fn h15_the_headers_of_the_invite_arrive_in_the_post() {
 }
 
 #[tokio::test]
+async fn h14_a_transfer_of_type_sip_goes_to_genagents_own_uri() {
+    let stage = Stage::set(Setting::default().key("asapp.sip_uri", "sip:genagent@asapp.example")).await;
+    let carrier = stage.carrier("carrier_hangs_up").pause(TALK).start();
+    let ivr = stage.ivr("ivr_gets_it_back").play(SOON).await;
+    carrier.well(SOON).await;
+    assert_eq!(ivr.logged("outcome"), ["agent"]);
+    let request = stage.api().requests().remove(0).body;
+    assert_eq!((&request["type"], &request["phoneNumber"]), (&"SIP".into(), &serde_json::Value::Null));
+    stage.close(&[]).await;
+}
+
+#[tokio::test]
 async fn h2_a_solved_call_comes_back_as_system() {
     handed_back_with("SYSTEM", "system").await;
 }

@@ -3,6 +3,7 @@
 
 mod capture;
 mod ending;
+mod escape;
 mod floods;
 mod happy;
 mod heavy;
@@ -13,6 +14,7 @@ mod resume;
 mod rtp;
 mod setup;
 mod sipp;
+mod sounds;
 mod stage;
 mod strangers;
 mod trunks;

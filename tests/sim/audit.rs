@@ -130,7 +130,11 @@ impl Audit {
     /// An INVITE of ours. A number is dialled once, unless nobody there has shown a sign of life and it goes another way;
     /// and not after its guard. A target may be called again.
     fn invited(&mut self, now: Instant, to: SocketAddr, sip: &Sip, numbered: bool) {
-        let dialled = sip.uri().trim_start_matches("sip:").split(['@', ';']).next().unwrap_or("");
+        // At GenerativeAgent's own URI a call goes by its transfer's id, which is guarded as a number is.
+        let dialled = match sip.header("X-ASAPP-CallTransferId") {
+            "" => sip.uri().trim_start_matches("sip:").split(['@', ';']).next().unwrap_or(""),
+            transfer => transfer,
+        };
         // A trunk may want it without its plus sign, or with digits before it.
         let meant = self.guards.keys().find(|number| dialled.ends_with(number.trim_start_matches('+')));
         let number = meant.map_or(dialled, String::as_str).to_owned();
@@ -140,7 +144,7 @@ impl Audit {
             _ if !numbered => {}
             _ if others => self.breach(format!("{number} is dialled twice: {} at {to}", sip.call_id())),
             None => self.breach(format!("{number} is dialled and is no number of ASAPP's")),
-            Some(&guard) if now > guard => self.breach(format!("an INVITE leaves after the guard of {number}")),
+            Some(&guard) if now >= guard => self.breach(format!("an INVITE leaves after the guard of {number}")),
             Some(_) => {}
         }
         let until = Some(now + LONG);
@@ -148,10 +152,10 @@ impl Audit {
         self.dialled.entry(sip.call_id().to_owned()).or_insert(dialled);
     }
 
-    /// ASAPP has told the core a number; the last INVITE to it leaves before `guard`.
-    pub fn numbered(&mut self, number: &str, now: Instant, safe: Duration) {
-        let guard = self.guards.entry(number.to_owned()).or_insert(now + safe);
-        *guard = (*guard).min(now + safe);
+    /// ASAPP has told the core a number that it was asked for then; from so much later on no INVITE to it leaves.
+    pub fn numbered(&mut self, number: &str, asked: Instant, safe: Duration) {
+        let guard = self.guards.entry(number.to_owned()).or_insert(asked + safe);
+        *guard = (*guard).min(asked + safe);
     }
 
     /// The connection to this party broke: an INVITE that nobody there has answered has failed (RFC 3261 section

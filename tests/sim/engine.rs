@@ -119,7 +119,8 @@ pub struct Engine {
     pub margin: Duration,
     /// Whether what arrives in the same instant as a timer fires comes before it.
     pub arrivals_first: bool,
-    open_questions: BTreeMap<u64, (Instant, u64)>,
+    /// When each was asked, and where its limit is in the queue.
+    open_questions: BTreeMap<u64, (Instant, (Instant, u64))>,
     order: u64,
     /// Servers of trunks; the first is the usual one.
     pub carriers: Vec<SocketAddr>,
@@ -159,6 +160,7 @@ pub fn settings() -> Settings {
                 Target {
                     uris: ["sip:queue@pbx.example", "sip:next@pbx.example"].map(str::to_owned).into(),
                     ring_limit: secs(20),
+                    profile: None,
                 },
             )]
             .into(),
@@ -258,9 +260,14 @@ impl Engine {
         let created = matches!(asked.operation, ApiOperation::Create(_));
         let late = latency > asked.timeout;
         self.launch(latency, Flight::Reply(question, ApiReply { call, transfer, created, answer }));
-        if let (Some(limit), true) = (self.open_questions.get(&question), late) {
+        if let (Some((_, limit)), true) = (self.open_questions.get(&question), late) {
             self.queue.remove(limit); // The adapter itself is late.
         }
+    }
+
+    /// When a question was asked that has not been answered yet.
+    pub fn asked_at(&self, question: u64) -> Option<Instant> {
+        self.open_questions.get(&question).map(|(asked, _)| *asked)
     }
 
     pub fn operator(&mut self, command: OperatorCommand) {
@@ -305,11 +312,12 @@ impl Engine {
             }
             Flight::ToParty(peer, bytes) => self.events.push_back(Event::Sip(peer, bytes)),
             Flight::Reply(question, reply) => {
-                if self.open_questions.remove(&question).is_some() {
+                if let Some((asked, _)) = self.open_questions.remove(&question) {
                     self.ladder.replied(self.now - self.start, &reply);
-                    if let Ok(Transfer { number: Some(number), expires_at, dated, .. }) = &reply.answer {
+                    if let Ok(Transfer { number, expires_at, dated, .. }) = &reply.answer {
+                        let number = number.as_ref().unwrap_or(&reply.transfer.0);
                         let life = expires_at.map_or(secs(60), |at| ms((at - dated).max(0).unsigned_abs()));
-                        self.audit.numbered(number, self.now, life.saturating_sub(self.margin));
+                        self.audit.numbered(number, asked, life.saturating_sub(self.margin));
                     }
                     self.feed(Input::Asapp(reply));
                 }
@@ -354,7 +362,7 @@ impl Engine {
                 let question = self.asked.len() as u64;
                 self.asked.push(request.clone());
                 self.reply(question, request.timeout, Err(failure(FailureClass::Ambiguous)));
-                self.open_questions.insert(question, (self.now + request.timeout, self.order));
+                self.open_questions.insert(question, (self.now, (self.now + request.timeout, self.order)));
                 self.events.push_back(Event::Asked(question, request));
             }
             Output::Look(question) => self.look(question),

@@ -123,6 +123,8 @@ struct Story {
     creates: VecDeque<Result<Transfer, ApiFailure>>,
     fetches: VecDeque<Result<Transfer, ApiFailure>>,
     numbers: u32,
+    /// A number was too old when it came.
+    stale: bool,
     begun: bool,
 }
 
@@ -144,6 +146,7 @@ impl Story {
             creates: [vec![first], plot.creates.clone()].concat().into(),
             fetches: plot.fetches.clone().into(),
             numbers: 0,
+            stale: false,
             begun: false,
             plot: plot.clone(),
         }
@@ -257,18 +260,19 @@ impl Story {
                     gateway.answered.get_or_insert(self.engine.now);
                 }
             }
-            Flight::Reply(_, reply) => self.learn(&reply.clone()),
+            Flight::Reply(question, reply) => self.learn(self.engine.asked_at(*question), &reply.clone()),
             _ => {}
         }
         self.engine.land(flight);
     }
 
-    /// What the core is about to be told.
-    fn learn(&mut self, reply: &ApiReply) {
-        let Ok(transfer) = &reply.answer else { return };
+    /// What the core is about to be told, of what it asked then.
+    fn learn(&mut self, asked: Option<Instant>, reply: &ApiReply) {
+        let (Some(asked), Ok(transfer)) = (asked, &reply.answer) else { return };
         if let (Some(number), Some(expires)) = (&transfer.number, transfer.expires_at) {
             let safe = ms((expires - transfer.dated).unsigned_abs()).saturating_sub(self.engine.margin);
-            self.guards.entry(number.clone()).or_insert(self.engine.now + safe);
+            let guard = *self.guards.entry(number.clone()).or_insert(asked + safe);
+            self.stale |= self.engine.now >= guard;
             self.strange.insert(reply.transfer.0.clone(), (number.clone(), 0));
         } else if let Some((_, doubts)) = self.strange.get_mut(&reply.transfer.0) {
             *doubts += match &transfer.status {
@@ -415,6 +419,8 @@ struct Orders {
     /// In how many of them a 200 came too late, and in how many a second number was dialled.
     late: usize,
     again: usize,
+    /// In how many a number was too old when it came.
+    stale: usize,
     /// In how many the second trunk was asked for the first number, and in how many the API spoke of a stranger.
     elsewhere: usize,
     strangers: usize,
@@ -431,17 +437,32 @@ fn every_order(name: &str, plot: &Plot) -> Orders {
         *orders.outcomes.entry(story.engine.records[0].verdict.outcome).or_default() += 1;
         orders.late += usize::from(story.gateways.values().any(|gateway| story.is_late(gateway)));
         orders.again += usize::from(story.gateways.values().any(|it| it.number != NUMBER));
+        orders.stale += usize::from(story.stale);
         let elsewhere = |it: &Gateway| it.number == NUMBER && it.at == address(SECOND);
         orders.elsewhere += usize::from(story.gateways.values().any(elsewhere));
         orders.strangers += usize::from(story.strange.values().any(|(_, doubts)| *doubts >= 2));
         if !path.turn() {
             println!(
-                "{name}: {} orders, {} late answers, {} with a second number, {} by another way, {} strangers, {:?}",
-                orders.count, orders.late, orders.again, orders.elsewhere, orders.strangers, orders.outcomes
+                "{name}: {} orders, {} late answers, {} with a second number, {} with an old one, {} by another way, \
+                 {} strangers, {:?}",
+                orders.count,
+                orders.late,
+                orders.again,
+                orders.stale,
+                orders.elsewhere,
+                orders.strangers,
+                orders.outcomes
             );
             return orders;
         }
     }
+}
+
+/// The first number is refused, and the next one is safe for 2 ms from the moment it was asked for: an answer that waits
+/// while the clock steps has grown old, or nearly so.
+fn stalled(creates: Vec<Result<Transfer, ApiFailure>>, fetches: Vec<Result<Transfer, ApiFailure>>) -> Plot {
+    let steps = [0, 0, 1, 2, 3].map(|step| secs(1) + ms(step)).to_vec();
+    Plot { steps, then: vec![503], creates, fetches, ..Plot::new() }
 }
 
 fn unreachable_then_found(found: Result<Transfer, ApiFailure>) -> Plot {
@@ -509,6 +530,21 @@ fn o6_the_second_number_comes_in_any_order_or_not_at_all() {
         let plot = Plot { creates: vec![Ok(active("+19995550777", life))], ..Plot::new() };
         let orders = every_order("the second number is old", &plot);
         assert!(orders.late > 10, "too little happened");
+    }
+}
+
+#[test]
+fn o6_the_program_stalls_between_the_answer_of_the_api_and_its_use() {
+    let aging = || Ok(active("+19995550777", secs(5) + ms(2)));
+    let lost = || Err(failure(FailureClass::Ambiguous));
+    for (creates, fetches) in [
+        (vec![aging()], vec![]),
+        (vec![aging(), Ok(active("+19995550778", secs(5) + ms(1)))], vec![]),
+        (vec![lost()], vec![aging()]),
+        (vec![lost(), aging()], vec![Err(failure(FailureClass::NotFound))]),
+    ] {
+        let orders = every_order("a stall before the second number", &stalled(creates, fetches));
+        assert!(orders.stale > 0 && orders.late > 0 && orders.again > 10, "too little happened");
     }
 }
 

@@ -22,7 +22,7 @@ fn verifying(change: impl FnOnce(&mut Settings)) -> World {
 
 /// The customer, parked, is connected to a fresh number without noticing anything of SIP.
 fn reconnected(w: &World, customer: &mut Line) -> Line {
-    assert_eq!(w.hears(customer), Hears::Sound(Sound::ComfortNoise));
+    assert_eq!(w.hears(customer), Hears::Sound(Sound::Waiting));
     let create = w.api.expect_create();
     assert_eq!(create.body().conversation.0, w.context().conversation.0, "the same conversation");
     assert!(create.id().ends_with("-2"), "a new id: {}", create.id());

@@ -1,6 +1,6 @@
 //! H: calls as they should go.
 
-use switchback::b2bua::io::{FailureClass, Sound};
+use switchback::b2bua::io::{FailureClass, Sound, Transfer, TransferKind, TransferStatus};
 use switchback::call::settings::{DialledEntry, Ringing};
 use switchback::call::verdict::{EndedBy, Outcome, Phase};
 
@@ -228,11 +228,42 @@ fn h15_input_context_from_headers_uui_and_the_dialled_user() {
     let body = post.body();
     let variables: Vec<_> = body.variables.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
     assert_eq!(variables, [("plan", "gold café"), ("customerId", "c-9"), ("lang", "es"), ("site", "north")]);
-    assert_eq!((body.conversation.0.as_str(), body.country.as_str()), ("conv-7", "US"));
+    assert_eq!(
+        (body.conversation.0.as_str(), &body.kind),
+        ("conv-7", &TransferKind::PhoneNumber { country: "US".into() })
+    );
     assert_eq!(body.task.as_deref(), Some("Billing"));
     post.fail(FailureClass::Refused);
     customer.expect_refusal(480);
     assert_eq!(w.record().input_left_out, 1);
+}
+
+#[test]
+fn h14_a_transfer_of_type_sip_goes_to_genagents_own_uri_and_names_itself() {
+    let w = World::set(|settings| settings.call.sip_uri = Some("sip:genagent@asapp.example".to_owned()));
+    let mut customer = w.ivr.invite();
+    customer.expect("180");
+    let post = w.api.expect_create();
+    assert_eq!(post.body().kind, TransferKind::Sip);
+    let id = post.id();
+    post.answer(Ok(Transfer { status: Some(TransferStatus::Active), ..Transfer::default() }));
+    let mut genagent = w.carrier.expect_invite();
+    assert_eq!(genagent.invite.uri(), "sip:genagent@asapp.example");
+    assert_eq!(genagent.invite.header("X-ASAPP-CallTransferId"), id);
+    genagent.answer();
+    genagent.expect("ACK");
+    customer.expect("200");
+    customer.ack();
+    w.run_for(ms(5));
+    assert!(w.talking(&customer, &genagent), "{}", w.ladder());
+    genagent.bye();
+    let get = w.api.expect_fetch();
+    assert_eq!(get.id(), id);
+    genagent.expect("200 BYE");
+    get.answer_completed("SYSTEM", &[]);
+    assert_eq!(customer.expect_and_ok("BYE").header("X-GA-transfer"), "SYSTEM");
+    assert_eq!(w.record().attempts[0].number, None);
+    assert_eq!(w.verdict(), (Outcome::System, EndedBy::Genagent, Phase::Talking));
 }
 
 #[test]

@@ -82,6 +82,8 @@ impl Ladder {
         match command {
             MediaCommand::Bridge(..) => self.remark(at, "audio: bridged"),
             MediaCommand::Play { sound, .. } => self.remark(at, &format!("audio: {sound:?} plays")),
+            MediaCommand::Cover { sound: Some((sound, _)), .. } => self.remark(at, &format!("audio: {sound:?} covers")),
+            MediaCommand::Cover { sound: None, .. } => self.remark(at, "audio: uncovered"),
             MediaCommand::Expect { .. }
             | MediaCommand::Hold { .. }
             | MediaCommand::Events { .. }

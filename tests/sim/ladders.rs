@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use switchback::b2bua::io::{FailureClass, OperatorCommand, Sound};
+use switchback::b2bua::io::{FailureClass, MediaEvent, OperatorCommand, Sound};
 use switchback::b2bua::settings::Settings;
 use switchback::call::rules::{Entry, Matcher, Pattern, Rule, Rung};
 use switchback::call::verdict::{EndedBy, NotConnected, Outcome, Phase};
 
 use crate::asapp::NUMBER;
-use crate::engine::{ms, secs};
+use crate::engine::{Flight, ms, secs};
 use crate::happy::talk;
 use crate::peer::Line;
 use crate::relay::Hears;
@@ -78,7 +78,7 @@ fn h4_the_queue_is_dialled_and_takes_over() {
     assert_eq!(queue.invite.header("X-GA-tv-priority"), "high");
     assert_eq!(queue.invite.header("X-Switchback-Outcome"), "agent");
     assert!(!queue.invite.has("Reason"), "an INVITE has none");
-    assert_eq!(w.hears(&customer), Hears::Sound(Sound::Ringback));
+    assert_eq!(w.hears(&customer), Hears::Sound(Sound::Onward));
     queue.respond(180);
     w.run_for(secs(3));
     queue.answer();
@@ -364,7 +364,7 @@ fn t16_busy_the_next_uri_then_the_next_rung_and_the_right_cause() {
         let mut next = w.queue.expect_invite();
         assert!(w.now() - refused < ms(500));
         assert_eq!(next.invite.uri(), "sip:next@pbx.example");
-        assert_eq!(w.hears(&customer), Hears::Sound(Sound::Ringback), "no dead line in between");
+        assert_eq!(w.hears(&customer), Hears::Sound(Sound::Onward), "no dead line in between");
         next.respond(status);
         next.expect("ACK");
         let bye = customer.expect_and_ok("BYE");
@@ -394,6 +394,52 @@ fn t16_nobody_answers() {
     }
     assert_eq!(customer.expect_and_ok("BYE").header("Reason"), "Q.850;cause=19");
     w.golden("t16");
+}
+
+/// A call whose queue refuses twice, so that the customer hears the announcement.
+fn announced(limit: Duration) -> (World, Line) {
+    let w = World::set(|settings| {
+        rules(settings, [(Matcher::default(), &["dial:queue"])]);
+        settings.call.announcement_limit = limit;
+    });
+    let (customer, mut genagent) = talk(&w);
+    asks_for_a_person(&w, &mut genagent);
+    for _ in 0..2 {
+        let mut queue = w.queue.expect_invite();
+        queue.respond(486);
+        queue.expect("ACK");
+    }
+    w.run_for(ms(5));
+    (w, customer)
+}
+
+#[test]
+fn t16_the_customer_is_told_that_nobody_was_reached_and_then_hung_up_on() {
+    let (w, mut customer) = announced(secs(30));
+    assert_eq!(w.hears(&customer), Hears::Sound(Sound::Announcement));
+    customer.expect_nothing_for(secs(7));
+    let pair = w.stage().engine.relay.towards(customer.rtp).expect("a pair").0;
+    w.stage().engine.launch(Duration::ZERO, Flight::Media(MediaEvent::Played(pair)));
+    let bye = customer.expect_and_ok("BYE");
+    assert_eq!((bye.header("Reason"), bye.header("X-GA-transfer")), ("Q.850;cause=17", "AGENT"));
+    assert_eq!(tried(&w), ["dial:queue refused 486", "dial:queue refused 486", "bye done"]);
+}
+
+#[test]
+fn t16_an_announcement_without_an_end_is_cut() {
+    let (w, mut customer) = announced(secs(10));
+    let began = w.now();
+    assert_eq!(customer.expect_and_ok("BYE").header("Reason"), "Q.850;cause=17");
+    assert!((secs(9)..=secs(10)).contains(&(w.now() - began)));
+}
+
+#[test]
+fn t16_the_customer_does_not_wait_for_the_end_of_the_announcement() {
+    let (w, mut customer) = announced(secs(30));
+    customer.bye();
+    customer.expect("200 BYE");
+    assert_eq!(w.verdict().0, Outcome::Agent);
+    assert_eq!(w.record().hand_back.and_then(|back| back.ended_by), Some(EndedBy::Customer));
 }
 
 #[test]

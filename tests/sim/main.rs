@@ -38,6 +38,7 @@ mod operator;
 mod orders;
 mod outbound;
 mod peer;
+mod profiles;
 mod provisional;
 mod races;
 mod random;

@@ -1,11 +1,12 @@
 //! M: as far as the core decides about media.
 
-use switchback::b2bua::io::FailureClass;
+use switchback::b2bua::io::{FailureClass, Sound};
 use switchback::call::verdict::{EndedBy, Outcome, Phase};
 
 use crate::asapp::NUMBER;
 use crate::engine::{Engine, QUARANTINE, address, ms, secs, settings};
 use crate::happy::talk;
+use crate::ladders::{asks_for_a_person, with_ladder};
 use crate::peer::Line;
 use crate::text;
 use crate::world::World;
@@ -43,18 +44,46 @@ fn m6_hold_suspends_the_watch_and_resume_restores_it() {
         assert!(hold == "c=0" || answer.body.contains(mirrored), "RFC 3264 section 6.1: {}", answer.body);
         let watch = |line| w.stage().engine.relay.towards(line).and_then(|(_, pair)| pair.watch);
         assert_eq!(watch(rtp), None, "{hold}");
+        let cover = |line: &Line| w.stage().engine.relay.towards(line.rtp).and_then(|(_, pair)| pair.cover);
+        assert_eq!((cover(&customer), cover(&genagent)), (None, Some(Sound::Hold)), "{hold}");
         w.silent(&genagent, true);
         w.run_for(secs(60));
         customer.reinvite(customer.sdp());
         customer.expect("200");
         customer.ack();
         assert_eq!(watch(rtp), Some(secs(30)));
+        assert_eq!((cover(&customer), cover(&genagent)), (None, None), "{hold}");
         w.silent(&genagent, false);
         assert!(w.talking(&customer, &genagent));
         customer.bye();
         customer.expect("200 BYE");
         genagent.expect_and_ok("BYE");
     }
+}
+
+#[test]
+fn m6_whoever_takes_over_from_a_customer_on_hold_hears_the_same() {
+    let w = with_ladder(&["dial:queue"]);
+    let (mut customer, mut genagent) = talk(&w);
+    let rtp = customer.rtp;
+    customer.reinvite(text::audio(&rtp.ip().to_string(), rtp.port(), "0 8 101", "sendonly"));
+    customer.expect("200");
+    customer.ack();
+    asks_for_a_person(&w, &mut genagent);
+    let mut queue = w.queue.expect_invite();
+    queue.answer();
+    queue.expect("ACK");
+    w.run_for(ms(5));
+    let cover = |line: &Line| w.stage().engine.relay.towards(line.rtp).and_then(|(_, pair)| pair.cover);
+    assert_eq!(cover(&queue), Some(Sound::Hold));
+    customer.reinvite(customer.sdp());
+    customer.expect("200");
+    customer.ack();
+    assert_eq!(cover(&queue), None);
+    assert!(w.talking(&customer, &queue));
+    customer.bye();
+    customer.expect("200 BYE");
+    queue.expect_and_ok("BYE");
 }
 
 #[test]

@@ -121,6 +121,32 @@ fn o6_no_invite_is_repeated_after_the_guard() {
 }
 
 #[test]
+fn o6_a_number_grows_old_on_its_way_to_us() {
+    let w = World::new();
+    let mut customer = w.ivr.invite();
+    customer.expect("180");
+    // Safe for one second; the answer is there in time, and the driver looks at it later.
+    w.api.expect_create().answer_number(NUMBER, secs(6));
+    w.stall(ms(1001));
+    second_attempt_talks(&w, &mut customer);
+    assert_eq!((w.count(&w.carrier, "INVITE"), w.counters().numbers_unused), (1, 1));
+    assert_eq!(w.record().attempts[0].result, "expired");
+}
+
+#[test]
+fn o6_an_api_whose_numbers_are_always_old_is_not_asked_for_ever() {
+    let w = World::new();
+    let mut customer = w.ivr.invite();
+    customer.expect("180");
+    for _ in 0..4 {
+        w.api.expect_create().after(ms(600)).answer_number(NUMBER, ms(5_500));
+    }
+    customer.expect_refusal(480);
+    assert_eq!((w.count(&w.carrier, "INVITE"), w.api.asked()), (0, 4));
+    assert_eq!(w.record().verdict.evidence.not_connected, Some(NotConnected::NumberExpired));
+}
+
+#[test]
 fn o6b_an_answer_after_the_guard_is_never_bridged() {
     let w = World::new();
     let (mut customer, mut genagent) = dialled(&w, 20);
@@ -139,9 +165,13 @@ fn o6b_an_answer_in_the_instant_of_the_guard() {
     for arrivals_first in [false, true] {
         let w = World::new();
         w.stage().engine.arrivals_first = arrivals_first;
-        let (mut customer, mut genagent) = dialled(&w, 20);
+        let mut customer = w.ivr.invite();
+        let create = w.api.expect_create();
+        let asked = w.now();
+        create.answer_number(NUMBER, secs(20));
+        customer.expect("180");
+        let mut genagent = w.carrier.expect_invite();
         genagent.respond(180);
-        let asked = w.times(&w.carrier, "INVITE")[0] - ms(10);
         w.run_for(asked + secs(15) - w.now() - ms(10));
         genagent.answer();
         let first = if arrivals_first { "ACK" } else { "CANCEL" };

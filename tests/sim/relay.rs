@@ -13,6 +13,8 @@ pub struct Pair {
     pub far: Option<SocketAddr>,
     /// What the far side hears.
     pub hears: Hears,
+    /// What it hears in place of its peer.
+    pub cover: Option<Sound>,
     /// Its far side does not listen.
     pub held: bool,
     /// The payload types of telephone events.
@@ -52,6 +54,9 @@ impl Relay {
                 self.pairs.entry(pair).or_default().hears = Hears::Sound(sound);
             }
             MediaCommand::Events { pair, types } => self.pairs.entry(pair).or_default().events = types,
+            MediaCommand::Cover { pair, sound } => {
+                self.pairs.entry(pair).or_default().cover = sound.map(|(sound, _)| sound);
+            }
             MediaCommand::Hold { pair, held } => self.pairs.entry(pair).or_default().held = held,
             MediaCommand::Watch { pair, limit } => self.pairs.entry(pair).or_default().watch = limit,
             MediaCommand::Close(pair) => {
@@ -74,6 +79,7 @@ impl Relay {
             MediaCommand::Bridge(a, b) => vec![a, b],
             MediaCommand::Expect { pair, .. }
             | MediaCommand::Play { pair, .. }
+            | MediaCommand::Cover { pair, .. }
             | MediaCommand::Hold { pair, .. }
             | MediaCommand::Events { pair, .. }
             | MediaCommand::Watch { pair, .. }

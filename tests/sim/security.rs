@@ -57,6 +57,42 @@ fn s2_guessed_tags_change_nothing() {
 }
 
 #[test]
+fn s9_a_premium_number_is_not_dialled_though_its_country_is_right() {
+    let w = World::new();
+    let mut customer = w.ivr.invite();
+    customer.expect("180");
+    w.api.expect_create().answer_number("+19005550199", secs(60));
+    customer.expect_refusal(480);
+    assert_eq!(w.count(&w.carrier, "INVITE"), 0);
+}
+
+#[test]
+fn s9_a_minute_has_a_cap_on_dials_and_no_number_is_asked_for_beyond_it() {
+    let w = World::set(|settings| {
+        settings.trunks[0].max_calls_per_minute = 2;
+        settings.call.max_attempts = 1;
+    });
+    let call = |number: &str| {
+        let mut customer = w.ivr.invite();
+        customer.expect("180");
+        w.api.expect_create().answer_number(number, secs(60));
+        let mut genagent = w.carrier.expect_invite();
+        genagent.respond(486);
+        genagent.expect("ACK");
+        customer.expect_refusal(480);
+    };
+    ["+19995550101", "+19995550102"].into_iter().for_each(call);
+    w.run_for(secs(50));
+    let mut refused = w.ivr.invite();
+    refused.expect("180");
+    refused.expect_refusal(480);
+    assert_eq!((w.count(&w.carrier, "INVITE"), w.counters().rejected["trunks_full"]), (2, 1));
+    w.run_for(secs(11));
+    call("+19995550103");
+    assert_eq!(w.count(&w.carrier, "INVITE"), 3);
+}
+
+#[test]
 fn s4_garbage_is_dropped_or_answered() {
     let w = World::new();
     let noise: [&[u8]; 8] = [

@@ -80,14 +80,15 @@ fn states() -> Vec<(&'static str, At)> {
     let requesting = |asking| -> At {
         Box::new(move |now| {
             let deadline = now + secs(8);
-            let state = Requesting { transfer: transfer(), asking, deadline, failures: 0 };
+            let state = Requesting { transfer: transfer(), asking, asked: now, deadline, failures: 0 };
             Call::at(facts(now, Ringing, None, 0), CallState::Requesting(state))
         })
     };
     let dialing = |dialled, unheard: bool| -> At {
         Box::new(move |now| {
-            let ticket = DialTicket::issue(&active(NUMBER, secs(60)), &CallSettings::default(), now).ok();
-            let state = Dialing { transfer: transfer(), guard: now + secs(55), ticket: ticket.filter(|_| unheard) };
+            let (id, number) = (transfer(), active(NUMBER, secs(60)));
+            let ticket = DialTicket::issue(&id, &number, &CallSettings::default(), now).ok();
+            let state = Dialing { transfer: id, guard: now + secs(55), ticket: ticket.filter(|_| unheard) };
             Call::at(facts(now, Ringing, Ringing, dialled), CallState::Dialing(state))
         })
     };
@@ -165,6 +166,7 @@ fn states() -> Vec<(&'static str, At)> {
         ("handing back: dialing", handing_back(dialing_onward(0), Up, Ringing)),
         ("handing back: dialing, unanswered", handing_back(dialing_onward(1), Ringing, Ringing)),
         ("handing back: talking", handing_back(UnderWay::Talking, Up, Up)),
+        ("handing back: announcing", handing_back(UnderWay::Announcing, Up, None)),
         ("handing back: parting", handing_back(UnderWay::Parting, Up, None)),
         ("releasing: a leg owes", releasing(Option::None, Up)),
         ("releasing: fetching", releasing(Some(transfer()), Over)),
@@ -174,7 +176,7 @@ fn states() -> Vec<(&'static str, At)> {
 
 fn facts(now: Instant, customer: LegStage, genagent: LegStage, dialled: u8) -> Facts {
     let uris = ["sip:queue@pbx.example", "sip:next@pbx.example"].map(str::to_owned).into();
-    let targets = [("queue".to_owned(), Target { uris, ring_limit: secs(20) })].into();
+    let targets = [("queue".to_owned(), Target { uris, ring_limit: secs(20), profile: None })].into();
     let escape = Sequence::try_from("*0".to_owned()).expect("keys");
     let settings = Arc::new(CallSettings { targets, escape, retry_without_context: true, ..CallSettings::default() });
     let invitation = Invitation { call_id: "1@ivr".into(), ..Invitation::default() };
@@ -269,6 +271,7 @@ fn events() -> Vec<(String, CallEvent)> {
     events.push(("the way failed".into(), CallEvent::WayFailed("silent".into())));
     events.push(("customer heard".into(), CallEvent::Heard(LegRole::Customer)));
     events.push(("media dead".into(), CallEvent::MediaDead));
+    events.push(("played".into(), CallEvent::Played));
     events.extend(CallTimer::ALL.map(|timer| (format!("timer {timer:?}"), CallEvent::Timer(timer))));
     events.push(("pulled back".into(), CallEvent::PulledBack));
     events.push(("ended by an operator".into(), CallEvent::Ended));
@@ -295,6 +298,7 @@ fn named(state: &CallState) -> String {
                 format!("handing back: {}, dialing {target} {member}", verdict.outcome)
             }
             UnderWay::Talking => format!("handing back: {}, talking", verdict.outcome),
+            UnderWay::Announcing => format!("handing back: {}, announcing", verdict.outcome),
             UnderWay::Parting => format!("handing back: {}, parting", verdict.outcome),
         },
         CallState::Releasing(Releasing { verdict, fetching: None }) => format!("releasing: {}", verdict.outcome),

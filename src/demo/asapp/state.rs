@@ -227,10 +227,14 @@ impl Mock {
         Some(holder)
     }
 
-    /// The transfer this number belongs to now.
+    /// The transfer this number belongs to now; one of type `SIP` is known by its id.
     pub(super) fn holder(&mut self, number: &str) -> Option<TransferInfo> {
         self.expire();
-        let id = self.lent.get(&format!("+{}", number.trim_start_matches('+')))?.clone();
+        let by_sip = self.transfers.get(number).is_some_and(|transfer| transfer.number.is_none());
+        let id = match self.lent.get(&format!("+{}", number.trim_start_matches('+'))) {
+            Some(id) => id.clone(),
+            None => by_sip.then(|| number.to_owned())?,
+        };
         let request = &self.transfers.get(&id)?.request;
         let input = &request["inputContext"];
         Some(TransferInfo {
