@@ -42,6 +42,7 @@
 //! - Which trunk takes a call, and where are its servers? [`b2bua::trunks`], [`sip::locate`].
 //! - Which message belongs to whom? `src/b2bua/route.rs`. What becomes of an intent? `src/b2bua/act.rs`.
 //! - What of one leg's headers may the other leg's peer see? [`b2bua::headers`].
+//! - Who takes the customer's place in a call? `src/call/succession.rs` decides, `src/b2bua/takeover.rs` does it.
 //! - Which conversation is a call part of? [`call::intake`]. What is remembered of it? `src/b2bua/memory.rs`.
 //! - Which keys take a call back from GenerativeAgent? [`call::escape`]; how are they heard? [`media::digits`].
 //! - Whom does a media port listen to? [`media::latch`].

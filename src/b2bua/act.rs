@@ -31,7 +31,7 @@ use crate::leg::{
     Invitation, Leg, LegCommand, LegEvent, LegRole, LegTimer, LostCause, Material, MediaCounters, Out, Refusal,
     Surroundings,
 };
-use crate::sdp::{Family, G711, Session};
+use crate::sdp::{Audio, Family, G711, Session};
 use crate::sip::hop::Hop;
 use crate::sip::message::Message;
 use crate::sip::transaction::key::{ClientKey, ServerKey};
@@ -122,19 +122,19 @@ impl B2bua {
         nearest.or_else(|| self.trunks.settings_at(address)?.profile.as_deref())
     }
 
-    fn answer_open(&mut self, now: Instant, invite: &Message, key: &ServerKey, refusal: Refusal) {
+    pub(super) fn answer_open(&mut self, now: Instant, invite: &Message, key: &ServerKey, refusal: Refusal) {
         let tag = self.ids.tag();
         let effects = self.transactions.respond(key, refusal.status, refusal.response(invite, &tag, &self.endpoint));
         self.perform(now, effects, None);
     }
 
-    fn unavailable(&mut self, now: Instant, origin: Hop, invite: &Message, why: &'static str) {
+    pub(super) fn unavailable(&mut self, now: Instant, origin: Hop, invite: &Message, why: &'static str) {
         *self.counters.rejected.entry(why).or_default() += 1;
         self.answer_once(now, origin, invite, 503);
     }
 
     /// What an INVITE offers, and our media address of its family; of the signalling's family where it offers nothing.
-    fn offered(&self, origin: Hop, invite: &Message) -> Result<(Option<Session>, IpAddr), Refusal> {
+    pub(super) fn offered(&self, origin: Hop, invite: &Message) -> Result<(Option<Session>, IpAddr), Refusal> {
         let offer = offer_of(invite)?;
         let family = offer.as_ref().and_then(|offer| offer.audio.family).unwrap_or(Family::of(origin.ip()));
         let here = self.settings.media_address(family).ok_or_else(|| {
@@ -144,11 +144,11 @@ impl B2bua {
         Ok((offer, here))
     }
 
-    fn negotiation(&mut self, here: SocketAddr, offer: Option<Session>) -> Negotiation {
+    pub(super) fn negotiation(&mut self, here: SocketAddr, offer: Option<Session>) -> Negotiation {
         Negotiation::new(here, self.ids.below(0x7fff_ffff) as u32, offer)
     }
 
-    fn add_leg(&mut self, id: LegId, leg: Leg, tag: String, role: LegRole, call: CallRef, pair: PortPair) {
+    pub(super) fn add_leg(&mut self, id: LegId, leg: Leg, tag: String, role: LegRole, call: CallRef, pair: PortPair) {
         self.tags.insert(tag.clone(), id);
         let entry = LegEntry {
             leg,
@@ -166,6 +166,12 @@ impl B2bua {
             over: false,
         };
         self.legs.insert(id, entry);
+    }
+
+    pub(super) fn take_side(&mut self, call: CallRef, role: LegRole, leg: LegId, pair: PortPair) {
+        if let Some(entry) = self.calls.get_mut(&call) {
+            *entry.side_mut(role) = Side { leg: Some(leg), pair: Some(pair), media: None };
+        }
     }
 
     /// The call begins with the leg's first event; what came before it (the 100) goes out first.
@@ -390,6 +396,7 @@ impl B2bua {
                     self.dial_onward(now, call, &target, member, carry.lines)
                 }
                 CallAction::Abandon(role) => self.abandon(now, call, role),
+                CallAction::ChangeHands => self.change_hands(now, call),
                 CallAction::Create(transfer, deadline) => self.create(now, call, transfer, deadline),
                 CallAction::Fetch(transfer, deadline) => self.fetch(now, call, transfer, deadline),
                 CallAction::Verify(transfer, deadline) => self.verify(now, call, transfer, deadline),
@@ -423,16 +430,24 @@ impl B2bua {
     fn command(&mut self, now: Instant, call: CallRef, role: LegRole, command: LegCommand, carry: Carry) {
         let Carry { lines: mut headers, body, .. } = carry;
         let Some(entry) = self.calls.get(&call) else { return };
-        let other = if role == LegRole::Customer { entry.far() } else { LegRole::Customer };
+        let other = entry.opposite(role);
         let Some(id) = entry.side(role).leg else { return };
         self.observe(now, call, role, &command);
         let own: Vec<String> = headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
         let is_ours = |name: &str| name != "Reason" && own.contains(&name.to_ascii_lowercase());
         headers.extend(self.crossed(call, other, &command).into_iter().filter(|(name, _)| !is_ours(name)));
-        let audio = self.leg_of(call, other).and_then(|id| self.legs.get(&id)?.leg.audio_for_other());
-        let material = Material { headers, body, audio };
+        let material = Material { headers, body, audio: self.audio_towards(call, role) };
         self.with_leg(id, |leg, s| leg.command(command, &material, s));
         self.work_off(now);
+    }
+
+    /// The audio that is described to a leg: that of whom it talks to. A successor whom nobody talks to yet takes up what
+    /// was agreed on with the customer's leg.
+    fn audio_towards(&self, call: CallRef, role: LegRole) -> Option<Audio> {
+        let entry = self.calls.get(&call)?;
+        let audio = |role| self.legs.get(&entry.side(role).leg?)?.leg.audio_for_other();
+        let opposite = audio(entry.opposite(role));
+        opposite.or_else(|| audio(LegRole::Customer).filter(|_| role == LegRole::Successor))
     }
 
     /// Durations worth a histogram.
@@ -540,8 +555,7 @@ impl B2bua {
         dial: &Dial<'_>,
         headers: Lines,
     ) {
-        let customer = self.leg_of(call, LegRole::Customer);
-        let audio = customer.and_then(|id| self.legs.get(&id)?.leg.audio_for_other());
+        let audio = self.audio_towards(call, role);
         let negotiation = self.negotiation(SocketAddr::new(here, pair.port), None);
         let material = Material { headers, body: None, audio };
         self.next_leg += 1;
@@ -553,15 +567,18 @@ impl B2bua {
         let (leg, tag) = Leg::dial(dial, negotiation, &material, &mut s);
         self.add_leg(id, leg, tag, role, call, pair);
         self.legs.entry(id).and_modify(|entry| (entry.way, entry.callee) = way.unzip());
-        if let Some(entry) = self.calls.get_mut(&call) {
-            *entry.side_mut(role) = Side { leg: Some(id), pair: Some(pair), media: None };
-        }
+        self.take_side(call, role, id, pair);
         self.work.extend(out.into_iter().map(|wanted| (id, wanted)));
         self.work_off(now);
     }
 
     fn abandon(&mut self, now: Instant, call: CallRef, role: LegRole) {
         let Some(id) = self.calls.get_mut(&call).and_then(|entry| entry.side_mut(role).leg.take()) else { return };
+        self.dismiss(now, id);
+    }
+
+    /// Hangs up a leg that is no side of its call any more.
+    pub(super) fn dismiss(&mut self, now: Instant, id: LegId) {
         let hang_up = LegCommand::HangUp(crate::leg::Cause::NORMAL);
         self.with_leg(id, |leg, s| leg.command(hang_up, &Material::default(), s));
         self.work_off(now);
@@ -681,7 +698,7 @@ impl B2bua {
         }
     }
 
-    fn connect(&mut self, call: CallRef, with: LegRole, watched: bool) {
+    pub(super) fn connect(&mut self, call: CallRef, with: LegRole, watched: bool) {
         let legs = [LegRole::Customer, with].map(|role| self.leg_of(call, role));
         let pair = |id: Option<LegId>| id.and_then(|id| self.legs.get(&id)).filter(|leg| !leg.over).map(|leg| leg.pair);
         let [Some(customer), Some(far)] = legs.map(pair) else { return };
@@ -774,7 +791,7 @@ impl B2bua {
     }
 
     /// Closes a pair that is still this call's. A leg may speak its last word long after its call has ended.
-    fn close_media(&mut self, pair: PortPair, call: CallRef) {
+    pub(super) fn close_media(&mut self, pair: PortPair, call: CallRef) {
         if self.ports.take_back(pair, call) {
             self.outputs.push_back(Output::Media(MediaCommand::Close(pair)));
         }
@@ -880,6 +897,7 @@ fn event_word(event: &CallEvent) -> &'static str {
         CallEvent::Leg(LegRole::Customer, LegEvent::HungUp { .. }) => "customer hung up",
         CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::HungUp { .. }) => "GenerativeAgent hung up",
         CallEvent::Leg(LegRole::Onward, LegEvent::HungUp { .. }) => "the onward leg hung up",
+        CallEvent::Leg(LegRole::Successor, LegEvent::HungUp { .. }) => "the successor hung up",
         CallEvent::Leg(_, LegEvent::Refused { .. }) => "refused",
         CallEvent::Leg(_, LegEvent::Lost(_)) => "lost",
         CallEvent::WayFailed(_) => "way failed",
@@ -887,6 +905,7 @@ fn event_word(event: &CallEvent) -> &'static str {
         CallEvent::Fetched(..) => "fetched",
         CallEvent::Heard(_) => "heard",
         CallEvent::Pressed(..) => "key pressed",
+        CallEvent::ChangedHands => "changed hands",
         CallEvent::MediaDead => "media dead",
         CallEvent::Played => "played",
         CallEvent::Timer(_) => "timer",

@@ -133,9 +133,9 @@ impl B2bua {
     fn crossing(&self, message: &Message, from: LegRole, word: Word, private: bool) -> Lines {
         let settings = &self.settings.headers;
         let names = match (from, word) {
-            (LegRole::Customer, Word::Setup) => &settings.to_genagent,
-            (LegRole::Customer, Word::Bye) => &settings.bye_to_genagent,
-            (LegRole::Customer, Word::Info) => &settings.info_to_genagent,
+            (LegRole::Customer | LegRole::Successor, Word::Setup) => &settings.to_genagent,
+            (LegRole::Customer | LegRole::Successor, Word::Bye) => &settings.bye_to_genagent,
+            (LegRole::Customer | LegRole::Successor, Word::Info) => &settings.info_to_genagent,
             (LegRole::GenerativeAgent | LegRole::Onward, Word::Setup) => &settings.to_customer,
             (LegRole::GenerativeAgent | LegRole::Onward, Word::Bye) => &settings.bye_to_customer,
             (LegRole::GenerativeAgent | LegRole::Onward, Word::Info) => &settings.info_to_customer,

@@ -18,6 +18,7 @@ pub mod places;
 pub mod ports;
 pub mod settings;
 pub mod sources;
+mod takeover;
 pub mod targets;
 pub mod timers;
 pub mod transactions;
@@ -148,6 +149,14 @@ impl CallEntry {
 
     fn side_mut(&mut self, role: LegRole) -> &mut Side {
         &mut self.sides[role as usize]
+    }
+
+    /// The side whose audio this one is to hear.
+    fn opposite(&self, role: LegRole) -> LegRole {
+        match role {
+            LegRole::Customer | LegRole::Successor => self.far(),
+            LegRole::GenerativeAgent | LegRole::Onward => LegRole::Customer,
+        }
     }
 
     /// Whom the customer talks to, or waits for: the onward leg, once there is one.

@@ -13,6 +13,7 @@ use crate::leg;
 use crate::sip::gate::Shown;
 use crate::sip::hop::Hop;
 use crate::sip::message::{HeaderName, Message, Method, Unreadable};
+use crate::sip::refer::Replaces;
 use crate::sip::transaction::key::ServerKey;
 use crate::sip::validate::{self, Rejection};
 use crate::sip::value::literal_host;
@@ -149,10 +150,19 @@ impl B2bua {
             Arrival::New if !self.passes(now, origin, &message) => {}
             Arrival::New if message.to_tag().is_some() => self.open_in_dialog(now, origin, &message, key),
             Arrival::New if message.method().is_some_and(Method::creates_dialog) => match self.may_call(origin.peer) {
-                true => self.invited(now, origin, &message, key),
+                true => self.at_the_door(now, origin, &message, key),
                 false => self.answer_once(now, origin, &message, 403),
             },
             Arrival::New => self.outside_dialog(now, origin, &message),
+        }
+    }
+
+    /// A new call, or somebody who asks for the customer's place in one there is.
+    fn at_the_door(&mut self, now: Instant, origin: Hop, invite: &Message, key: ServerKey) {
+        match invite.header(HeaderName::Replaces).and_then(Replaces::read).map(|replaces| self.sought(&replaces)) {
+            None => self.invited(now, origin, invite, key),
+            Some(Ok(call)) => self.succeeded(now, origin, invite, key, call),
+            Some(Err(status)) => self.answer_once(now, origin, invite, status),
         }
     }
 

@@ -28,6 +28,8 @@ pub enum CallEvent {
     Heard(LegRole),
     /// A key was pressed on this leg.
     Pressed(LegRole, Digit),
+    /// The successor is the customer's leg now.
+    ChangedHands,
     /// Nothing is heard from either side any more.
     MediaDead,
     /// The announcement is over, or cannot be heard at all.
@@ -127,6 +129,8 @@ pub enum CallAction {
     },
     /// Hang up a leg that we dialled, and hear no more of it.
     Abandon(LegRole),
+    /// Let the successor, if it could be answered, be the customer's leg; hang up the old one and hear no more of it.
+    ChangeHands,
     /// Ask for a number under this id.
     Create(TransferId, Instant),
     /// Look this transfer up.

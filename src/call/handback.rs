@@ -173,6 +173,7 @@ fn dialing(
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
         | CallEvent::Pressed(..)
+        | CallEvent::ChangedHands
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
         | CallEvent::Played => return CallState::HandingBack(state),
@@ -247,6 +248,7 @@ fn talking(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
         | CallEvent::Pressed(..)
+        | CallEvent::ChangedHands
         | CallEvent::Timer(_)
         | CallEvent::Played
         | CallEvent::PulledBack => CallState::HandingBack(state),
@@ -333,6 +335,7 @@ fn announcing(
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
         | CallEvent::Pressed(..)
+        | CallEvent::ChangedHands
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
         | CallEvent::PulledBack => CallState::HandingBack(state),
@@ -362,6 +365,7 @@ fn parting(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
         | CallEvent::Pressed(..)
+        | CallEvent::ChangedHands
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
         | CallEvent::Played

@@ -12,6 +12,7 @@ pub mod rules;
 pub mod settings;
 pub mod state;
 mod step;
+mod succession;
 pub mod ticket;
 pub mod verdict;
 

@@ -62,6 +62,8 @@ pub struct CallRecord {
     pub ended_at: i64,
     /// Every attempt to reach GenerativeAgent, in order.
     pub attempts: Vec<AttemptRecord>,
+    /// How often the customer's leg was taken over by another.
+    pub takeovers: u8,
     /// How it ended.
     pub verdict: Verdict,
     /// How the customer was handed back.

@@ -12,6 +12,7 @@ use super::intake::Intake;
 use super::record::{AttemptRecord, CallRecord, Epoch, HandBackRecord, RungRecord, masked};
 use super::rules::{self, Rung, Situation};
 use super::settings::{Answer, BodyForm, CallSettings, ContextSettings, Ringing};
+use super::succession::succession;
 use super::ticket::DialTicket;
 use super::verdict::{Evidence, Outcome, Verdict};
 use super::{CallRef, TransferId, step};
@@ -215,6 +216,10 @@ pub struct Facts {
     pub genagent: LegStage,
     /// The current onward leg.
     pub onward: LegStage,
+    /// Who is about to take the customer leg's place.
+    pub successor: LegStage,
+    /// How often the customer's leg has changed.
+    pub takeovers: u8,
     /// Whether anything has been heard from the customer.
     pub heard: bool,
     /// Whether ASAPP has refused the input context, so that it is left out.
@@ -268,6 +273,8 @@ impl Call {
             customer: LegStage::Ringing,
             genagent: LegStage::None,
             onward: LegStage::None,
+            successor: LegStage::None,
+            takeovers: 0,
             heard: false,
             without_context: false,
             attempts: Vec::new(),
@@ -298,7 +305,10 @@ impl Call {
     pub fn step(&mut self, now: Instant, event: CallEvent, actions: &mut Vec<CallAction>) {
         self.facts.note(now, &event);
         let state = std::mem::replace(&mut self.state, CallState::Ended);
-        self.state = step::step(&mut self.facts, state, now, event, actions);
+        self.state = match succession(&mut self.facts, &state, event, actions) {
+            Some(event) => step::step(&mut self.facts, state, now, event, actions),
+            None => state,
+        };
     }
 }
 
@@ -310,6 +320,7 @@ impl Facts {
                 LegRole::Customer => &mut self.customer,
                 LegRole::GenerativeAgent => &mut self.genagent,
                 LegRole::Onward => &mut self.onward,
+                LegRole::Successor => &mut self.successor,
             };
             match event {
                 LegEvent::Answered => *stage = LegStage::Up,
@@ -319,10 +330,10 @@ impl Facts {
             if *role == LegRole::GenerativeAgent && event.is_last_word() {
                 self.genagent_ended = Some(now);
             }
-            // What the onward leg says is no evidence of how GenerativeAgent's part ended.
+            // What the onward leg or a successor says is no evidence of how GenerativeAgent's part ended.
             if let LegEvent::HungUp { reason: Some(reason), .. } | LegEvent::Refused { reason: Some(reason), .. } =
                 event
-                && *role != LegRole::Onward
+                && matches!(role, LegRole::Customer | LegRole::GenerativeAgent)
             {
                 self.evidence.reason = Some(reason.clone());
             }
@@ -336,6 +347,7 @@ impl Facts {
             LegRole::Customer => self.customer,
             LegRole::GenerativeAgent => self.genagent,
             LegRole::Onward => self.onward,
+            LegRole::Successor => self.successor,
         }
     }
 
@@ -364,7 +376,7 @@ impl Facts {
     /// A command whose message carries the context reference.
     pub fn tell(&self, role: LegRole, command: LegCommand) -> CallAction {
         let carry = match role {
-            LegRole::Customer => Carry::reference(&self.reference, self.profile()),
+            LegRole::Customer | LegRole::Successor => Carry::reference(&self.reference, self.profile()),
             LegRole::GenerativeAgent | LegRole::Onward => Carry::default(),
         };
         CallAction::Leg(role, command, carry)
@@ -549,6 +561,7 @@ impl Facts {
             decided_at: wall(self.decided.unwrap_or(now)),
             ended_at: wall(now),
             attempts: self.attempts.clone(),
+            takeovers: self.takeovers,
             verdict,
             hand_back: self.hand_back.clone(),
             context_ref: self.reference.clone(),

@@ -136,6 +136,7 @@ fn requesting(
         | CallEvent::WayFailed(_)
         | CallEvent::Heard(_)
         | CallEvent::Pressed(..)
+        | CallEvent::ChangedHands
         | CallEvent::MediaDead
         | CallEvent::Played
         | CallEvent::Timer(_) => CallState::Requesting(state),
@@ -336,6 +337,7 @@ fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, ac
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
         | CallEvent::Pressed(..)
+        | CallEvent::ChangedHands
         | CallEvent::MediaDead
         | CallEvent::Played
         | CallEvent::Timer(_) => CallState::Dialing(state),
@@ -425,6 +427,7 @@ fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, ac
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
         | CallEvent::Pressed(..)
+        | CallEvent::ChangedHands
         | CallEvent::Timer(_)
         | CallEvent::Played => CallState::Bridged(state),
     }
@@ -548,6 +551,7 @@ fn collecting(
         | CallEvent::WayFailed(_)
         | CallEvent::Heard(_)
         | CallEvent::Pressed(..)
+        | CallEvent::ChangedHands
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
         | CallEvent::Played => CallState::Collecting(state),
@@ -745,6 +749,7 @@ fn releasing(facts: &mut Facts, state: Releasing, now: Instant, event: CallEvent
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
         | CallEvent::Pressed(..)
+        | CallEvent::ChangedHands
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
         | CallEvent::Played

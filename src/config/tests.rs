@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use ::config::{File, FileFormat, Source};
+use ::config::{File, FileFormat, Source as _};
 use secrecy::ExposeSecret;
 
 use super::words::span;
@@ -52,7 +52,7 @@ fn commented(example: &str) -> Vec<(String, String, bool)> {
 fn the_example_loads_and_shows_every_key() {
     Config::parse(EXAMPLE).unwrap();
     // A profile has the keys of [context], which are shown there.
-    let own = |key: &String| !key.strip_prefix("profile.*.").is_some_and(|key| key != "peers");
+    let own = |key: &String| key.strip_prefix("profile.*.").is_none_or(|key| key == "peers");
     let shown = commented(EXAMPLE).into_iter().map(|(key, _, _)| gather::general(&key));
     let shown: Vec<String> = shown.filter(own).collect();
     let known: Vec<String> = gather::known_keys().into_keys().filter(own).collect();

@@ -10,12 +10,13 @@ use super::prack::names_option;
 use super::requests::Requests;
 use super::session_timer::SessionTimer;
 use super::{
-    Cause, Info, LegCommand, LegEvent, LegTimer, LostCause, Material, Out, Side, Surroundings, reason_of, respond,
-    sensible_answer, write_headers,
+    Cause, Info, LegCommand, LegEvent, LegTimer, LostCause, Material, Out, Side, Standing, Surroundings, reason_of,
+    respond, sensible_answer, write_headers,
 };
 use crate::sip::dialog::Dialog;
 use crate::sip::hop::Hop;
 use crate::sip::message::{HeaderName, Message, Method};
+use crate::sip::refer::Replaces;
 use crate::sip::transaction::key::{ClientKey, ServerKey};
 use crate::sip::write::Writer;
 
@@ -141,6 +142,15 @@ impl Established {
         self.timer = SessionTimer::agreed(response, s.session);
         if let Some(timer) = self.timer {
             timer.start(s);
+        }
+    }
+
+    /// How it stands to an INVITE that asks for its place.
+    pub(super) fn standing(&self, replaces: &Replaces) -> Standing {
+        match &self.closing {
+            _ if !self.dialog.is_meant_by(replaces) => Standing::Other,
+            Closing::Open => Standing::Open { confirmed: true },
+            Closing::Queued(..) | Closing::Sent | Closing::Over => Standing::Over,
         }
     }
 

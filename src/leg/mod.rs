@@ -27,6 +27,7 @@ use crate::sip::dialog::{Dialog, Endpoint};
 use crate::sip::hop::Hop;
 use crate::sip::ids::Ids;
 use crate::sip::message::{HeaderName, Message, Method};
+use crate::sip::refer::Replaces;
 use crate::sip::transaction::Base;
 use crate::sip::transaction::key::{ClientKey, ServerKey};
 use crate::sip::value::UserToUser;
@@ -49,11 +50,13 @@ pub enum LegRole {
     GenerativeAgent,
     /// Where the customer goes next, when we dial it.
     Onward,
+    /// Who is about to take the customer leg's place, and becomes it.
+    Successor,
 }
 
 impl LegRole {
     /// Every role.
-    pub const ALL: [Self; 3] = [Self::Customer, Self::GenerativeAgent, Self::Onward];
+    pub const ALL: [Self; 4] = [Self::Customer, Self::GenerativeAgent, Self::Onward, Self::Successor];
 }
 
 /// What the call tells a leg.
@@ -249,7 +252,7 @@ pub struct MediaCounters {
 /// Methods this endpoint serves; the Allow header.
 pub const ALLOW: &str = "INVITE, ACK, BYE, CANCEL, OPTIONS, INFO, PRACK, UPDATE";
 /// Option tags this endpoint understands; the Supported header.
-pub const EXTENSIONS: [&str; 2] = ["100rel", "timer"];
+pub const EXTENSIONS: [&str; 3] = ["100rel", "replaces", "timer"];
 
 /// Timers of a leg; one line each says what happens when it fires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -363,6 +366,22 @@ enum Phase {
     Moving,
 }
 
+/// How a leg stands to an INVITE that asks for its place (RFC 3891 section 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Its dialog is another one.
+    Other,
+    /// Its far side called and is not answered yet: only the far side can redirect that.
+    Calling,
+    /// It is up, or we called and were not answered yet.
+    Open {
+        /// Whether it has been answered.
+        confirmed: bool,
+    },
+    /// It is ending or has ended.
+    Over,
+}
+
 /// A refusal of an INVITE before there is a leg.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refusal {
@@ -441,6 +460,16 @@ impl Leg {
     /// The far side's audio, to be described to the other leg.
     pub fn audio_for_other(&self) -> Option<Audio> {
         self.negotiation.for_other()
+    }
+
+    /// How this leg stands to an INVITE that asks for its place.
+    pub fn standing(&self, replaces: &Replaces) -> Standing {
+        match &self.phase {
+            Phase::Invited(uas) if uas.dialog().is_meant_by(replaces) => Standing::Calling,
+            Phase::Calling(uac) if uac.has_early(replaces) => Standing::Open { confirmed: false },
+            Phase::Established(established) => established.standing(replaces),
+            Phase::Invited(_) | Phase::Calling(_) | Phase::Moving => Standing::Other,
+        }
     }
 
     /// The call commands.

@@ -17,6 +17,7 @@ use crate::sip::dialog::Dialog;
 use crate::sip::digest::{Answered, Credentials, Keyring};
 use crate::sip::hop::{Hop, Transport};
 use crate::sip::message::{HeaderName, Message, Method};
+use crate::sip::refer::Replaces;
 use crate::sip::transaction::key::{ClientKey, ServerKey};
 use crate::sip::value::literal_host;
 use crate::sip::write::Writer;
@@ -194,6 +195,11 @@ impl Uac {
         let address = SocketAddr::new(ip, contact.uri.port.unwrap_or(transport.default_port()));
         let uri = format!("sip:{}@{address};user=phone", dialled.user?);
         Some(Remedy::Elsewhere(uri, Hop::new(transport, address)))
+    }
+
+    /// Whether one of the early dialogs that we still want is the one meant.
+    pub(super) fn has_early(&self, replaces: &Replaces) -> bool {
+        self.ending == Ending::No && self.early.values().any(|early| early.dialog.is_meant_by(replaces))
     }
 
     pub(super) fn command(mut self, command: LegCommand, s: &mut Surroundings<'_>) -> Phase {

@@ -9,8 +9,8 @@ use super::negotiation::Negotiation;
 use super::prack::{Unpracked, names_option};
 use super::session_timer::SessionTimer;
 use super::{
-    ALLOW, Invitation, LegCommand, LegEvent, LegTimer, LostCause, Material, Out, Phase, Redirect, Refusal, Side,
-    Surroundings, reason_of, respond, sensible_answer, write_headers,
+    ALLOW, EXTENSIONS, Invitation, LegCommand, LegEvent, LegTimer, LostCause, Material, Out, Phase, Redirect, Refusal,
+    Side, Surroundings, reason_of, respond, sensible_answer, write_headers,
 };
 use crate::sip::dialog::Dialog;
 use crate::sip::hop::Hop;
@@ -69,6 +69,10 @@ impl Uas {
 
     pub(super) fn local_tag(&self) -> &str {
         &self.dialog.local_tag
+    }
+
+    pub(super) fn dialog(&self) -> &Dialog {
+        &self.dialog
     }
 
     pub(super) fn command(
@@ -189,6 +193,7 @@ impl Uas {
         writer
             .header(HeaderName::Contact, &self.dialog.contact(s.endpoint))
             .header(HeaderName::Allow, ALLOW)
+            .header(HeaderName::Supported, &EXTENSIONS.join(", "))
             .header(HeaderName::Server, &s.endpoint.product);
         write_headers(&mut writer, &material.headers);
         writer

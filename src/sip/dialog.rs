@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use super::hop::{Hop, Transport};
 use super::message::{HeaderName, Message, Method};
+use super::refer::Replaces;
 use super::value::{NameAddr, Uri, literal_host};
 use super::write::Writer;
 
@@ -154,6 +155,12 @@ impl Dialog {
         request.call_id() == Some(&self.call_id)
             && request.to_tag() == Some(&self.local_tag)
             && request.from_tag() == self.remote_tag
+    }
+
+    /// Whether a Replaces header means this dialog (RFC 3891 section 3).
+    pub fn is_meant_by(&self, replaces: &Replaces) -> bool {
+        let far = replaces.from_tag == self.remote_tag || (replaces.from_tag == "0" && self.remote_tag.is_empty());
+        replaces.call_id == self.call_id && replaces.to_tag == self.local_tag && far
     }
 
     /// Accepts the sequence number of a request of the far side; false when it is out of order (RFC 3261 section

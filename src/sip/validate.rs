@@ -1,6 +1,7 @@
 //! Which answer a bad request deserves (RFC 3261 section 8.2, RFC 4475 section 3.1.2).
 
 use super::message::{HeaderName, Message, Method};
+use super::refer::Replaces;
 use super::value::{NameAddr, Uri, Via, number};
 
 /// A refusal of a request, before anybody acts on it.
@@ -36,6 +37,7 @@ const SINGLE: [HeaderName; 8] = [
 pub fn request(message: &Message, extensions: &[&str]) -> Result<(), Rejection> {
     core(message)?;
     uris(message)?;
+    replaces(message)?;
     required_extensions(message, extensions)
 }
 
@@ -114,6 +116,16 @@ fn uris(message: &Message) -> Result<(), Rejection> {
         }
     }
     Ok(())
+}
+
+/// One dialog at most is asked for, by an INVITE (RFC 3891 section 3).
+fn replaces(message: &Message) -> Result<(), Rejection> {
+    let asked: Vec<_> = message.headers(HeaderName::Replaces).collect();
+    match asked.as_slice() {
+        [] => Ok(()),
+        [one] if message.is(&Method::Invite) && !one.contains(',') && Replaces::read(one).is_some() => Ok(()),
+        _ => Err(Rejection::new(400, "Replaces")),
+    }
 }
 
 fn required_extensions(message: &Message, known: &[&str]) -> Result<(), Rejection> {

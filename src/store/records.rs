@@ -295,6 +295,7 @@ mod tests {
             answered_at: None,
             decided_at: 0,
             ended_at: 0,
+            takeovers: 0,
             attempts: Vec::new(),
             verdict: Verdict {
                 outcome: Outcome::Agent,

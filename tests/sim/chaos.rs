@@ -24,6 +24,8 @@ use crate::robots::{Alarm, Asapp, Callee, Caller, read, set};
 use crate::text::Sip;
 
 const CALLS: usize = 25;
+/// Customers whose place somebody else asks for, on average.
+const TAKEOVERS: u64 = 8;
 /// The second server, of the same trunk or of another.
 const SECOND: &str = "203.0.113.21:5060";
 /// The name of a trunk whose servers are found.
@@ -77,6 +79,9 @@ impl Chaos {
         for index in 0..CALLS {
             set(&mut engine, random.duration(RUSH), Alarm::Call, index);
             set(&mut engine, random.duration(RUSH * 2), Alarm::Mischief, index);
+        }
+        for _ in 0..random.below(2 * TAKEOVERS) {
+            set(&mut engine, random.duration(RUSH * 2), Alarm::TakeOver, 0);
         }
         if random.percent(10) {
             set(&mut engine, random.between(RUSH / 2, RUSH * 2), Alarm::Stop, 0);
@@ -134,11 +139,23 @@ impl Chaos {
             Alarm::CallerOffers => callers[index].offers(engine, random),
             Alarm::CalleeOffers => callees[index].offers(engine, random),
             Alarm::Mischief => self.mischief(),
+            Alarm::TakeOver => self.take_over(),
             Alarm::Stop => engine.operator(OperatorCommand::Stop),
             Alarm::Reset => engine.reset(address([IVR, CARRIER, SECOND][index])),
             Alarm::Dies => silence(engine, index, 100),
             Alarm::Returns => silence(engine, index, 10),
         }
+    }
+
+    /// Whoever it is, and wherever that call stands.
+    fn take_over(&mut self) {
+        let Self { engine, random, callers, .. } = self;
+        let transport = engine.transport(address(IVR));
+        let newcomer = Caller::new(callers.len(), random).over(transport);
+        let newcomer = newcomer.replacing(&callers[random.below(callers.len() as u64) as usize]);
+        callers.push(newcomer);
+        let index = callers.len() - 1;
+        callers[index].call(engine, random);
     }
 
     fn mischief(&mut self) {
@@ -301,7 +318,7 @@ fn worlds(part: u64) {
     let each = if std::env::var_os("SWITCHBACK_LONG").is_some() { 530 } else { 55 };
     let seeds = part * each..(part + 1) * each;
     let (mut calls, mut talked, mut outcomes) = (0, 0, BTreeMap::<String, usize>::new());
-    let (mut tried, mut onward, mut failovers) = (0, 0, 0);
+    let (mut tried, mut onward, mut failovers, mut takeovers) = (0, 0, 0, 0);
     let mut requests = BTreeMap::<&str, u64>::new();
     for seed in seeds.clone() {
         let (chaos, judged) = run(seed, false);
@@ -314,6 +331,7 @@ fn worlds(part: u64) {
         let back = |record: &CallRecord| record.hand_back.clone();
         tried += chaos.engine.records.iter().filter_map(back).map(|back| back.rungs.len()).sum::<usize>();
         onward += chaos.engine.records.iter().filter_map(back).filter(|back| back.answered_at.is_some()).count();
+        takeovers += chaos.engine.records.iter().map(|record| u64::from(record.takeovers)).sum::<u64>();
         failovers += chaos.engine.core.counters(chaos.engine.now).failovers;
         for (method, count) in &chaos.engine.core.counters(chaos.engine.now).requests_received {
             *requests.entry(method).or_default() += count;
@@ -323,11 +341,12 @@ fn worlds(part: u64) {
         }
     }
     println!(
-        "seeds {seeds:?}: {calls} calls, {talked} talked, {tried} rungs, {onward} went on, {failovers} failovers, {outcomes:?}, heard {requests:?}"
+        "seeds {seeds:?}: {calls} calls, {talked} talked, {tried} rungs, {onward} went on, {failovers} failovers, {takeovers} takeovers, {outcomes:?}, heard {requests:?}"
     );
     let worlds = (seeds.end - seeds.start) as usize;
     assert!(calls > worlds * CALLS / 2 && talked > calls / 4, "too little happened: {calls} calls, {talked} talked");
     assert!(onward > worlds && tried > calls / 4, "too little happened: {tried} rungs, {onward} went on");
+    assert!(takeovers > worlds as u64 / 4, "too little happened: {takeovers} takeovers");
     let plenty = ["PRACK", "UPDATE"].iter().all(|method| requests.get(method) > Some(&(worlds as u64)));
     assert!(plenty && failovers > worlds as u64 / 2, "too little happened: {requests:?}, {failovers} failovers");
 }

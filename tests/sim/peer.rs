@@ -377,6 +377,12 @@ impl Line {
         request
     }
 
+    /// This party's tag and the core's.
+    pub fn tags(&self) -> [String; 2] {
+        let tag = |value: &str| value.split(";tag=").nth(1).unwrap_or("").to_owned();
+        [tag(&self.local), tag(&self.remote)]
+    }
+
     /// From of our requests, our tag included.
     pub fn local(&self) -> &str {
         &self.local

@@ -46,6 +46,7 @@ impl Relay {
         match *command {
             MediaCommand::Expect { pair, rtp, .. } => self.pairs.entry(pair).or_default().far = Some(rtp),
             MediaCommand::Bridge(a, b) => {
+                [a, b].into_iter().for_each(|pair| self.part(pair));
                 self.pairs.entry(a).or_default().hears = Hears::Pair(b);
                 self.pairs.entry(b).or_default().hears = Hears::Pair(a);
             }
@@ -86,6 +87,12 @@ impl Relay {
             | MediaCommand::Close(pair) => vec![pair],
         };
         self.misused.extend(named.into_iter().filter(|pair| self.draining.contains(pair)));
+    }
+
+    /// Whoever it talked to hears nothing any more.
+    fn part(&mut self, pair: PortPair) {
+        self.silence_peer_of(pair);
+        self.pairs.entry(pair).or_default().hears = Hears::Nothing;
     }
 
     fn silence_peer_of(&mut self, pair: PortPair) {

@@ -38,6 +38,8 @@ pub enum Alarm {
     CalleeOffers,
     /// Something stray arrives, a side falls silent, the driver is late.
     Mischief,
+    /// Another phone of the customers' asks for the place of one of them.
+    TakeOver,
     /// The program is told to stop.
     Stop,
     /// The connection to a party breaks: the customers' for 0, then the carriers'.
@@ -48,7 +50,7 @@ pub enum Alarm {
     Returns,
 }
 
-const ALARMS: [Alarm; 13] = [
+const ALARMS: [Alarm; 14] = [
     Alarm::Call,
     Alarm::Leave,
     Alarm::CallerRepeats,
@@ -58,6 +60,7 @@ const ALARMS: [Alarm; 13] = [
     Alarm::CallerOffers,
     Alarm::CalleeOffers,
     Alarm::Mischief,
+    Alarm::TakeOver,
     Alarm::Stop,
     Alarm::Reset,
     Alarm::Dies,
@@ -212,6 +215,16 @@ impl Caller {
         self.transport = transport;
         let via = self.via();
         self.invite.headers.iter_mut().for_each(|(_, value)| *value = value.replace(&before, &via));
+        self
+    }
+
+    /// Asks for the place of this one, as far as it has a dialog.
+    pub fn replacing(mut self, other: &Self) -> Self {
+        let tag = |value: &str| value.split(";tag=").nth(1).unwrap_or("none").to_owned();
+        let remote = tag(&other.dialog.clone().unwrap_or_default().0);
+        let local = tag(other.invite.header("From"));
+        let replaces = format!("{};to-tag={remote};from-tag={local}", other.invite.call_id());
+        self.invite = self.invite.with("Replaces", replaces);
         self
     }
 

@@ -194,6 +194,8 @@ fn facts(now: Instant, customer: LegStage, genagent: LegStage, dialled: u8) -> F
         customer,
         genagent,
         onward: LegStage::None,
+        successor: LegStage::None,
+        takeovers: 0,
         heard: false,
         without_context: false,
         attempts: Vec::new(),
@@ -235,6 +237,8 @@ fn events() -> Vec<(String, CallEvent)> {
         }
         events.extend(said.map(|(what, event)| (format!("{who} {what}"), CallEvent::Leg(role, event))));
     }
+    let invited = LegEvent::Invited(Box::default());
+    events.push(("successor invited".to_owned(), CallEvent::Leg(LegRole::Successor, invited)));
     let status = |status| Transfer { status: Some(status), dated: UNIX_MS, ..Transfer::default() };
     let answers = [
         ("a number", active(NUMBER, secs(60))),
@@ -270,6 +274,7 @@ fn events() -> Vec<(String, CallEvent)> {
     events.push(("created under another id: a number".into(), CallEvent::Created(other, Ok(active(NUMBER, secs(60))))));
     events.push(("the way failed".into(), CallEvent::WayFailed("silent".into())));
     events.push(("customer heard".into(), CallEvent::Heard(LegRole::Customer)));
+    events.push(("changed hands".into(), CallEvent::ChangedHands));
     events.push(("media dead".into(), CallEvent::MediaDead));
     events.push(("played".into(), CallEvent::Played));
     events.extend(CallTimer::ALL.map(|timer| (format!("timer {timer:?}"), CallEvent::Timer(timer))));
@@ -314,6 +319,7 @@ fn name_of(role: LegRole) -> &'static str {
         LegRole::Customer => "customer",
         LegRole::GenerativeAgent => "GenerativeAgent",
         LegRole::Onward => "onward",
+        LegRole::Successor => "successor",
     }
 }
 
@@ -340,6 +346,7 @@ fn worded(action: &CallAction, now: Instant) -> String {
         }
         CallAction::Dial(_) => "dial".to_owned(),
         CallAction::Onward { target, member, carry } => format!("dial {target} {member}{}", lines(carry)),
+        CallAction::ChangeHands => "change hands".to_owned(),
         CallAction::Abandon(role) => format!("abandon {}", name_of(*role)),
         CallAction::FellBack(reason, rung) => format!("fell back by {rung}: {}", reason.as_str()),
         CallAction::Create(transfer, at) => {
