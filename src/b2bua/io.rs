@@ -233,10 +233,10 @@ pub enum MediaEvent {
     Silent(PortPair),
     /// A packet arrived after `Silent`.
     Resumed(PortPair),
-    /// The far side pressed a key: a telephone event has begun. Once for each press.
-    Digit(PortPair, Digit),
     /// The announcement has been sent to its end.
     Played(PortPair),
+    /// The far side pressed a key: a telephone event has begun. Once for each press.
+    Digit(PortPair, Digit),
     /// The pair is closed; these are its final counters.
     Closed(PortPair, MediaCounters),
     /// Nothing has arrived on the closed pair for the quarantine time: it may be lent again.

@@ -401,8 +401,8 @@ impl B2bua {
             MediaEvent::Started(pair) => self.heard(now, pair),
             MediaEvent::Silent(pair) => self.silence(now, pair, true),
             MediaEvent::Resumed(pair) => self.silence(now, pair, false),
-            MediaEvent::Digit(pair, digit) => self.pressed(now, pair, digit),
             MediaEvent::Played(pair) => self.played(now, pair),
+            MediaEvent::Digit(pair, digit) => self.pressed(now, pair, digit),
             MediaEvent::Closed(pair, counters) => self.media_closed(pair, counters),
             MediaEvent::Quiet(pair) => self.ports.quiet(pair),
         }

@@ -26,10 +26,10 @@ pub enum CallEvent {
     Fetched(TransferId, Result<Transfer, ApiFailure>),
     /// The first RTP came from this leg.
     Heard(LegRole),
-    /// A key was pressed on this leg.
-    Pressed(LegRole, Digit),
     /// The successor is the customer's leg now.
     ChangedHands,
+    /// A key was pressed on this leg.
+    Pressed(LegRole, Digit),
     /// Nothing is heard from either side any more.
     MediaDead,
     /// The announcement is over, or cannot be heard at all.

@@ -172,8 +172,8 @@ fn dialing(
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
-        | CallEvent::Pressed(..)
         | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
         | CallEvent::Played => return CallState::HandingBack(state),
@@ -247,8 +247,8 @@ fn talking(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
-        | CallEvent::Pressed(..)
         | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
         | CallEvent::Played
         | CallEvent::PulledBack => CallState::HandingBack(state),
@@ -334,8 +334,8 @@ fn announcing(
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
-        | CallEvent::Pressed(..)
         | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
         | CallEvent::PulledBack => CallState::HandingBack(state),
@@ -364,8 +364,8 @@ fn parting(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
-        | CallEvent::Pressed(..)
         | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
         | CallEvent::Played

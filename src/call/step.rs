@@ -135,8 +135,8 @@ fn requesting(
         | CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Heard(_)
-        | CallEvent::Pressed(..)
         | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
         | CallEvent::MediaDead
         | CallEvent::Played
         | CallEvent::Timer(_) => CallState::Requesting(state),
@@ -336,8 +336,8 @@ fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, ac
         CallEvent::Leg(..)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
-        | CallEvent::Pressed(..)
         | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
         | CallEvent::MediaDead
         | CallEvent::Played
         | CallEvent::Timer(_) => CallState::Dialing(state),
@@ -426,8 +426,8 @@ fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, ac
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
-        | CallEvent::Pressed(..)
         | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
         | CallEvent::Played => CallState::Bridged(state),
     }
@@ -550,8 +550,8 @@ fn collecting(
         | CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Heard(_)
-        | CallEvent::Pressed(..)
         | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
         | CallEvent::Played => CallState::Collecting(state),
@@ -748,8 +748,8 @@ fn releasing(facts: &mut Facts, state: Releasing, now: Instant, event: CallEvent
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
-        | CallEvent::Pressed(..)
         | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
         | CallEvent::Played

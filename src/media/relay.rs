@@ -60,10 +60,10 @@ pub enum Notice {
     Started(PortPair),
     /// The announced address has spoken: the RTP socket may be connected to it.
     Settled(Slot, SocketAddr),
-    /// The far side pressed a key.
-    Pressed(PortPair, Digit),
     /// The pair's announcement is over.
     Played(PortPair),
+    /// The far side pressed a key.
+    Pressed(PortPair, Digit),
 }
 
 /// Where a pair is in its life.
@@ -545,8 +545,7 @@ mod tests {
     impl Scene {
         fn new() -> Self {
             let pairs = [10_000, 10_002].map(|port| PortPair { worker: 0, family: Family::V4, port });
-            let table = Table::new(&pairs, TERMS, Arc::default());
-            Self { table, now: crate::clock::now(), sequence: 1 }
+            Self { table: Table::new(&pairs, TERMS, Arc::default()), now: crate::clock::now(), sequence: 1 }
         }
 
         /// Row 0 for this far side, row 1 for `192.0.2.2:5000`, bridged.

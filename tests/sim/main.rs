@@ -4,8 +4,7 @@
 //!   `audit` (what must hold whatever happens), `complaints` (no unexpected WARN), `ladder`, `random`;
 //! - the parties: `peer` and `asapp` follow a script, `robots` live on their own; `text` is their SIP;
 //! - the flows, named after their lines: `happy`, `ladders`, `first`, `api`, `context`, `outbound`, `guard`, `races`,
-//!   `media`, `memory`, `headers`, `replaces`, `security`, `challenge`, `floods`, `operator`,
-//!   `escape`;
+//!   `media`, `memory`, `headers`, `replaces`, `security`, `challenge`, `floods`, `operator`, `escape`;
 //! - the nets: `table` (every event in every state), `orders` (every order of arrival), `expiry` (every order around a
 //!   number's end), `chaos` (ten thousand calls).
 //!

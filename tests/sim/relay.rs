@@ -54,10 +54,10 @@ impl Relay {
                 self.silence_peer_of(pair);
                 self.pairs.entry(pair).or_default().hears = Hears::Sound(sound);
             }
-            MediaCommand::Events { pair, types } => self.pairs.entry(pair).or_default().events = types,
             MediaCommand::Cover { pair, sound } => {
                 self.pairs.entry(pair).or_default().cover = sound.map(|(sound, _)| sound);
             }
+            MediaCommand::Events { pair, types } => self.pairs.entry(pair).or_default().events = types,
             MediaCommand::Hold { pair, held } => self.pairs.entry(pair).or_default().held = held,
             MediaCommand::Watch { pair, limit } => self.pairs.entry(pair).or_default().watch = limit,
             MediaCommand::Close(pair) => {

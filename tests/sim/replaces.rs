@@ -267,7 +267,7 @@ fn t3_while_the_customer_is_handed_back() {
         desk.ack();
         customer.expect_and_ok("BYE");
         if !talking {
-            assert_eq!(w.hears(&desk), Hears::Sound(Sound::Ringback));
+            assert_eq!(w.hears(&desk), Hears::Sound(Sound::Onward));
             queue.answer();
             queue.expect("ACK");
         }
