@@ -82,7 +82,7 @@ impl TryFrom<String> for Sequence {
 
     fn try_from(text: String) -> Result<Self, String> {
         let keys: Option<Vec<Digit>> = text.chars().map(Digit::read).collect();
-        let wrong = || format!("`{text}` are not 1 to {} keys of a telephone: write \"*0\"", Self::MOST);
+        let wrong = || format!("`{text}` is not up to {} keys of 0-9, *, #, A-D: write \"*0\"", Self::MOST);
         keys.filter(|keys| keys.len() <= Self::MOST).map(Self).ok_or_else(wrong)
     }
 }

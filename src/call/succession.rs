@@ -49,6 +49,7 @@ pub(super) fn succession(
             None
         }
         CallEvent::Leg(LegRole::Successor, event) => succeeded(facts, state, event, actions),
+        CallEvent::Pressed(LegRole::Successor, _) => None,
         CallEvent::Timer(CallTimer::SuccessorLimit) => match facts.successor {
             LegStage::Ringing => {
                 abandon(facts, actions);

@@ -319,6 +319,19 @@ fn what_cannot_work_is_refused_with_its_fix() {
 }
 
 #[test]
+fn m5_the_escape_is_explained_and_checked() {
+    let explained = with("call.escape = '*0'\ncall.escape_pause = '2s'").unwrap().explain();
+    let told =
+        "A customer who presses *0, a key at most 2s after the other, leaves GenerativeAgent (outcome operator below).";
+    assert!(explained.contains(told), "{explained}");
+    assert!(!with("").unwrap().explain().contains("presses"));
+    let refused = with("call.escape = 'star'").unwrap_err().to_string();
+    assert!(refused.contains("`star` is not up to 16 keys of 0-9, *, #, A-D: write \"*0\""), "{refused}");
+    let hasty = with("call.escape = '0'").unwrap().warnings();
+    assert!(hasty.iter().any(|warning| warning.contains("call.escape is a single key")), "{hasty:?}");
+}
+
+#[test]
 fn h11_listeners_of_both_families_and_what_peers_of_each_are_told() {
     let config = with(
         "sip.listen = ['127.0.0.1:5062', '[::]:5064']\nsip.tcp_listen = '[::]:5066'\n\
@@ -628,7 +641,7 @@ fn a_peer_that_asks_who_we_are_has_an_address_and_our_credentials() {
 #[test]
 fn a_sound_is_noise_silence_a_tone_or_a_file() {
     let config = with("[sounds]\nwaiting = 'file:/srv/music.wav'\nringback = 'tone:gb'\nhold = 'silence'\n").unwrap();
-    assert_eq!(config.sounds.waiting, Source::File("/srv/music.wav".into()));
+    assert_eq!(config.sounds.waiting, super::Source::File("/srv/music.wav".into()));
     assert_eq!(config.core_settings().call.announcement_limit, Duration::ZERO, "nothing is said");
     let told = config.explain();
     assert!(told.contains("hears tone:gb before the answer, file:/srv/music.wav while he waits"), "{told}");

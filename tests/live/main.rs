@@ -3,6 +3,7 @@
 
 mod capture;
 mod ending;
+mod escape;
 mod floods;
 mod happy;
 mod heavy;

@@ -78,16 +78,21 @@ impl Mouth {
 }
 
 /// A call that is up, with the media of both sides in the test's hands.
-struct Bridged {
-    customer: Call,
-    genagent: Call,
+pub struct Bridged {
+    pub customer: Call,
+    pub genagent: Call,
     /// Where each side's RTP goes.
-    towards_customer_leg: SocketAddr,
-    towards_genagent_leg: SocketAddr,
+    pub towards_customer_leg: SocketAddr,
+    pub towards_genagent_leg: SocketAddr,
     _parties: [Party; 2],
 }
 
 async fn bridge(stage: &Stage, customer_media: SocketAddr, genagent_media: SocketAddr) -> Bridged {
+    bridge_as(stage, &sdp::describe(customer_media), &sdp::describe(genagent_media)).await
+}
+
+/// A call between sides that describe themselves like this.
+pub async fn bridge_as(stage: &Stage, customer_sdp: &str, genagent_sdp: &str) -> Bridged {
     let ivr = Party::start(stage.street.ivr(), Tap::default()).await.unwrap();
     let mut carrier = Party::start(stage.street.carrier(), Tap::default()).await.unwrap();
     let mut customer = ivr.call(&Invitation {
@@ -95,11 +100,11 @@ async fn bridge(stage: &Stage, customer_media: SocketAddr, genagent_media: Socke
         user: "7000".to_owned(),
         caller: "+15550100042".to_owned(),
         headers: Vec::new(),
-        sdp: sdp::describe(customer_media),
+        sdp: customer_sdp.to_owned(),
     });
     let genagent = timeout(SOON, carrier.accept()).await.unwrap().unwrap();
     let towards_genagent_leg = sdp::audio_address(genagent.invite().unwrap().body()).unwrap();
-    assert!(genagent.respond(200, &sdp::describe(genagent_media)));
+    assert!(genagent.respond(200, genagent_sdp));
     let towards_customer_leg = loop {
         match timeout(SOON, customer.next()).await.unwrap() {
             CallEvent::Answered(answer) => break sdp::audio_address(answer.body()).unwrap(),
