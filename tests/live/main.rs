@@ -7,6 +7,7 @@ mod floods;
 mod happy;
 mod heavy;
 mod memory;
+mod names;
 mod onward;
 mod races;
 mod resume;
