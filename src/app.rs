@@ -13,13 +13,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::admin::{self, AdminQuery, Sources, Surroundings};
-use crate::asapp::{AsappClient, AsappSettings};
+use crate::asapp::{AsappClient, AsappSettings, FindHost};
 use crate::b2bua::B2bua;
 use crate::b2bua::io::Change;
 use crate::b2bua::io::Question as DnsQuestion;
 use crate::b2bua::io::{
-    Advice, ApiReply, ApiRequest, Input, Inquiry, Look, MediaCommand, OperatorCommand, PublishedContext, Sound,
-    Transport,
+    Advice, ApiReply, ApiRequest, Input, Inquiry, Look, MediaCommand, OperatorCommand, PublishedContext,
+    Records as DnsRecords, Sound, Transport,
 };
 use crate::call::ConversationId;
 use crate::call::record::CallRecord;
@@ -102,12 +102,13 @@ impl App {
         let stores =
             Stores { contexts: contexts.clone(), records: records.clone(), conversations: conversations.clone() };
         let server = serve_admin(config, listener, questions, stores);
+        let resolver = Resolver::new(&config.dns.servers);
         let mut hands = World {
-            client: client(config)?,
+            client: client(config, &resolver)?,
             replies,
             webhooks: webhooks(config)?,
             advised,
-            resolver: Resolver::new(&config.dns.servers),
+            resolver,
             looked,
             media,
             contexts,
@@ -219,13 +220,31 @@ fn seed() -> [u8; 32] {
     seed
 }
 
-fn client(config: &Config) -> Result<AsappClient> {
+/// Named DNS servers answer for the API's host, too; without them the system's resolver knows more than the DNS.
+fn client(config: &Config, resolver: &Resolver) -> Result<AsappClient> {
     let asapp = &config.asapp;
-    Ok(AsappClient::new(AsappSettings {
+    let settings = AsappSettings {
         allow_http: asapp.allow_http,
         connect_timeout: asapp.connect_timeout,
         ..AsappSettings::new(asapp.base_url.clone(), asapp.api_id.clone(), asapp.api_secret.clone())
-    })?)
+    };
+    Ok(match config.dns.servers.is_empty() {
+        true => AsappClient::new(settings)?,
+        false => AsappClient::finding(settings, find_host(resolver.clone()))?,
+    })
+}
+
+fn find_host(resolver: Resolver) -> FindHost {
+    Arc::new(move |host| {
+        let resolver = resolver.clone();
+        Box::pin(async move {
+            match resolver.look(DnsQuestion::Addresses(host)).await.answer {
+                Ok((DnsRecords::Addresses(found), _)) => Ok(found.into_iter().map(|ip| (ip, 0).into()).collect()),
+                Ok(_) => Ok(Vec::new()),
+                Err(error) => Err(io::Error::other(error)),
+            }
+        })
+    })
 }
 
 fn webhooks(config: &Config) -> Result<Webhooks> {

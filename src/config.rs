@@ -207,7 +207,7 @@ pub struct Media {
     pub srtp_without_tls: bool,
 }
 
-/// Who answers for names of trunks.
+/// Who answers for the names of trunks and of ASAPP's API.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Dns {

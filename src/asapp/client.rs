@@ -17,7 +17,7 @@ use reqwest::{Certificate, Client, Method, Response, StatusCode, Url, redirect, 
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, timeout_at};
 
-use super::names::Names;
+use super::names::{FindHost, Names, system};
 use super::wire;
 use crate::b2bua::io::{ApiFailure, ApiOperation, ApiReply, ApiRequest, FailureClass, Transfer};
 use crate::clock;
@@ -113,11 +113,16 @@ pub struct AsappClient {
 }
 
 impl AsappClient {
-    /// Checks the settings and builds the one HTTP client; touches no network.
+    /// [`AsappClient::finding`] with the system's resolver.
+    pub fn new(settings: AsappSettings) -> Result<Self, SettingsError> {
+        Self::finding(settings, system())
+    }
+
+    /// Checks the settings and builds the one HTTP client, which finds the API's host like this; touches no network.
     ///
     /// HTTP/1.1 by choice: each exchange has a connection to itself, so that one dead connection is one failed
     /// exchange, and a request that was given up cannot travel later.
-    pub fn new(settings: AsappSettings) -> Result<Self, SettingsError> {
+    pub fn finding(settings: AsappSettings, find: FindHost) -> Result<Self, SettingsError> {
         let transfers = transfers_url(&settings)?;
         // Whoever was first has installed a provider: that is all that is needed.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -135,7 +140,7 @@ impl AsappClient {
             .referer(false)
             .retry(retry::never())
             .no_proxy()
-            .dns_resolver(Names::new(settings.connect_timeout / 2))
+            .dns_resolver(Names::new(find, settings.connect_timeout / 2))
             .connect_timeout(settings.connect_timeout)
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(IDLE_CONNECTIONS);

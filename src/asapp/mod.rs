@@ -9,3 +9,4 @@ mod names;
 mod wire;
 
 pub use client::{AsappClient, AsappSettings, SettingsError};
+pub use names::FindHost;

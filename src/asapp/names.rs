@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,10 +15,20 @@ use crate::clock;
 /// How long the last good addresses stand in for a resolver that fails.
 const REMEMBER: Duration = Duration::from_secs(600);
 
-/// The system's resolver, asked on tokio's blocking threads, with a memory: when it fails or hangs, the addresses
-/// it last gave are used for [`REMEMBER`]. One client talks to one host, so one answer is all there is to keep.
-#[derive(Debug, Clone)]
+/// Finds the addresses of a host; their ports do not matter.
+pub type FindHost =
+    Arc<dyn Fn(String) -> Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>> + Send + Sync>;
+
+/// The system's resolver, asked on tokio's blocking threads.
+pub(super) fn system() -> FindHost {
+    Arc::new(|host| Box::pin(async move { Ok(lookup_host((host, 0)).await?.collect()) }))
+}
+
+/// A resolver with a memory: when it fails or hangs, the addresses it last gave are used for [`REMEMBER`]. One client
+/// talks to one host, so one answer is all there is to keep.
+#[derive(Clone)]
 pub(super) struct Names {
+    find: FindHost,
     patience: Duration,
     last: Arc<Mutex<Option<Remembered>>>,
 }
@@ -30,8 +41,8 @@ struct Remembered {
 
 impl Names {
     /// `patience` is how long one look-up may take before the memory is used.
-    pub(super) fn new(patience: Duration) -> Self {
-        Self { patience, last: Arc::default() }
+    pub(super) fn new(find: FindHost, patience: Duration) -> Self {
+        Self { find, patience, last: Arc::default() }
     }
 
     /// What a look-up that ended at `now` means: its addresses, or else the remembered ones, or its error.
@@ -54,10 +65,8 @@ impl Resolve for Names {
     fn resolve(&self, name: Name) -> Resolving {
         let names = self.clone();
         Box::pin(async move {
-            let found = match timeout(names.patience, lookup_host((name.as_str(), 0))).await {
-                Ok(found) => found.map(Iterator::collect),
-                Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the resolver did not answer")),
-            };
+            let silence = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "the resolver did not answer"));
+            let found = timeout(names.patience, (names.find)(name.as_str().to_owned())).await.unwrap_or_else(silence);
             let addresses = names.settle(found, clock::now())?;
             Ok(Box::new(addresses.into_iter()) as Addrs)
         })
@@ -70,7 +79,7 @@ mod tests {
 
     #[test]
     fn a8_the_last_good_answer_stands_in_for_a_failing_resolver_within_its_limit() {
-        let names = Names::new(Duration::from_secs(1));
+        let names = Names::new(system(), Duration::from_secs(1));
         let start = clock::now();
         let good = vec![SocketAddr::from(([192, 0, 2, 1], 0))];
         let fails = || Err(io::Error::other("SERVFAIL"));

@@ -33,6 +33,9 @@ const MAX_REALMS: usize = 4;
 /// Answers that one request may give.
 const MAX_ANSWERS: usize = 2 * MAX_REALMS;
 
+/// Octets of a challenge that is answered: every further request to the peer carries most of it.
+const LONGEST_CHALLENGE: usize = 1024;
+
 /// What one peer, and nobody else, may be shown (flow S3), and the challenges that it has put.
 ///
 /// A challenge that was answered is answered again with every further request to the peer, its `nc` counted up, until
@@ -72,7 +75,8 @@ impl Keyring {
             _ => return false,
         };
         let mut fresh: Vec<Challenge> = Vec::new();
-        for read in response.headers(challenge).filter_map(read) {
+        let bearable = response.headers(challenge).filter(|value| value.len() <= LONGEST_CHALLENGE);
+        for read in bearable.filter_map(read) {
             let ours = self.credentials.realm.as_ref().is_none_or(|realm| *realm == read.realm);
             let first = fresh.iter().all(|other| other.read.realm != read.realm);
             if ours && first && fresh.len() < MAX_REALMS {
@@ -279,6 +283,13 @@ mod tests {
         let many: String =
             (0..20).map(|n| format!("Proxy-Authenticate: Digest realm=\"{n}\", nonce=\"1\"\r\n")).collect();
         assert_eq!(shown(&many).len(), MAX_REALMS, "a limit on everything");
+    }
+
+    #[test]
+    fn a_challenge_too_long_to_be_carried_is_not_answered() {
+        let long = format!("Proxy-Authenticate: Digest realm=\"r\", nonce=\"{}\"\r\n", "1".repeat(LONGEST_CHALLENGE));
+        assert!(shown(&long).is_empty());
+        assert_eq!(shown(&format!("{long}Proxy-Authenticate: Digest realm=\"r\", nonce=\"2\"\r\n")).len(), 1);
     }
 
     #[test]

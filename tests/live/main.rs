@@ -8,6 +8,7 @@ mod floods;
 mod happy;
 mod heavy;
 mod memory;
+mod names;
 mod onward;
 mod races;
 mod refer;

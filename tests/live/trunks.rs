@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::stage::{SOON, Setting, Stage};
 
-const A: u16 = 1;
+pub const A: u16 = 1;
 const NAPTR: u16 = 35;
 const SRV: u16 = 33;
 
@@ -17,12 +17,13 @@ fn dns(at: SocketAddr, zone: BTreeMap<(&'static str, u16), Vec<Vec<u8>>>) {
     thread::spawn(move || {
         let mut buffer = [0; 512];
         while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
-            let _ = socket.send_to(&answer(&buffer[..length], &zone), peer);
+            let _ = socket.send_to(&answer(&buffer[..length], &zone, 60), peer);
         }
     });
 }
 
-fn answer(query: &[u8], zone: &BTreeMap<(&'static str, u16), Vec<Vec<u8>>>) -> Vec<u8> {
+/// The answer to a query; its records hold for so many seconds.
+pub fn answer(query: &[u8], zone: &BTreeMap<(&'static str, u16), Vec<Vec<u8>>>, holds: u8) -> Vec<u8> {
     let (mut at, mut labels) = (12, Vec::new());
     while query[at] > 0 {
         let length = usize::from(query[at]);
@@ -42,7 +43,7 @@ fn answer(query: &[u8], zone: &BTreeMap<(&'static str, u16), Vec<Vec<u8>>>) -> V
     for data in records {
         answer.extend([0xc0, 12]);
         answer.extend(kind.to_be_bytes());
-        answer.extend([0, 1, 0, 0, 0, 60]);
+        answer.extend([0, 1, 0, 0, 0, holds]);
         answer.extend((data.len() as u16).to_be_bytes());
         answer.extend(data);
     }
@@ -64,7 +65,7 @@ fn naptr(service: &str, replacement: &str) -> Vec<u8> {
     [vec![0, 10, 0, 10], text("s"), text(service), text(""), name(replacement)].concat()
 }
 
-fn host(at: SocketAddr) -> Vec<u8> {
+pub fn host(at: SocketAddr) -> Vec<u8> {
     match at.ip() {
         std::net::IpAddr::V4(ip) => ip.octets().to_vec(),
         std::net::IpAddr::V6(_) => Ipv4Addr::LOCALHOST.octets().to_vec(),
