@@ -46,6 +46,7 @@
 //! - Which message belongs to whom? `src/b2bua/route.rs`. What becomes of an intent? `src/b2bua/act.rs`.
 //! - What of one leg's headers may the other leg's peer see? [`b2bua::headers`].
 //! - Who takes the customer's place in a call? `src/call/succession.rs` decides, `src/b2bua/takeover.rs` does it.
+//! - A REFER outside every call asks for one? `src/b2bua/referrers.rs`, then `inviting` in `src/call/step.rs`.
 //! - Which conversation is a call part of? [`call::intake`]. What is remembered of it? `src/b2bua/memory.rs`.
 //! - Which keys take a call back from GenerativeAgent? [`call::escape`]; how are they heard? [`media::digits`].
 //! - Whom does a media port listen to? [`media::latch`].
@@ -58,6 +59,8 @@
 //!  POST for a    INVITE,    both       GenerativeAgent  BYE, dial     legs owe    one
 //!  number        ringing    talk       hung up: GET     onward ...    a word      record
 //! ```
+//!
+//! A customer whom a REFER names is called first, in `Inviting`, and asks for a number with its answer.
 //!
 //! # What always holds
 //!

@@ -2,6 +2,7 @@
 
 use std::collections::hash_map::Entry;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -20,7 +21,8 @@ use super::{B2bua, COUNTERS_LIMIT, CallEntry, LegEntry, Side, TimerKey};
 use crate::call::context::Carry;
 use crate::call::event::{CallAction, CallEvent, CallTimer};
 use crate::call::intake::Intake;
-use crate::call::record::CallRecord;
+use crate::call::record::{CallRecord, Epoch};
+use crate::call::settings::CallSettings;
 use crate::call::state::Call;
 use crate::call::ticket::{Callee, DialTicket};
 use crate::call::verdict::NotConnected;
@@ -48,15 +50,26 @@ const MAX_FORWARDS: u8 = 70;
 /// Which call transfer a call to GenerativeAgent's SIP URI is.
 const TRANSFER_HEADER: &str = "X-ASAPP-CallTransferId";
 
+/// How a call begins.
+type CallBegins = fn(CallRef, String, Intake, Arc<CallSettings>, Epoch, Instant, &mut Vec<CallAction>) -> Call;
+
 /// What is known at the door, before there is a call.
-struct Door {
-    leg: LegId,
-    pair: PortPair,
-    spare: PortPair,
-    max_forwards: u8,
-    headers: Lines,
-    private: bool,
-    profile: Option<String>,
+pub(super) struct Door {
+    /// The customer's leg, or who asked by REFER for one.
+    pub asked_by: AskedBy,
+    pub pair: PortPair,
+    pub spare: PortPair,
+    pub max_forwards: u8,
+    pub headers: Lines,
+    pub private: bool,
+    pub profile: Option<String>,
+}
+
+/// Who wants a call.
+#[derive(Clone, Copy)]
+pub(super) enum AskedBy {
+    Customer(LegId),
+    Referrer(LegId),
 }
 
 impl B2bua {
@@ -67,12 +80,7 @@ impl B2bua {
             *self.counters.rejected.entry("hops").or_default() += 1;
             return self.answer_once(now, origin, invite, 483);
         };
-        let overloaded = self.overload().or_else(|| match () {
-            () if !self.sources.may_call(now, origin.ip()) => Some("source"),
-            () if !self.admitted.call(now, self.settings.max_calls_per_second) => Some("rate"),
-            () => None,
-        });
-        if let Some(overloaded) = overloaded {
+        if let Some(overloaded) = self.no_room(now, origin) {
             return self.unavailable(now, origin, invite, overloaded);
         }
         self.next_leg += 1;
@@ -86,10 +94,7 @@ impl B2bua {
             }
         };
         let call = CallRef(self.ids.number());
-        // The trunk that is likely to be taken; if it turns out to be another family's, another pair is lent.
-        let there = self.trunks.first_up(now, 0).map_or(here, |way| way.hop.ip());
-        let families = [here, there].map(Family::of);
-        let Some([customer_pair, spare]) = self.ports.lend_two(families, call, &mut self.ids) else {
+        let Some([customer_pair, spare]) = self.lend_two(now, here, call) else {
             return self.unavailable(now, origin, invite, "ports");
         };
         self.open(origin, invite, &key, Some(id));
@@ -105,8 +110,9 @@ impl B2bua {
                 self.remote_changed(id);
                 let (headers, private) = self.invited_with(invite);
                 let profile = self.profile_of(origin.ip()).map(str::to_owned);
-                let door = Door { leg: id, pair: customer_pair, spare, max_forwards, headers, private, profile };
-                self.begin_call(now, call, door, out);
+                let asked_by = AskedBy::Customer(id);
+                let door = Door { asked_by, pair: customer_pair, spare, max_forwards, headers, private, profile };
+                self.begin_call(now, call, id, door, out);
             }
             Err(refusal) => {
                 *self.counters.rejected.entry("description").or_default() += 1;
@@ -117,8 +123,24 @@ impl B2bua {
         }
     }
 
+    /// Why no further call is taken from there now, if so.
+    pub(super) fn no_room(&mut self, now: Instant, origin: Hop) -> Option<&'static str> {
+        self.overload().or_else(|| match () {
+            () if !self.sources.may_call(now, origin.ip()) => Some("source"),
+            () if !self.admitted.call(now, self.settings.max_calls_per_second) => Some("rate"),
+            () => None,
+        })
+    }
+
+    /// A pair for the customer's leg, of the family of our address `here`, and one for GenerativeAgent's.
+    pub(super) fn lend_two(&mut self, now: Instant, here: IpAddr, call: CallRef) -> Option<[PortPair; 2]> {
+        // The trunk that is likely to be taken; if it turns out to be another family's, another pair is lent.
+        let there = self.trunks.first_up(now, 0).map_or(here, |way| way.hop.ip());
+        self.ports.lend_two([here, there].map(Family::of), call, &mut self.ids)
+    }
+
     /// The profile of who calls from here: that of the smallest network it lies in, or of the trunk that it is a server of.
-    fn profile_of(&self, address: IpAddr) -> Option<&str> {
+    pub(super) fn profile_of(&self, address: IpAddr) -> Option<&str> {
         let nets = self.settings.profiles.iter().filter(|(network, _)| network.contains(address));
         let nearest = nets.max_by_key(|(network, _)| network.prefix).map(|(_, profile)| profile.as_str());
         nearest.or_else(|| self.trunks.settings_at(address)?.profile.as_deref())
@@ -189,8 +211,7 @@ impl B2bua {
     }
 
     /// The call begins with the leg's first event; what came before it (the 100) goes out first.
-    fn begin_call(&mut self, now: Instant, call: CallRef, door: Door, out: Vec<Out>) {
-        let customer = door.leg;
+    fn begin_call(&mut self, now: Instant, call: CallRef, customer: LegId, door: Door, out: Vec<Out>) {
         let mut door = Some(door);
         for wanted in out {
             match (wanted, door.take()) {
@@ -204,28 +225,33 @@ impl B2bua {
         }
     }
 
-    fn open_call(&mut self, now: Instant, reference: CallRef, door: Door, invitation: &Invitation) {
-        let Door { leg: customer, pair: customer_pair, spare, max_forwards, headers, private, profile } = door;
+    pub(super) fn open_call(&mut self, now: Instant, reference: CallRef, door: Door, invitation: &Invitation) {
+        let Door { asked_by, pair, spare, max_forwards, headers, private, profile } = door;
+        let (begin, customer, referrer): (CallBegins, _, _) = match asked_by {
+            AskedBy::Customer(leg) => (Call::begin, Some(leg), None),
+            AskedBy::Referrer(id) => (Call::referred, None, Some(id)),
+        };
         self.counters.calls += 1;
         let mut actions = Vec::new();
         let context_ref = format!("{:032x}", self.ids.number());
         let settings = self.call_settings.clone();
         let intake = Intake { profile, ..self.intake(now, invitation) };
-        let call = Call::begin(reference, context_ref, intake, settings, self.epoch, now, &mut actions);
+        let call = begin(reference, context_ref, intake, settings, self.epoch, now, &mut actions);
         info!(call = %reference, conversation = ?call.facts.intake.conversation.0, "call taken");
         let mut entry = CallEntry {
             call,
             sides: Default::default(),
-            worker: customer_pair.worker,
+            worker: pair.worker,
             route: Route::default(),
             max_forwards,
             headers,
             private,
             spare_pair: Some(spare),
             sound: None,
+            referrer,
             record: None,
         };
-        *entry.side_mut(LegRole::Customer) = Side { leg: Some(customer), pair: Some(customer_pair), ..Side::default() };
+        *entry.side_mut(LegRole::Customer) = Side { leg: customer, pair: Some(pair), ..Side::default() };
         self.calls.insert(reference, entry);
         self.act(now, reference, actions);
     }
@@ -379,6 +405,9 @@ impl B2bua {
     }
 
     fn drop_leg(&mut self, id: LegId) {
+        if let Some(tag) = self.referrers.remove(&id).map(|referrer| referrer.tag) {
+            self.tags.remove(&tag);
+        }
         if let Some(entry) = self.legs.remove(&id) {
             self.tags.remove(&entry.tag);
             for timer in LegTimer::ALL {
@@ -414,6 +443,7 @@ impl B2bua {
                 }
                 CallAction::Consult(inquiry) => self.outputs.push_back(Output::Consult(inquiry)),
                 CallAction::Abandon(role) => self.abandon(now, call, role),
+                CallAction::Report(status) => self.report(now, call, status),
                 CallAction::CallSuccessor(referral) => self.call_successor(now, call, &referral),
                 CallAction::ChangeHands => self.change_hands(now, call),
                 CallAction::Create(transfer, deadline) => self.create(now, call, transfer, deadline),

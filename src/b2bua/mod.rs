@@ -16,6 +16,7 @@ pub mod limiter;
 mod memory;
 pub mod places;
 pub mod ports;
+mod referrers;
 pub mod settings;
 pub mod sources;
 mod takeover;
@@ -54,6 +55,7 @@ use io::{Epoch, Input, Keys, Law, LiveCall, MediaEvent, OperatorCommand, Output,
 use limiter::Limiter;
 use memory::Memory;
 use ports::Ports;
+use referrers::Referrer;
 use settings::Settings;
 use sources::Sources;
 use targets::Targets;
@@ -134,6 +136,8 @@ struct CallEntry {
     spare_pair: Option<PortPair>,
     /// What the customer is to hear of us, and in which law that has been said to the relay.
     sound: Option<(Sound, Option<Law>)>,
+    /// Who asked by REFER for the customer to be called.
+    referrer: Option<LegId>,
     /// The call has ended; its record waits for counters.
     record: Option<Box<CallRecord>>,
 }
@@ -196,6 +200,8 @@ pub struct B2bua {
     referred_hosts: Targets,
     errands: Errands,
     legs: HashMap<LegId, LegEntry>,
+    /// Dialogs that are no legs of a call: who asked for one.
+    referrers: HashMap<LegId, Referrer>,
     next_leg: u64,
     /// Our tags: every dialog we have, tombstones included.
     tags: HashMap<String, LegId>,
@@ -249,6 +255,7 @@ impl B2bua {
             timers: Timers::default(),
             transactions: Transactions::new(base),
             legs: HashMap::new(),
+            referrers: HashMap::new(),
             next_leg: 0,
             tags: HashMap::new(),
             calls: HashMap::new(),
@@ -419,7 +426,7 @@ impl B2bua {
     }
 
     fn close_if_drained(&mut self) {
-        let owing = || self.legs.values().any(|entry| !entry.over);
+        let owing = || self.legs.values().any(|entry| !entry.over) || !self.referrers.is_empty();
         if self.draining && !self.closed && self.calls.is_empty() && !owing() {
             self.closed = true;
             self.timers.stop(TimerKey::DrainLimit);
@@ -447,7 +454,7 @@ impl B2bua {
         let (remembered, inputs) = self.memory.counts();
         Counters {
             active_calls: self.calls.len() as u64,
-            active_legs: self.legs.len() as u64,
+            active_legs: (self.legs.len() + self.referrers.len()) as u64,
             active_transactions: self.transactions.len() as u64,
             active_timers: self.timers.len() as u64,
             active_dialogs: self.tags.len() as u64,

@@ -151,6 +151,7 @@ impl B2bua {
             Arrival::New if !self.passes(now, origin, &message) => {}
             Arrival::New if message.to_tag().is_some() => self.open_in_dialog(now, origin, &message, key),
             Arrival::New if message.method().is_some_and(Method::creates_dialog) => match self.may_call(origin.peer) {
+                _ if message.is(&Method::Refer) => self.asked_outside(now, origin, &message, key),
                 true => self.at_the_door(now, origin, &message, key),
                 false => self.answer_once(now, origin, &message, 403),
             },
@@ -252,6 +253,7 @@ impl B2bua {
 
     fn in_dialog(&mut self, message: &Message, key: Option<ServerKey>) {
         let Some(&leg) = message.to_tag().and_then(|tag| self.tags.get(tag)) else { return };
+        self.with_referrer(leg, |it, s| key.clone().into_iter().for_each(|key| it.request(message, key, s)));
         self.with_leg(leg, |leg, s| leg.request(message, key, s));
         self.overhear(leg, message);
     }
@@ -308,11 +310,15 @@ impl B2bua {
                     self.timers.start(super::TimerKey::Transaction(id, timer), now + wait)
                 }
                 Effect::Stop(id, timer) => self.timers.stop(super::TimerKey::Transaction(id, timer)),
-                Effect::TimedOut(Holder::Leg(leg), key) => self.with_leg(leg, |leg, s| leg.timed_out(&key, s)),
+                Effect::TimedOut(Holder::Leg(leg), key) => {
+                    self.with_referrer(leg, |it, s| it.timed_out(&key, s));
+                    self.with_leg(leg, |leg, s| leg.timed_out(&key, s));
+                }
                 Effect::TimedOut(Holder::Errand(errand), _) => self.errand_failed(now, errand),
                 Effect::Deliver(holder) => match (message, holder) {
                     (Some((message, _)), _) if message.is(&Method::Ack) => self.in_dialog(message, None),
                     (Some((message, source)), Holder::Leg(leg)) => {
+                        self.with_referrer(leg, |it, s| it.response(message, source, s));
                         self.with_leg(leg, |leg, s| leg.response(message, source, s));
                         self.overhear(leg, message);
                     }

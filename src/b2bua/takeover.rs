@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use super::B2bua;
 use super::act::shown;
+use super::io::PortPair;
 use super::settings::Returns;
 use super::transactions::LegId;
 use crate::call::CallRef;
 use crate::call::event::CallEvent;
+use crate::leg::keys::KeyExchange;
 use crate::leg::uac::Dial;
 use crate::leg::{Leg, LegCommand, LegEvent, LegRole, LostCause, Material, Referral, Standing, Surroundings};
 use crate::sip::hop::{Hop, Transport};
@@ -112,19 +114,33 @@ impl B2bua {
         (speaks(&hop) && !ours && uri.params.get("maddr").is_none()).then_some(hop)
     }
 
-    /// Calls whom the customer's side named, in its place. Of its headers nothing goes along but the dialog that the new
-    /// one is to replace.
+    /// Calls whom the customer's side named, in its place.
     pub(super) fn call_successor(&mut self, now: Instant, call: CallRef, referral: &Referral) {
         let peer = self.leg_of(call, LegRole::Customer).and_then(|id| self.legs.get(&id)?.peer());
         let hop = peer.and_then(|peer| self.referred(peer, referral));
         let ready = hop.and_then(|hop| Some((hop, self.media_for(call, hop, self.settings.srtp)?)));
-        let (Some((to, pair)), Some(entry)) = (ready, self.calls.get(&call)) else {
+        let (Some((to, media)), Some(entry)) = (ready, self.calls.get(&call)) else {
             let lost = LegEvent::Lost(LostCause::NoAnswer);
             return self.tell_call(now, call, CallEvent::Leg(LegRole::Successor, lost));
         };
-        let customer = if entry.private { "anonymous" } else { shown(&entry.call.facts.intake.caller) };
-        let from = format!("sip:{customer}@{}", self.endpoint.towards(&to));
-        let max_forwards = entry.max_forwards;
+        let from = if entry.private { "anonymous" } else { shown(&entry.call.facts.intake.caller) }.to_owned();
+        self.call_referred(now, call, LegRole::Successor, referral, to, media, &from);
+    }
+
+    /// Calls whom a REFER named. Of its headers nothing goes along but the dialog that the new one is to replace.
+    #[expect(clippy::too_many_arguments, reason = "whom, where to, with which media and as whom, once")]
+    pub(super) fn call_referred(
+        &mut self,
+        now: Instant,
+        call: CallRef,
+        role: LegRole,
+        referral: &Referral,
+        to: Hop,
+        media: (PortPair, IpAddr, KeyExchange),
+        from: &str,
+    ) {
+        let Some(max_forwards) = self.calls.get(&call).map(|entry| entry.max_forwards) else { return };
+        let from = format!("sip:{from}@{}", self.endpoint.towards(&to));
         let replaces = referral.header("Replaces").and_then(Replaces::read);
         let headers = replaces.into_iter().map(|replaces| ("Replaces".to_owned(), replaces.to_string())).collect();
         let dial = Dial {
@@ -136,8 +152,8 @@ impl B2bua {
             silence: Duration::ZERO,
             redirects: &[],
         };
-        self.place(now, call, LegRole::Successor, pair, None, &dial, headers);
-        if let Some(id) = self.leg_of(call, LegRole::Successor) {
+        self.place(now, call, role, media, None, &dial, headers);
+        if let Some(id) = self.leg_of(call, role) {
             self.legs.entry(id).and_modify(|leg| leg.reached = Some(to.ip()));
         }
     }

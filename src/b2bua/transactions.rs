@@ -43,7 +43,7 @@ enum Machine {
     InviteClient(InviteClient, ClientKey),
     Client(Client, ClientKey),
     InviteServer(InviteServer, ServerKey, Option<AttemptKey>),
-    Server(Server, ServerKey),
+    Server(Server, ServerKey, Option<AttemptKey>),
 }
 
 #[derive(Debug)]
@@ -224,7 +224,7 @@ impl Transactions {
     /// A request, ACK included: answered from a transaction that is there, or found to be new.
     pub fn arrival(&mut self, request: &Message, key: &ServerKey) -> (Arrival, Vec<Effect>) {
         let Some(&id) = self.servers.get(key) else {
-            let merged = request.is(&Method::Invite)
+            let merged = request.method().is_some_and(Method::creates_dialog)
                 && request.to_tag().is_none()
                 && AttemptKey::of_request(request).is_some_and(|attempt| self.attempts.contains_key(&attempt));
             return (if merged { Arrival::Merged } else { Arrival::New }, Vec::new());
@@ -234,7 +234,7 @@ impl Transactions {
         let actions = match &mut entry.machine {
             Machine::InviteServer(machine, ..) if is_ack => machine.ack(),
             Machine::InviteServer(machine, ..) => machine.repeated(),
-            Machine::Server(machine, _) => machine.repeated(),
+            Machine::Server(machine, ..) => machine.repeated(),
             Machine::InviteClient(..) | Machine::Client(..) => Actions::new(),
         };
         (Arrival::Repeated, self.effects(id, actions))
@@ -243,17 +243,13 @@ impl Transactions {
     /// Opens the server transaction of a new request.
     pub fn open(&mut self, request: &Message, key: ServerKey, leg: Option<LegId>, hop: Hop) {
         let reliable = hop.transport.is_reliable();
+        let begins = request.to_tag().is_none() && request.method().is_some_and(Method::creates_dialog);
+        // A merged request must not take the place of the one it repeats.
+        let attempt = AttemptKey::of_request(request).filter(|it| begins && !self.attempts.contains_key(it));
         let machine = if request.is(&Method::Invite) {
-            let outside = request.to_tag().is_none();
-            // A merged INVITE must not take the place of the one it repeats.
-            let attempt = AttemptKey::of_request(request).filter(|it| outside && !self.attempts.contains_key(it));
-            Machine::InviteServer(InviteServer::new(self.base, reliable), key.clone(), attempt)
+            Machine::InviteServer(InviteServer::new(self.base, reliable), key.clone(), attempt.clone())
         } else {
-            Machine::Server(Server::new(self.base, reliable), key.clone())
-        };
-        let attempt = match &machine {
-            Machine::InviteServer(_, _, attempt) => attempt.clone(),
-            _ => None,
+            Machine::Server(Server::new(self.base, reliable), key.clone(), attempt.clone())
         };
         let id = self.insert(Entry { machine, holder: leg.map(Holder::Leg), hop, spare: None });
         self.servers.insert(key, id);
@@ -268,7 +264,8 @@ impl Transactions {
         let by_branch = ServerKey::of_cancelled(cancel).and_then(|key| self.servers.get(&key));
         let entry = by_branch.and_then(|id| self.entries.get(id)).or_else(|| {
             let id = self.attempts.get(&AttemptKey::of_request(cancel)?)?;
-            self.entries.get(id).filter(|entry| entry.hop.ip() == source.ip())
+            let invites = |entry: &&Entry| matches!(entry.machine, Machine::InviteServer(..));
+            self.entries.get(id).filter(|entry| invites(entry) && entry.hop.ip() == source.ip())
         })?;
         Some(match entry.holder {
             Some(Holder::Leg(leg)) => Some(leg),
@@ -282,7 +279,7 @@ impl Transactions {
         let Some((id, entry)) = found.and_then(|id| Some((id, self.entries.get_mut(&id)?))) else { return Vec::new() };
         let actions = match &mut entry.machine {
             Machine::InviteServer(machine, ..) => machine.respond(status, response),
-            Machine::Server(machine, _) => machine.respond(status, response),
+            Machine::Server(machine, ..) => machine.respond(status, response),
             Machine::InviteClient(..) | Machine::Client(..) => Actions::new(),
         };
         self.effects(id, actions)
@@ -297,7 +294,7 @@ impl Transactions {
             Machine::InviteClient(machine, _) => machine.timer(timer),
             Machine::Client(machine, _) => machine.timer(timer),
             Machine::InviteServer(machine, ..) => machine.timer(timer),
-            Machine::Server(machine, _) => machine.timer(timer),
+            Machine::Server(machine, ..) => machine.timer(timer),
         };
         self.effects(id, actions)
     }
@@ -332,14 +329,11 @@ impl Transactions {
             Machine::InviteClient(_, key) | Machine::Client(_, key) => {
                 self.clients.remove(key);
             }
-            Machine::InviteServer(_, key, attempt) => {
+            Machine::InviteServer(_, key, attempt) | Machine::Server(_, key, attempt) => {
                 self.servers.remove(key);
                 if let Some(attempt) = attempt {
                     self.attempts.remove(attempt);
                 }
-            }
-            Machine::Server(_, key) => {
-                self.servers.remove(key);
             }
         }
         Timer::ALL.map(|timer| Effect::Stop(id, timer)).into_iter().collect()

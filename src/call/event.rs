@@ -143,6 +143,8 @@ pub enum CallAction {
     Abandon(LegRole),
     /// Let the successor, if it could be answered, be the customer's leg; hang up the old one and hear no more of it.
     ChangeHands,
+    /// Tell whoever asked by REFER for the customer to be called how that goes; a final status is the last word.
+    Report(u16),
     /// Call whom the customer's side named, as its successor; one that cannot be called is lost at once.
     CallSuccessor(Referral),
     /// Ask for a number under this id.

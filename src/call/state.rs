@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::asapp::{CreateTransfer, OutputContext, TransferKind};
 use super::context::{Carry, Known, PublishedContext};
 use super::escape::Escape;
-use super::event::{CallAction, CallEvent, Sound};
+use super::event::{CallAction, CallEvent, CallTimer, Sound};
 use super::intake::Intake;
 use super::record::{AttemptRecord, CallRecord, Epoch, HandBackRecord, RungRecord, masked};
 use super::rules::{self, Entry, Rung, Situation};
@@ -24,12 +24,14 @@ const FITTINGS: usize = 16;
 /// Where a call stands. Reading down `step.rs` is living through it:
 ///
 /// ```text
-/// Requesting -> Dialing -> Bridged -> Collecting -> HandingBack -> Releasing -> Ended
-///      ^           |          |            |             ^             ^
-///      +-----------+          +------------+-------------+-------------+
+/// Inviting -> Requesting -> Dialing -> Bridged -> Collecting -> HandingBack -> Releasing -> Ended
+///                  ^           |          |            |             ^             ^
+///                  +-----------+          +------------+-------------+-------------+
 /// ```
 #[derive(Debug, PartialEq)]
 pub enum CallState {
+    /// The customer's side is being called, because a REFER asked for it.
+    Inviting,
     /// A number is being asked for; the customer hears ringing.
     Requesting(Requesting),
     /// The number is being dialled; the customer hears ringing.
@@ -182,6 +184,7 @@ impl CallState {
     /// The state's name, for logs and the admin API.
     pub fn name(&self) -> &'static str {
         match self {
+            Self::Inviting => "inviting",
             Self::Requesting(_) => "requesting",
             Self::Dialing(_) => "dialing",
             Self::Bridged(_) => "bridged",
@@ -219,7 +222,7 @@ pub struct Facts {
     pub intake: Intake,
     /// The context reference.
     pub reference: String,
-    /// The INVITE arrived.
+    /// The INVITE, or the REFER, arrived.
     pub received: Instant,
     /// The customer was answered.
     pub answered: Option<Instant>,
@@ -280,7 +283,60 @@ impl Call {
         now: Instant,
         actions: &mut Vec<CallAction>,
     ) -> Self {
-        let mut facts = Facts {
+        let mut facts = Facts::new(call, reference, intake, settings, epoch, now);
+        facts.welcome(now, actions);
+        actions.push(facts.publish("in_progress"));
+        let state = step::request_number(&mut facts, now, actions);
+        Self { facts, state }
+    }
+
+    /// A REFER asked for the customer, who is being called: nothing is asked for before the answer.
+    pub fn referred(
+        call: CallRef,
+        reference: String,
+        intake: Intake,
+        settings: Arc<CallSettings>,
+        epoch: Epoch,
+        now: Instant,
+        actions: &mut Vec<CallAction>,
+    ) -> Self {
+        let facts = Facts::new(call, reference, intake, settings, epoch, now);
+        actions.push(facts.publish("in_progress"));
+        actions.push(CallAction::Start(CallTimer::RingLimit, now + facts.settings.ring_limit));
+        Self { facts, state: CallState::Inviting }
+    }
+
+    /// A call in a given state, for the living table.
+    pub fn at(facts: Facts, state: CallState) -> Self {
+        Self { facts, state }
+    }
+
+    /// Where it stands.
+    pub fn state(&self) -> &CallState {
+        &self.state
+    }
+
+    /// One event: the old state is consumed, the new one kept, what is wanted is appended to `actions`.
+    pub fn step(&mut self, now: Instant, event: CallEvent, actions: &mut Vec<CallAction>) {
+        self.facts.note(now, &event);
+        let state = std::mem::replace(&mut self.state, CallState::Ended);
+        self.state = match succession(&mut self.facts, &state, now, event, actions) {
+            Some(event) => step::step(&mut self.facts, state, now, event, actions),
+            None => state,
+        };
+    }
+}
+
+impl Facts {
+    fn new(
+        call: CallRef,
+        reference: String,
+        intake: Intake,
+        settings: Arc<CallSettings>,
+        epoch: Epoch,
+        now: Instant,
+    ) -> Self {
+        Self {
             call,
             intake,
             settings,
@@ -306,35 +362,9 @@ impl Call {
             evidence: Evidence::default(),
             output: None,
             hand_back: None,
-        };
-        facts.welcome(now, actions);
-        actions.push(facts.publish("in_progress"));
-        let state = step::request_number(&mut facts, now, actions);
-        Self { facts, state }
+        }
     }
 
-    /// A call in a given state, for the living table.
-    pub fn at(facts: Facts, state: CallState) -> Self {
-        Self { facts, state }
-    }
-
-    /// Where it stands.
-    pub fn state(&self) -> &CallState {
-        &self.state
-    }
-
-    /// One event: the old state is consumed, the new one kept, what is wanted is appended to `actions`.
-    pub fn step(&mut self, now: Instant, event: CallEvent, actions: &mut Vec<CallAction>) {
-        self.facts.note(now, &event);
-        let state = std::mem::replace(&mut self.state, CallState::Ended);
-        self.state = match succession(&mut self.facts, &state, now, event, actions) {
-            Some(event) => step::step(&mut self.facts, state, now, event, actions),
-            None => state,
-        };
-    }
-}
-
-impl Facts {
     /// Keeps what every state must know: how far the legs have come.
     fn note(&mut self, now: Instant, event: &CallEvent) {
         if let CallEvent::Leg(role, event) = event {

@@ -43,6 +43,7 @@ pub(super) fn step(
     actions: &mut Actions,
 ) -> CallState {
     match state {
+        CallState::Inviting => inviting(facts, now, event, actions),
         CallState::Requesting(state) => requesting(facts, state, now, event, actions),
         CallState::Dialing(state) => dialing(facts, state, now, event, actions),
         CallState::Bridged(state) => bridged(facts, state, now, event, actions),
@@ -51,6 +52,79 @@ pub(super) fn step(
         CallState::Releasing(state) => releasing(facts, state, now, event, actions),
         CallState::Ended => ended(event, actions),
     }
+}
+
+// --- Inviting ----------------------------------------------------------------------------------------------------
+
+/// A REFER asked for the customer, whose side is being called. It has answered before anybody else is asked for anything:
+/// no number is wasted on a customer who is not there.
+fn inviting(facts: &mut Facts, now: Instant, event: CallEvent, actions: &mut Actions) -> CallState {
+    match event {
+        CallEvent::Leg(LegRole::Customer, LegEvent::Answered) => {
+            facts.answered = Some(now);
+            actions.push(CallAction::Report(200));
+            actions.push(CallAction::Play(Sound::Ringback));
+            request_number(facts, now, actions)
+        }
+        CallEvent::Leg(LegRole::Customer, LegEvent::Progressed { status, .. }) => {
+            actions.push(CallAction::Report(status));
+            CallState::Inviting
+        }
+        CallEvent::Leg(LegRole::Customer, LegEvent::Refused { status, .. }) => {
+            unreached(facts, Outcome::CustomerHungUp, EndedBy::Customer, status, now, actions)
+        }
+        CallEvent::Leg(LegRole::Customer, LegEvent::HungUp { .. }) => {
+            unreached(facts, Outcome::CustomerHungUp, EndedBy::Customer, 487, now, actions)
+        }
+        CallEvent::Leg(LegRole::Customer, LegEvent::Lost(LostCause::UnusableAnswer)) => {
+            unreached(facts, Outcome::NotConnected, EndedBy::Us, 488, now, actions)
+        }
+        CallEvent::Leg(LegRole::Customer, LegEvent::Lost(_)) => {
+            unreached(facts, Outcome::NotConnected, EndedBy::Network, 408, now, actions)
+        }
+        CallEvent::Timer(CallTimer::RingLimit) => {
+            facts.hang_up(LegRole::Customer, Cause::NO_ANSWER, actions);
+            unreached(facts, Outcome::NotConnected, EndedBy::Us, 408, now, actions)
+        }
+        CallEvent::Ended => {
+            facts.hang_up(LegRole::Customer, Cause::NORMAL, actions);
+            unreached(facts, Outcome::Operator, EndedBy::Us, 603, now, actions)
+        }
+        CallEvent::Stopped => {
+            facts.hang_up(LegRole::Customer, Cause::FAILURE, actions);
+            unreached(facts, Outcome::Drained, EndedBy::Us, 503, now, actions)
+        }
+        CallEvent::Created(_, answer) => {
+            unused(&answer, actions);
+            CallState::Inviting
+        }
+        CallEvent::Fetched(..)
+        | CallEvent::Leg(..)
+        | CallEvent::WayFailed(_)
+        | CallEvent::Advised(..)
+        | CallEvent::Heard(_)
+        | CallEvent::ChangedHands
+        | CallEvent::Pressed(..)
+        | CallEvent::MediaDead
+        | CallEvent::Played
+        | CallEvent::PulledBack
+        | CallEvent::Timer(_) => CallState::Inviting,
+    }
+}
+
+/// Nobody is there to be supervised; whoever asked is told so.
+fn unreached(
+    facts: &mut Facts,
+    outcome: Outcome,
+    ended_by: EndedBy,
+    status: u16,
+    now: Instant,
+    actions: &mut Actions,
+) -> CallState {
+    facts.evidence.sip_status = Some(status);
+    actions.push(CallAction::Report(status));
+    let verdict = facts.verdict(outcome, ended_by, Phase::BeforeAnswer);
+    release(facts, verdict, None, now, actions)
 }
 
 // --- Requesting --------------------------------------------------------------------------------------------------

@@ -151,6 +151,7 @@ fn is_supervised(state: &CallState) -> bool {
 /// Whether the customer is still here to be had.
 fn is_open(state: &CallState) -> bool {
     match state {
+        CallState::Inviting => false,
         CallState::Requesting(_) | CallState::Dialing(_) | CallState::Bridged(_) | CallState::Collecting(_) => true,
         CallState::HandingBack(state) => state.rung != UnderWay::Parting,
         CallState::Releasing(_) | CallState::Ended => false,

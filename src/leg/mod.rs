@@ -8,7 +8,8 @@
 //! - [`established`]: a confirmed dialog, until its last debt is paid;
 //! - [`negotiation`]: offer and answer of this leg; [`keys`]: its SRTP keys; `prack`: reliable provisional responses;
 //!   [`session_timer`]: who refreshes the session; `refer`: REFERs of ours and what becomes of them; `notifier`: a REFER
-//!   to us, and how it goes; `requests`: what we ask, and who we are when we are asked.
+//!   to us, and how it goes; `requests`: what we ask, and who we are when we are asked;
+//! - [`subscription`]: the dialog of a REFER outside every dialog, which is no leg.
 
 pub mod established;
 pub mod keys;
@@ -18,6 +19,7 @@ mod prack;
 mod refer;
 mod requests;
 pub mod session_timer;
+pub mod subscription;
 pub mod uac;
 pub mod uas;
 
@@ -659,7 +661,6 @@ pub fn outside_dialog(request: &Message, retry_after: Option<u32>, tag: &str, pr
         Some(Method::Options) if retry_after.is_none() => 200,
         Some(Method::Options) => 503,
         Some(Method::Bye | Method::Cancel | Method::Info | Method::Notify) => 481,
-        Some(Method::Refer) => 603,
         Some(Method::Other(_)) | None => 501,
         Some(_) => 405,
     };

@@ -20,20 +20,18 @@ pub(super) struct Asked {
 }
 
 impl Asked {
+    /// A REFER that can be read.
+    pub(super) fn new(request: &Message, key: ServerKey) -> Self {
+        Self { request: request.clone(), key }
+    }
+
     /// Reads a REFER; where it cannot be read it is answered.
     pub(super) fn read(request: &Message, key: ServerKey, s: &mut Surroundings<'_>) -> Option<(Self, Referral)> {
-        let mut named = request.headers(HeaderName::ReferTo);
-        let refer_to = named.next().filter(|_| named.next().is_none()).and_then(ReferTo::read);
-        let Some(refer_to) = refer_to else {
+        let Some(referral) = Referral::read(request) else {
             respond(request, key, 400, s);
             return None;
         };
-        let referral = Referral {
-            uri: refer_to.uri().to_owned(),
-            headers: refer_to.headers().to_vec(),
-            invites: *refer_to.method() == Method::Invite,
-        };
-        Some((Self { request: request.clone(), key }, referral))
+        Some((Self::new(request, key), referral))
     }
 
     /// The call will not do it.
@@ -50,7 +48,7 @@ impl Asked {
         s: &mut Surroundings<'_>,
     ) -> Notifier {
         let unasked = self.request.header_named("Refer-Sub").is_some_and(|value| value.eq_ignore_ascii_case("false"));
-        let mut writer = Writer::response(&self.request, 202, None);
+        let mut writer = Writer::response(&self.request, 202, Some(&dialog.local_tag));
         writer.header(HeaderName::Contact, &dialog.contact(s.endpoint));
         if unasked {
             writer.header_named("Refer-Sub", "false");
@@ -63,6 +61,20 @@ impl Asked {
         let mut notifier = Notifier { event, waiting: None, next: None, over: unasked };
         notifier.tell(100, dialog, requests, s);
         notifier
+    }
+}
+
+impl Referral {
+    /// What a REFER asks for; `None` where it has no Refer-To, more than one, or one that cannot be read (RFC 3515
+    /// section 2.4.2).
+    pub fn read(refer: &Message) -> Option<Self> {
+        let mut named = refer.headers(HeaderName::ReferTo);
+        let refer_to = named.next().filter(|_| named.next().is_none()).and_then(ReferTo::read)?;
+        Some(Self {
+            uri: refer_to.uri().to_owned(),
+            headers: refer_to.headers().to_vec(),
+            invites: *refer_to.method() == Method::Invite,
+        })
     }
 }
 
@@ -79,6 +91,11 @@ pub(super) struct Notifier {
 }
 
 impl Notifier {
+    /// Whether nothing more will be told and nothing is under way.
+    pub(super) fn is_done(&self) -> bool {
+        self.over && self.waiting.is_none()
+    }
+
     /// Whether a NOTIFY is still under way.
     pub(super) fn owes(&self) -> bool {
         self.waiting.is_some()

@@ -319,7 +319,7 @@ fn uri_headers(lines: &[(String, String)]) -> String {
     if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }
 }
 
-fn invitation(invite: &Message) -> Invitation {
+pub(super) fn invitation(invite: &Message) -> Invitation {
     let user = |uri: Option<crate::sip::value::Uri<'_>>| {
         uri.and_then(|uri| uri.user_name()).map(|user| user.into_owned()).unwrap_or_default()
     };

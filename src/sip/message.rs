@@ -99,7 +99,7 @@ impl Method {
 
     /// Whether a request of this method outside a dialog can create one that we serve.
     pub fn creates_dialog(&self) -> bool {
-        matches!(self, Self::Invite)
+        matches!(self, Self::Invite | Self::Refer)
     }
 }
 

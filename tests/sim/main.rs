@@ -13,6 +13,7 @@
 
 mod api;
 mod asapp;
+mod asked;
 mod audit;
 mod challenge;
 mod chaos;

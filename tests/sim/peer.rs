@@ -104,14 +104,7 @@ impl Party {
 
     /// A request outside every dialog.
     pub fn request(&self, method: &str) -> Line {
-        let draft = self.call();
-        let mut line = draft.line();
-        let request = Sip { start: line.invite.start.replace("INVITE", method), ..line.invite.clone() };
-        let headers =
-            request.headers.into_iter().map(|(name, value)| (name, value.replace(" INVITE", &format!(" {method}"))));
-        line.invite = Sip { headers: headers.collect(), body: String::new(), ..request };
-        line.send(&line.invite.clone());
-        line
+        self.call().request(method)
     }
 }
 
@@ -149,6 +142,20 @@ impl Draft<'_> {
     pub fn invite(self) -> Line {
         let line = self.line();
         line.send(&line.invite);
+        line
+    }
+
+    /// Another request with these headers, and no description.
+    pub fn request(self, method: &str) -> Line {
+        let mut line = self.line();
+        let request = Sip { start: line.invite.start.replace("INVITE", method), ..line.invite.clone() };
+        let kept = request.headers.into_iter().filter(|(name, _)| name != "Content-Type" && name != "Content-Length");
+        let headers = kept.map(|(name, value)| match name.as_str() {
+            "CSeq" => (name, value.replace(" INVITE", &format!(" {method}"))),
+            _ => (name, value),
+        });
+        line.invite = Sip { headers: headers.collect(), body: String::new(), ..request };
+        line.send(&line.invite.clone());
         line
     }
 
@@ -210,7 +217,7 @@ impl Line {
         }
         drop(stage);
         self.told = sip.audio_port().or(self.told);
-        if !sip.tag("To").is_empty() && sip.status().is_some() && sip.method() == "INVITE" {
+        if !sip.tag("To").is_empty() && sip.status().is_some() && matches!(sip.method(), "INVITE" | "REFER") {
             self.remote = sip.header("To").to_owned();
             if sip.has("Contact") {
                 self.target = sip.contact().to_owned();

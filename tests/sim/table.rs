@@ -163,7 +163,9 @@ fn states() -> Vec<(&'static str, At)> {
             Call::at(facts(now, Over, genagent, 1), CallState::Releasing(state))
         })
     };
+    let inviting = || -> At { Box::new(|now| Call::at(facts(now, Ringing, None, 0), CallState::Inviting)) };
     vec![
+        ("inviting", inviting()),
         ("requesting: creating", requesting(Asking::Creating)),
         ("requesting: settling", requesting(Asking::Settling)),
         ("requesting: create due", requesting(Asking::PausingToCreate)),
@@ -360,7 +362,9 @@ fn named(state: &CallState) -> String {
         CallState::Releasing(state) => format!("releasing: {}, fetching", state.verdict.outcome),
         CallState::Dialing(Dialing { ticket: Some(_), .. }) => "dialing: nobody heard".into(),
         CallState::Bridged(Bridged { escape, .. }) if *escape != Escape::default() => "bridged: keys pressed".into(),
-        CallState::Dialing(_) | CallState::Bridged(_) | CallState::Ended => state.name().to_owned(),
+        CallState::Inviting | CallState::Dialing(_) | CallState::Bridged(_) | CallState::Ended => {
+            state.name().to_owned()
+        }
     }
 }
 
@@ -401,6 +405,7 @@ fn worded(action: &CallAction, now: Instant) -> String {
         CallAction::Dial(_) => "dial".to_owned(),
         CallAction::Onward { target, member, carry } => format!("dial {target} {member}{}", lines(carry)),
         CallAction::Consult(inquiry) => format!("consult {} {:?}", inquiry.webhook, inquiry.timeout),
+        CallAction::Report(status) => format!("report {status} to who asked"),
         CallAction::ChangeHands => "change hands".to_owned(),
         CallAction::CallSuccessor(referral) => format!("call {} as successor", referral.uri),
         CallAction::Abandon(role) => format!("abandon {}", name_of(*role)),

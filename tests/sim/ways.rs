@@ -15,7 +15,7 @@ use crate::text::Sip;
 use crate::world::{LONG, World};
 
 /// A phone of the PBX's that a REFER may lead to.
-const DESK: &str = "198.51.100.77:5062";
+pub const DESK: &str = "198.51.100.77:5062";
 
 pub fn accepting(settings: &mut Settings) {
     settings.peers = vec![Peer {
@@ -44,7 +44,7 @@ fn desk() -> String {
 }
 
 /// The next message is a NOTIFY with this status; it is answered.
-fn notified(line: &mut Line, status: &str, state: &str) -> Sip {
+pub fn notified(line: &mut Line, status: &str, state: &str) -> Sip {
     let notify = line.expect_and_ok("NOTIFY");
     assert_eq!(notify.header("Content-Type"), "message/sipfrag;version=2.0");
     assert!(notify.body.starts_with(&format!("SIP/2.0 {status}")), "{}", notify.body);
