@@ -26,6 +26,8 @@ use crate::text::Sip;
 const CALLS: usize = 25;
 /// Customers whose place somebody else asks for, on average.
 const TAKEOVERS: u64 = 8;
+/// Customers for whom an IVR asks by REFER, on average.
+const ASKED: u64 = 4;
 /// The second server, of the same trunk or of another.
 const SECOND: &str = "203.0.113.21:5060";
 /// The name of a trunk whose servers are found.
@@ -94,6 +96,9 @@ impl Chaos {
         for _ in 0..random.below(2 * TAKEOVERS) {
             set(&mut engine, random.duration(RUSH * 2), Alarm::TakeOver, 0);
         }
+        for _ in 0..random.below(2 * ASKED) {
+            set(&mut engine, random.duration(RUSH * 2), Alarm::Ask, 0);
+        }
         if random.percent(10) {
             set(&mut engine, random.between(RUSH / 2, RUSH * 2), Alarm::Stop, 0);
         }
@@ -152,6 +157,7 @@ impl Chaos {
             Alarm::Mischief => self.mischief(),
             Alarm::TakeOver => self.take_over(),
             Alarm::Refer => callers[index].refers(engine, random),
+            Alarm::Ask => self.ask(),
             Alarm::Stop => engine.operator(OperatorCommand::Stop),
             Alarm::Reset => engine.reset(address([IVR, CARRIER, SECOND][index])),
             Alarm::Dies => silence(engine, index, 100),
@@ -167,6 +173,15 @@ impl Chaos {
         let newcomer = newcomer.replacing(&callers[random.below(callers.len() as u64) as usize]);
         callers.push(newcomer);
         let index = callers.len() - 1;
+        callers[index].call(engine, random);
+    }
+
+    /// An IVR asks for a customer to be called.
+    fn ask(&mut self) {
+        let Self { engine, random, callers, .. } = self;
+        let transport = engine.transport(address(IVR));
+        let index = callers.len();
+        callers.push(Caller::new(index, random).over(transport).asking(random));
         callers[index].call(engine, random);
     }
 
@@ -331,6 +346,7 @@ fn worlds(part: u64) {
     let seeds = part * each..(part + 1) * each;
     let (mut calls, mut talked, mut outcomes) = (0, 0, BTreeMap::<String, usize>::new());
     let (mut tried, mut onward, mut failovers, mut takeovers) = (0, 0, 0, 0);
+    let (mut asked, mut came) = (0, 0);
     let mut referred = BTreeMap::<String, usize>::new();
     let mut requests = BTreeMap::<&str, u64>::new();
     for seed in seeds.clone() {
@@ -350,6 +366,11 @@ fn worlds(part: u64) {
             }
         }
         takeovers += chaos.engine.records.iter().map(|record| u64::from(record.takeovers)).sum::<u64>();
+        for asking in chaos.callers.iter().filter(|caller| caller.is_asking()) {
+            let began = chaos.engine.records.iter().find(|record| asking.began(record));
+            asked += began.iter().count();
+            came += began.iter().filter(|record| record.answered_at.is_some()).count();
+        }
         failovers += chaos.engine.core.counters(chaos.engine.now).failovers;
         for (method, count) in &chaos.engine.core.counters(chaos.engine.now).requests_received {
             *requests.entry(method).or_default() += count;
@@ -359,7 +380,7 @@ fn worlds(part: u64) {
         }
     }
     println!(
-        "seeds {seeds:?}: {calls} calls, {talked} talked, {tried} rungs, {onward} went on, {failovers} failovers, {takeovers} takeovers, {outcomes:?}, heard {requests:?}, referred {referred:?}"
+        "seeds {seeds:?}: {calls} calls, {talked} talked, {tried} rungs, {onward} went on, {failovers} failovers, {takeovers} takeovers, {asked} asked for, of whom {came} came, {outcomes:?}, heard {requests:?}, referred {referred:?}"
     );
     let worlds = (seeds.end - seeds.start) as usize;
     assert!(calls > worlds * CALLS / 2 && talked > calls / 4, "too little happened: {calls} calls, {talked} talked");
@@ -367,6 +388,7 @@ fn worlds(part: u64) {
     let ends =
         ["transferred", "accepted, unconfirmed", "refused 486", "rejected 603", "call ended", "not accepted in time"];
     assert!(ends.iter().all(|end| referred.contains_key(*end)), "too little happened: {referred:?}");
+    assert!(asked > worlds && came > asked / 4, "too little happened: {asked} asked for, {came} came");
     assert!(takeovers > worlds as u64 / 4, "too little happened: {takeovers} takeovers");
     let plenty = ["PRACK", "UPDATE"].iter().all(|method| requests.get(method) > Some(&(worlds as u64)));
     assert!(plenty && failovers > worlds as u64 / 2, "too little happened: {requests:?}, {failovers} failovers");

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use switchback::b2bua::io::{ApiOperation, ApiRequest, FailureClass, Transfer, TransferStatus, Transport};
 use switchback::call::TransferId;
+use switchback::call::record::CallRecord;
 
 use crate::asapp::{active, completed};
 use crate::engine::{CARRIER, CORE, Engine, IVR, QUEUE, UNIX_MS, address, failure, ms, secs};
@@ -42,6 +43,8 @@ pub enum Alarm {
     TakeOver,
     /// A customer's PBX asks us to call somebody in its place.
     Refer,
+    /// An IVR asks us to call a customer.
+    Ask,
     /// The program is told to stop.
     Stop,
     /// The connection to a party breaks: the customers' for 0, then the carriers'.
@@ -52,7 +55,7 @@ pub enum Alarm {
     Returns,
 }
 
-const ALARMS: [Alarm; 15] = [
+const ALARMS: [Alarm; 16] = [
     Alarm::Call,
     Alarm::Leave,
     Alarm::CallerRepeats,
@@ -64,6 +67,7 @@ const ALARMS: [Alarm; 15] = [
     Alarm::Mischief,
     Alarm::TakeOver,
     Alarm::Refer,
+    Alarm::Ask,
     Alarm::Stop,
     Alarm::Reset,
     Alarm::Dies,
@@ -258,6 +262,29 @@ impl Caller {
         self
     }
 
+    /// Does not call: asks by REFER for a customer to be called.
+    pub fn asking(mut self, random: &mut Random) -> Self {
+        let mut refer = Sip::request("REFER", self.invite.uri());
+        let copied = ["Via", "Max-Forwards", "From", "To", "Call-ID", "Contact"];
+        refer.headers.extend(self.invite.headers.into_iter().filter(|(name, _)| copied.contains(&name.as_str())));
+        let to = format!("<sip:customer-{}@{QUEUE}?Replaces=x%3Bto-tag%3D1%3Bfrom-tag%3D2>", self.index);
+        self.invite = refer.with("CSeq", "1 REFER").with("Refer-To", to);
+        if random.percent(10) {
+            self.invite = self.invite.with("Refer-Sub", "false");
+        }
+        self
+    }
+
+    /// Whether it asks for a customer and is none.
+    pub fn is_asking(&self) -> bool {
+        self.invite.is("REFER")
+    }
+
+    /// Whether this record is of the call that it began.
+    pub fn began(&self, record: &CallRecord) -> bool {
+        record.customer_call_id == self.invite.call_id()
+    }
+
     fn via(&self) -> String {
         format!("SIP/2.0/{} {IVR}", self.transport.as_str())
     }
@@ -383,6 +410,8 @@ impl Caller {
         let Some(status) = sip.status() else {
             if sip.is("REFER") {
                 self.is_referred(engine, sip);
+            } else if self.is_asking() {
+                self.is_told(engine, sip);
             } else if !sip.is("ACK") {
                 self.over |= sip.is("BYE");
                 self.send(engine, &in_dialog_answer(sip, self.sdp(), IVR));
@@ -393,6 +422,15 @@ impl Caller {
             self.reinvite_answered(engine, sip, status);
         } else {
             self.answered(engine, sip, status);
+        }
+    }
+
+    /// Hears what becomes of the customer; some do not want to, or are not there any more.
+    fn is_told(&mut self, engine: &mut Engine, notify: &Sip) {
+        match self.temper {
+            Temper::Ignores => {}
+            Temper::Declines => self.send(engine, &Sip::response(notify, 481, "")),
+            _ => self.send(engine, &Sip::response(notify, 200, "")),
         }
     }
 
