@@ -1,6 +1,7 @@
 //! The built program on loopback, with SIPp as the IVR and as the carrier. Tests are named after the flows they play.
 #![allow(clippy::unwrap_used, reason = "the harness is part of the tests")]
 
+mod asked;
 mod capture;
 mod ending;
 mod escape;
