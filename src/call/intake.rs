@@ -11,9 +11,9 @@ use crate::leg::Invitation;
 /// The conversation as the caller's side asked for it, within limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Intake {
-    /// SIP's Call-ID of the customer leg.
+    /// SIP's Call-ID of the customer's INVITE, or of the REFER that asked us to call the customer.
     pub call_id: String,
-    /// User part of From.
+    /// User part of From, or of the URI that the REFER names.
     pub caller: String,
     /// User part of the Request-URI.
     pub dialled: String,

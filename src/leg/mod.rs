@@ -267,16 +267,17 @@ pub enum LostCause {
     Expired,
 }
 
-/// What a request outside a dialog says, as far as the call cares.
+/// What a request outside a dialog, an INVITE or a REFER, says, as far as the call cares.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Invitation {
     /// SIP's Call-ID.
     pub call_id: String,
-    /// User part of From.
+    /// User part of From, or of the URI that a REFER names.
     pub caller: String,
     /// User part of the Request-URI.
     pub dialled: String,
-    /// Whether somebody sent the call on to us: Referred-By (RFC 3892), Diversion (RFC 5806) or History-Info (RFC 7044).
+    /// Whether somebody sent the call on to us: Referred-By (RFC 3892), Diversion (RFC 5806) or History-Info (RFC 7044),
+    /// or a REFER.
     pub redirected: bool,
     /// Parameters of the Request-URI that have a value, in order, `%HH` undone.
     pub parameters: Vec<(String, String)>,

@@ -1,12 +1,12 @@
 //! T1, T11c: a REFER outside every dialog (RFC 3515) asks us to call the customer. T2: it asked an SBC, who calls us.
 
-use switchback::b2bua::io::{OperatorCommand, Sound};
-use switchback::b2bua::settings::Settings;
+use switchback::b2bua::io::{OperatorCommand, Sound, Transport};
+use switchback::b2bua::settings::{Network, Peer, Settings};
 use switchback::call::rules::{Entry, Matcher};
 use switchback::call::verdict::{EndedBy, Outcome, Phase};
 
 use crate::asapp::NUMBER;
-use crate::engine::{Engine, IVR, Lane, ms, secs, settings};
+use crate::engine::{Engine, IVR, Lane, address, ms, secs, settings};
 use crate::ladders::{asks_for_a_person, rules};
 use crate::peer::{Draft, Line, Party};
 use crate::relay::Hears;
@@ -533,4 +533,89 @@ fn t1_over_a_network_that_loses_and_doubles() {
         ivr.answer_all();
         assert_eq!((w.counters().calls, w.counters().active_legs), (1, 0), "seed {seed}");
     }
+}
+
+#[test]
+fn t1_the_referrers_connection_breaks() {
+    let (w, desk_phone) = world_with(|settings| settings.sip_others = vec![(Transport::Tcp, settings.sip_address)]);
+    w.over(&w.ivr, Transport::Tcp);
+    let mut ivr = draft(&w, &desk()).request("REFER");
+    ivr.expect("202 REFER");
+    ivr.expect("NOTIFY");
+    let mut customer = desk_phone.expect_invite();
+    w.reset(&w.ivr);
+    customer.answer();
+    customer.expect("ACK");
+    let mut genagent = talks(&w, &customer);
+    assert_eq!(w.counters().active_legs, 2, "nobody is told any more");
+    customer.bye();
+    customer.expect("200 BYE");
+    genagent.expect_and_ok("BYE");
+    ivr.answer_all();
+}
+
+#[test]
+fn t1_a_drain_lets_it_go_on_and_takes_no_other() {
+    let (w, desk_phone) = world();
+    let (mut ivr, mut customer) = asked(&w, &desk_phone);
+    w.operator(OperatorCommand::Drain);
+    draft(&w, &desk()).request("REFER").expect("503 REFER");
+    answered(&mut ivr, &mut customer);
+    let mut genagent = talks(&w, &customer);
+    customer.bye();
+    customer.expect("200 BYE");
+    genagent.expect_and_ok("BYE");
+    w.run_for(LONG);
+    assert!(w.stage().engine.closed);
+}
+
+#[test]
+fn t1_a_customer_who_is_still_rung_is_nobodys_to_take_over() {
+    let (w, desk_phone) = world();
+    let (mut ivr, mut customer) = asked(&w, &desk_phone);
+    customer.respond(180);
+    notified(&mut ivr, "180", "active");
+    let [theirs, ours] = customer.tags();
+    let replaces = format!("{};to-tag={ours};from-tag={theirs}", customer.call_id);
+    w.ivr.call().header("Replaces", &replaces).invite().expect_refusal(603);
+    customer.respond(486);
+    customer.expect("ACK");
+    notified(&mut ivr, "486", "terminated");
+    nobody_is_asked_for(&w);
+}
+
+#[test]
+fn t1_who_must_say_who_it_is_says_it_first() {
+    let (w, desk_phone) = world_with(|settings| settings.challenge = settings.access.clone());
+    assert!(draft(&w, &desk()).request("REFER").expect("401 REFER").has("WWW-Authenticate"));
+    desk_phone.expect_nothing_for(secs(1));
+    assert_eq!(w.counters().calls, 0);
+}
+
+#[test]
+fn t1_both_changes_of_a_customers_leg_work_on_one_that_we_called() {
+    let (w, desk_phone) = world_with(|settings| {
+        settings.peers.push(Peer {
+            from: vec![Network { address: address(DESK).ip(), prefix: 32 }],
+            ..settings.peers[0].clone()
+        });
+    });
+    let (mut ivr, mut customer) = asked(&w, &desk_phone);
+    answered(&mut ivr, &mut customer);
+    let mut genagent = talks(&w, &customer);
+    let refer = customer.request("REFER").with("Refer-To", format!("<sip:other@{DESK}>"));
+    customer.send(&refer.with("Contact", format!("<sip:customer@{DESK}>")));
+    customer.expect("202 REFER");
+    notified(&mut customer, "100", "active");
+    let mut other = desk_phone.expect_invite();
+    other.answer();
+    other.expect("ACK");
+    notified(&mut customer, "200", "terminated");
+    customer.expect_and_ok("BYE");
+    w.run_for(ms(50));
+    assert!(w.talking(&other, &genagent), "{}", w.ladder());
+    other.bye();
+    other.expect("200 BYE");
+    genagent.expect_and_ok("BYE");
+    assert_eq!(w.record().takeovers, 1);
 }
