@@ -191,7 +191,7 @@ impl Program {
              [media]\naddress = '{HOME}'\nports = '{FIRST_PORT}-{last_port}'\ntimeout = '1h'\n{workers}\
              [trunk.main]\naddress = '{trunk}'\ncaller_id = '+15550100000'\n\
              [asapp]\nbase_url = '{}'\nallow_http = true\napi_id = 'mock-id'\napi_secret = 'mock-secret'\nrate = 0\n\
-             [admin]\nlisten = '{admin}'\n[log]\nlevel = 'error'\n",
+             [records]\npath = 'none'\n[admin]\nlisten = '{admin}'\n[log]\nlevel = 'error'\n",
             api.base_url(),
         );
         let configuration = std::env::temp_dir().join(format!("switchback-load-{}.toml", std::process::id()));
