@@ -10,6 +10,7 @@
 //! - [`srtp`]: what protects the packets of a pair, before anybody is learned and after everything is decided.
 //! - [`stream`]: one continuous stream from many sources. Pure.
 //! - [`quality`]: how well it is heard, and reports about it. Pure.
+//! - [`laws`]: G.711 of one law made the other. Pure.
 //! - [`digits`]: the keys that people press. Pure.
 //! - [`sounds`]: what is heard of ours, from [`tones`] and [`wav`] files. [`ports`]: sockets. [`guard`]: where we never
 //!   send.
@@ -17,6 +18,7 @@
 pub mod digits;
 pub mod guard;
 pub mod latch;
+pub mod laws;
 pub mod ports;
 pub mod quality;
 pub mod relay;
@@ -190,6 +192,7 @@ impl Media {
             | MediaCommand::Cover { pair, .. }
             | MediaCommand::Hold { pair, .. }
             | MediaCommand::Events { pair, .. }
+            | MediaCommand::Law { pair, .. }
             | MediaCommand::Watch { pair, .. }
             | MediaCommand::Close(pair) => pair.worker,
         };
