@@ -1,5 +1,6 @@
 //! The `switchback` binary: commands, and nothing else.
 
+mod load;
 mod mock;
 
 use std::path::{Path, PathBuf};
@@ -42,6 +43,8 @@ enum Command {
     /// Plays one party alone, so that a team can test one side at a time.
     #[command(subcommand)]
     Mock(mock::Mock),
+    /// Puts a Switchback of its own under calls and measures it.
+    Load(load::Load),
     /// Reads the configuration and explains what would happen to calls.
     Check {
         /// The configuration file; `SWITCHBACK__SECTION__KEY` variables come on top.
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Check { config } => check(config),
         Command::Demo { scenario, out } => demo(&scenario, &out),
         Command::Mock(party) => mock::play(party),
+        Command::Load(load) => load::play(&load),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -737,8 +737,10 @@ impl B2bua {
         let (held, listens) = (audio.is_held(), audio.listens());
         let (call, customer) = (entry.call, entry.role == LegRole::Customer);
         let types = entry.leg.telephone_events().map(|(hears, told)| EventTypes { hears, told });
+        let law = audio.only_law().map(law);
         self.outputs.push_back(Output::Media(MediaCommand::Hold { pair, held: !listens }));
         self.outputs.push_back(Output::Media(MediaCommand::Events { pair, types }));
+        self.outputs.push_back(Output::Media(MediaCommand::Law { pair, law }));
         if held {
             entry.silent = false;
             self.outputs.push_back(Output::Media(MediaCommand::Watch { pair, limit: None }));
@@ -946,10 +948,14 @@ fn caller(trunk: &Trunk, customer: &str, private: bool, here: SocketAddr) -> (St
 
 /// What a leg and we agreed on; without G.711 in it there is nothing we can say.
 fn law_of(leg: &Leg) -> Option<Law> {
-    leg.audio_for_other().and_then(|audio| audio.g711()).map(|law| match law {
+    leg.audio_for_other().and_then(|audio| audio.g711()).map(law)
+}
+
+fn law(law: G711) -> Law {
+    match law {
         G711::Mu => Law::Mu,
         G711::A => Law::A,
-    })
+    }
 }
 
 /// Hops that an INVITE of ours may take because of this one (flow T17); `None`: it has come round often enough.

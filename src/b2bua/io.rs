@@ -210,6 +210,14 @@ pub enum MediaCommand {
         /// The payload types.
         types: Option<EventTypes>,
     },
+    /// The only G.711 law that this far side hears, if it is one: what its peer sends in the other one is turned into it.
+    /// `None`: it hears both, or neither; nothing is turned.
+    Law {
+        /// The pair.
+        pair: PortPair,
+        /// The law.
+        law: Option<Law>,
+    },
     /// Report `Silent` when nothing has arrived for this long; `None` suspends the watch (hold, early media).
     Watch {
         /// The pair.

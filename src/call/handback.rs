@@ -4,6 +4,7 @@
 //! became of the customer is in the record's `hand_back`. One exception: a customer who hangs up before our BYE has
 //! left, or before our REFER is accepted, was never handed back at all, and has ended the call.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use super::context::Carry;
@@ -140,6 +141,14 @@ pub(super) fn handing_back(
     event: CallEvent,
     actions: &mut Actions,
 ) -> CallState {
+    let is_tried = !matches!(state.rung, UnderWay::Talking | UnderWay::Announcing | UnderWay::Parting);
+    let (state, event) = match is_tried {
+        true => match interrupted(facts, state, now, event, actions) {
+            ControlFlow::Break(state) => return state,
+            ControlFlow::Continue(goes_on) => goes_on,
+        },
+        false => (state, event),
+    };
     match state.rung.clone() {
         UnderWay::Dialing { target, member } => dialing(facts, state, target, member, now, event, actions),
         UnderWay::Referring { target, member, accepted } => {
@@ -150,6 +159,38 @@ pub(super) fn handing_back(
         UnderWay::Announcing => announcing(facts, state, now, event, actions),
         UnderWay::Parting => parting(facts, state, now, event, actions),
     }
+}
+
+/// What ends every rung that is being tried; gives back any other event, for the rung to decide.
+fn interrupted(
+    facts: &mut Facts,
+    state: HandingBack,
+    now: Instant,
+    event: CallEvent,
+    actions: &mut Actions,
+) -> ControlFlow<CallState, (HandingBack, CallEvent)> {
+    ControlFlow::Break(match event {
+        CallEvent::Timer(CallTimer::LadderLimit) => enough(facts, state, "no time left", now, actions),
+        CallEvent::PulledBack => enough(facts, state, "pulled back", now, actions),
+        CallEvent::Ended => {
+            facts.rung_result("hung up by an operator");
+            dismissed(facts, state, Outcome::Operator, Cause::NORMAL, now, actions)
+        }
+        CallEvent::Stopped => {
+            facts.rung_result("stopped");
+            dismissed(facts, state, Outcome::Drained, Cause::FAILURE, now, actions)
+        }
+        CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
+            let by_itself = matches!(event, LegEvent::HungUp { .. });
+            facts.rung_result(if by_itself { "customer hung up" } else { "customer lost" });
+            customer_gone(facts, state, &event, now, actions)
+        }
+        CallEvent::Created(_, answer) => {
+            unused(&answer, actions);
+            CallState::HandingBack(state)
+        }
+        other => return ControlFlow::Continue((state, other)),
+    })
 }
 
 // --- an onward leg rings ---------------------------------------------------------------------------------------------
@@ -185,25 +226,8 @@ fn dialing(
             actions.push(CallAction::Abandon(LegRole::Onward));
             ("not answered in time".to_owned(), Cause::NO_ANSWER)
         }
-        CallEvent::Timer(CallTimer::LadderLimit) => return enough(facts, state, "no time left", now, actions),
-        CallEvent::PulledBack => return enough(facts, state, "pulled back", now, actions),
-        CallEvent::Ended => {
-            facts.rung_result("hung up by an operator");
-            return dismissed(facts, state, Outcome::Operator, Cause::NORMAL, now, actions);
-        }
-        CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
-            facts.rung_result("customer hung up");
-            return customer_gone(facts, state, &event, now, actions);
-        }
-        CallEvent::Stopped => {
-            facts.rung_result("stopped");
-            return dismissed(facts, state, Outcome::Drained, Cause::FAILURE, now, actions);
-        }
-        CallEvent::Created(_, answer) => {
-            unused(&answer, actions);
-            return CallState::HandingBack(state);
-        }
         CallEvent::Leg(..)
+        | CallEvent::Created(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Advised(..)
@@ -212,7 +236,10 @@ fn dialing(
         | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
-        | CallEvent::Played => return CallState::HandingBack(state),
+        | CallEvent::Played
+        | CallEvent::PulledBack
+        | CallEvent::Ended
+        | CallEvent::Stopped => return CallState::HandingBack(state),
     };
     facts.rung_result(result);
     facts.onward = LegStage::None;
@@ -220,13 +247,7 @@ fn dialing(
 }
 
 /// Nobody else is called: what cannot fail is still done.
-pub(super) fn enough(
-    facts: &mut Facts,
-    mut state: HandingBack,
-    result: &str,
-    now: Instant,
-    actions: &mut Actions,
-) -> CallState {
+fn enough(facts: &mut Facts, mut state: HandingBack, result: &str, now: Instant, actions: &mut Actions) -> CallState {
     facts.rung_result(result);
     actions.push(CallAction::Abandon(LegRole::Onward));
     facts.onward = LegStage::None;
@@ -295,25 +316,8 @@ fn referring(
         CallEvent::Timer(CallTimer::RingLimit) if accepted => {
             ("no outcome in time".to_owned(), Cause::NO_ANSWER, Next::Rung)
         }
-        CallEvent::Timer(CallTimer::LadderLimit) => return enough(facts, state, "no time left", now, actions),
-        CallEvent::PulledBack => return enough(facts, state, "pulled back", now, actions),
-        CallEvent::Ended => {
-            facts.rung_result("hung up by an operator");
-            return dismissed(facts, state, Outcome::Operator, Cause::NORMAL, now, actions);
-        }
-        CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
-            facts.rung_result("customer lost");
-            return customer_gone(facts, state, &event, now, actions);
-        }
-        CallEvent::Stopped => {
-            facts.rung_result("stopped");
-            return dismissed(facts, state, Outcome::Drained, Cause::FAILURE, now, actions);
-        }
-        CallEvent::Created(_, answer) => {
-            unused(&answer, actions);
-            return CallState::HandingBack(state);
-        }
         CallEvent::Leg(..)
+        | CallEvent::Created(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Advised(..)
@@ -321,7 +325,10 @@ fn referring(
         | CallEvent::Pressed(..)
         | CallEvent::Timer(_)
         | CallEvent::MediaDead
-        | CallEvent::Played => return CallState::HandingBack(state),
+        | CallEvent::Played
+        | CallEvent::PulledBack
+        | CallEvent::Ended
+        | CallEvent::Stopped => return CallState::HandingBack(state),
     };
     facts.rung_result(result);
     let state = HandingBack { cause, ..state };
@@ -404,7 +411,7 @@ fn talking(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
 }
 
 /// The customer has hung up, or was lost: whoever was called for him follows.
-pub(super) fn customer_gone(
+fn customer_gone(
     facts: &mut Facts,
     state: HandingBack,
     event: &LegEvent,
@@ -420,7 +427,7 @@ pub(super) fn customer_gone(
 }
 
 /// The program stops, or a person ends the call: whoever is there is told so.
-pub(super) fn dismissed(
+fn dismissed(
     facts: &mut Facts,
     state: HandingBack,
     why: Outcome,

@@ -7,13 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::CallRef;
 use super::context::PublishedContext;
-use super::event::{CallAction, CallEvent, CallTimer, Sound};
-use super::handback::{climb, customer_gone, dismissed, enough};
+use super::event::{CallAction, CallEvent, Sound};
+use super::handback::climb;
 use super::rules::{Entry, Rung, one_or_many};
 use super::state::{CallState, Facts, HandingBack, LegStage, UnderWay};
-use super::step::{Actions, unused};
-use super::verdict::{Outcome, Verdict};
-use crate::leg::{Cause, LegRole};
+use super::step::Actions;
+use super::verdict::Verdict;
 
 /// Most rungs of an answer.
 const MOST_RUNGS: usize = 16;
@@ -115,26 +114,9 @@ pub(super) fn consulting(
         CallEvent::Advised(answered, answer) if answered == number => {
             advised(facts, state, webhook, answer, now, actions)
         }
-        CallEvent::Timer(CallTimer::LadderLimit) => enough(facts, state, "no time left", now, actions),
-        CallEvent::PulledBack => enough(facts, state, "pulled back", now, actions),
-        CallEvent::Ended => {
-            facts.rung_result("hung up by an operator");
-            dismissed(facts, state, Outcome::Operator, Cause::NORMAL, now, actions)
-        }
-        CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
-            facts.rung_result("customer hung up");
-            customer_gone(facts, state, &event, now, actions)
-        }
-        CallEvent::Stopped => {
-            facts.rung_result("stopped");
-            dismissed(facts, state, Outcome::Drained, Cause::FAILURE, now, actions)
-        }
-        CallEvent::Created(_, answer) => {
-            unused(&answer, actions);
-            CallState::HandingBack(state)
-        }
         CallEvent::Advised(..)
         | CallEvent::Leg(..)
+        | CallEvent::Created(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Heard(_)
@@ -142,7 +124,10 @@ pub(super) fn consulting(
         | CallEvent::ChangedHands
         | CallEvent::Timer(_)
         | CallEvent::Played
-        | CallEvent::MediaDead => CallState::HandingBack(state),
+        | CallEvent::MediaDead
+        | CallEvent::PulledBack
+        | CallEvent::Ended
+        | CallEvent::Stopped => CallState::HandingBack(state),
     }
 }
 

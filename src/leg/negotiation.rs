@@ -59,9 +59,9 @@ impl Negotiation {
         Some((hears, offered.and_then(Audio::telephone_event).unwrap_or(hears)))
     }
 
-    /// Our offer, made of the other leg's audio or of what we speak ourselves.
+    /// Our offer, made of the other leg's audio and the other G.711 law, or of what we speak ourselves.
     pub fn offer(&mut self, other: Option<&Audio>, ids: &mut Ids) -> String {
-        let audio = other.cloned().unwrap_or_else(|| Session::own_offer().audio);
+        let audio = other.map_or_else(|| Session::own_offer().audio, Audio::with_both_laws);
         let body = self.anchor.offer(&audio, self.keys.offer(ids));
         self.other = Some(audio);
         body
@@ -92,7 +92,7 @@ impl Negotiation {
         let other = other.cloned().or_else(|| self.other.clone()).unwrap_or_else(|| Session::own_offer().audio);
         let described = match &self.offer {
             Some(offer) => (self.anchor.answer(offer, &other, self.keys.said())?, false),
-            None => (self.anchor.offer(&other, self.keys.offer(ids)), true),
+            None => return Some((self.offer(Some(&other), ids), true)),
         };
         self.other = Some(other);
         Some(described)
@@ -109,7 +109,7 @@ impl Negotiation {
         agreed.direction = crate::sdp::Direction::SendRecv;
         if invite.body().is_empty() {
             // All we can do, a hold of theirs forgotten (RFC 6337 section 5.2.5).
-            return Some((self.anchor.offer(&agreed, self.keys.offer(ids)), true));
+            return Some((self.offer(Some(&agreed), ids), true));
         }
         let offer = description(invite).and_then(|body| self.keys.read_offer(body).ok());
         let offer = offer.filter(|offer| self.reaches(&offer.audio))?;

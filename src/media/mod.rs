@@ -10,6 +10,7 @@
 //! - [`srtp`]: what protects the packets of a pair, before anybody is learned and after everything is decided.
 //! - [`stream`]: one continuous stream from many sources. Pure.
 //! - [`quality`]: how well it is heard, and reports about it. Pure.
+//! - [`laws`]: G.711 of one law made the other. Pure.
 //! - [`digits`]: the keys that people press. Pure.
 //! - [`sounds`]: what is heard of ours, from [`tones`] and [`wav`] files. [`ports`]: sockets. [`guard`]: where we never
 //!   send.
@@ -17,6 +18,7 @@
 pub mod digits;
 pub mod guard;
 pub mod latch;
+pub mod laws;
 pub mod ports;
 pub mod quality;
 pub mod relay;
@@ -190,6 +192,7 @@ impl Media {
             | MediaCommand::Cover { pair, .. }
             | MediaCommand::Hold { pair, .. }
             | MediaCommand::Events { pair, .. }
+            | MediaCommand::Law { pair, .. }
             | MediaCommand::Watch { pair, .. }
             | MediaCommand::Close(pair) => pair.worker,
         };
@@ -640,6 +643,86 @@ mod tests {
         a.sends(2);
         assert_eq!(stage.event(), MediaEvent::Started(a.pair));
         assert!((1..=2).contains(&stage.close(a.pair).received_packets), "a fresh lend counts from nothing");
+    }
+
+    #[test]
+    fn m11_lent_a_hundred_thousand_times_and_nothing_is_left_behind() {
+        let rounds: u64 = if std::env::var_os("SWITCHBACK_LONG").is_some() { 500 } else { 10 };
+        let terms = Terms {
+            quarantine: Duration::from_millis(20),
+            quarantine_limit: Duration::from_millis(40),
+            ..MediaSettings::default().terms
+        };
+        let mut stage = Stage::with(MediaSettings { last_port: 23_799, terms, ..settings(23_000) });
+        let pairs = stage.media.pairs();
+        let (near, far) = pairs.split_at(pairs.len() / 2);
+        let listener = Party::at(HOME, far[0]);
+        let (mut before, mut flat) = (Party::at(HOME, near[0]), None);
+        for round in 0..rounds {
+            let speaker = Party::at(HOME, near[0]);
+            for (&one, &other) in near.iter().zip(far) {
+                stage.expect(one, &speaker);
+                stage.expect(other, &listener);
+                stage.media.command(MediaCommand::Bridge(one, other));
+            }
+            let mut reached = vec![false; near.len()];
+            for attempt in 0..50 {
+                for (at, pair) in near.iter().enumerate().filter(|(at, _)| !reached[*at]) {
+                    for party in [&before, &speaker] {
+                        party.rtp.send_to(&rtp(party.ssrc, attempt, at as u32), (HOME, pair.port)).unwrap();
+                    }
+                }
+                while let Some(packet) = heard(&listener.rtp, Duration::from_millis(5)) {
+                    assert_eq!(
+                        position(&packet).ssrc,
+                        speaker.ssrc,
+                        "round {round}: who spoke in an earlier call is heard"
+                    );
+                    reached[position(&packet).timestamp as usize] = true;
+                }
+                if reached.iter().all(|reached| *reached) {
+                    break;
+                }
+            }
+            assert!(reached.iter().all(|reached| *reached), "round {round}: a pair is dead");
+            pairs.iter().for_each(|pair| stage.media.command(MediaCommand::Close(*pair)));
+            let mut quiet = 0;
+            while quiet < pairs.len() {
+                quiet += usize::from(matches!(stage.event(), MediaEvent::Quiet(_)));
+            }
+            before = speaker;
+            // The first rounds fill what is kept: buffers, the table, the channel.
+            let used = (round >= rounds / 2).then(footprint);
+            flat = flat.or(used);
+        }
+        let ((descriptors, kilobytes), (last_descriptors, last_kilobytes)) = (flat.unwrap(), footprint());
+        assert_eq!(last_descriptors, descriptors);
+        assert!(last_kilobytes <= kilobytes + 1024, "{kilobytes} kB grew to {last_kilobytes} kB");
+        println!("{} lends: {last_descriptors} descriptors, {kilobytes} then {last_kilobytes} kB", rounds * 400);
+    }
+
+    /// What this process holds: open descriptors, and kilobytes of memory.
+    fn footprint() -> (usize, u64) {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let kilobytes = resident.trim().trim_end_matches(" kB").parse().unwrap();
+        (std::fs::read_dir("/proc/self/fd").unwrap().count(), kilobytes)
+    }
+
+    #[test]
+    fn m14_who_speaks_before_the_answer_is_not_burst_at_it() {
+        let stage = Stage::on(23_800);
+        let pairs = stage.media.pairs();
+        let (a, b) = (Party::at(HOME, pairs[0]), Party::at(HOME, pairs[1]));
+        stage.expect(b.pair, &b);
+        for sequence in 0..50 {
+            b.sends(sequence);
+        }
+        stage.expect(a.pair, &a);
+        a.hears_nothing();
+        stage.media.command(MediaCommand::Bridge(a.pair, b.pair));
+        a.hears_nothing();
+        assert_eq!(a.hears_strictly_after(b.sends(50)), 50, "what is said now, and nothing older");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use rtp_rs::RtpReader;
 
 use super::digits::Presses;
 use super::latch::{Heard, Latch, Mark, Stale};
+use super::laws::Laws;
 use super::quality::{Ear, REPORT};
 use super::sounds::Sounds;
 use super::stream::{HEADER, Outgoing, Position, is_rtcp, rename_rtcp};
@@ -161,6 +162,8 @@ struct Row {
     outgoing: Outgoing,
     /// Which packets are telephone events.
     events: Option<EventTypes>,
+    /// The only G.711 law that the far side hears.
+    law: Option<Law>,
     presses: Presses,
     watch: Option<Watch>,
     /// When something was last accepted.
@@ -190,6 +193,7 @@ pub struct Table {
     rows: Vec<Row>,
     terms: Terms,
     sounds: Arc<Sounds>,
+    laws: Laws,
     /// What the packets since the last look changed.
     pub notices: Vec<Notice>,
 }
@@ -198,7 +202,7 @@ impl Table {
     /// One idle row for each pair, in this order.
     pub fn new(pairs: &[PortPair], terms: Terms, sounds: Arc<Sounds>) -> Self {
         let rows = pairs.iter().map(|&pair| Row::new(pair)).collect();
-        Self { rows, terms, sounds, notices: Vec::new() }
+        Self { rows, terms, sounds, laws: Laws::default(), notices: Vec::new() }
     }
 
     /// Judges one packet, edits it in place, and says where it goes. `now` may be as old as the batch it came in.
@@ -233,6 +237,9 @@ impl Table {
         let Some(target) = peer_row.rtp.target.filter(|_| peer_row.hears_peer()) else { return Step::Drop };
         if is_event && !peer_row.takes_event(packet) {
             return Step::Drop;
+        }
+        if let Some(law) = peer_row.law {
+            self.laws.turn(packet, law);
         }
         peer_row.outgoing.carry(packet, now);
         Step::Forward(Slot::rtp(peer), target)
@@ -357,6 +364,11 @@ impl Table {
     /// By which payload types the row's far side and we send each other telephone events.
     pub fn events(&mut self, index: usize, types: Option<EventTypes>) {
         self.rows[index].events = types;
+    }
+
+    /// The only G.711 law that the row's far side hears: what comes in the other one is turned into it.
+    pub fn law(&mut self, index: usize, law: Option<Law>) {
+        self.rows[index].law = law;
     }
 
     /// Two rows hear each other.
@@ -500,6 +512,7 @@ impl Row {
             held: false,
             outgoing: Outgoing::default(),
             events: None,
+            law: None,
             presses: Presses::default(),
             watch: None,
             heard: None,
@@ -748,6 +761,23 @@ mod tests {
         scene.expect(1, "192.0.2.2:5000");
         scene.table.bridge(0, 1);
         assert!(scene.passes(0, "192.0.2.1:4000"), "fell silent, so it may call again");
+    }
+
+    #[test]
+    fn o9_each_side_hears_the_law_it_knows() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        scene.table.law(0, Some(Law::Mu));
+        scene.table.law(1, Some(Law::A));
+        let heard = |scene: &mut Scene, row: usize, source: &str, number: u8, octet: u8| {
+            let mut packet = scene.event(number, 160, [octet; 4]);
+            let step = scene.table.step(Slot::rtp(row), address(source), &mut packet, scene.now);
+            (step, packet[1], packet[HEADER])
+        };
+        let to = |row, target: &str| Step::Forward(Slot::rtp(row), address(target));
+        assert_eq!(heard(&mut scene, 0, "192.0.2.1:4000", 0x80, 0xff), (to(1, "192.0.2.2:5000"), 0x88, 0xd5));
+        assert_eq!(heard(&mut scene, 1, "192.0.2.2:5000", 8, 0xd5), (to(0, "192.0.2.1:4000"), 0, 0xfe));
+        assert_eq!(heard(&mut scene, 1, "192.0.2.2:5000", 0, 0x11), (to(0, "192.0.2.1:4000"), 0, 0x11), "as it is");
+        assert_eq!(heard(&mut scene, 1, "192.0.2.2:5000", 18, 0x11), (to(0, "192.0.2.1:4000"), 18, 0x11), "no G.711");
     }
 
     #[test]

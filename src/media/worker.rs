@@ -232,6 +232,11 @@ impl Worker {
                     self.table.events(row, types);
                 }
             }
+            MediaCommand::Law { pair, law } => {
+                if let Some(row) = self.lent(pair) {
+                    self.table.law(row, law);
+                }
+            }
             MediaCommand::Watch { pair, limit } => {
                 if let Some(row) = self.lent(pair) {
                     self.table.watch(row, limit, self.now);

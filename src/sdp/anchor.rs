@@ -98,10 +98,13 @@ impl Anchor {
     }
 }
 
-/// What the other side accepted of the offer: same number, same encoding, in its order. Telephone events are agreed on
+/// What the other side accepted of the offer: same number, same encoding, in its order. Where that leaves no speech, the
+/// other G.711 law counts as accepted as well: the relay turns it into the one that was. Telephone events are agreed on
 /// wherever they are offered, under the number of the offer: the relay renumbers them for the other side, and those that
 /// do not have them there are told by INFO.
 pub fn agreed(offer: &Session, accepted: &Audio) -> Audio {
+    let both = (!offer.audio.shares_speech_with(accepted)).then(|| accepted.with_both_laws());
+    let accepted = both.as_ref().unwrap_or(accepted);
     let same = |f: &&String| offer.audio.formats.contains(f) && offer.audio.encoding(f) == accepted.encoding(f);
     let mut agreed = Audio { formats: accepted.formats.iter().filter(same).cloned().collect(), ..accepted.clone() };
     if let (Some(number), None) = (offer.audio.telephone_event(), agreed.telephone_event()) {

@@ -242,6 +242,30 @@ impl Audio {
         }
     }
 
+    /// The one G.711 law among its formats, when the other is not there.
+    pub fn only_law(&self) -> Option<G711> {
+        let has = |format: &str| self.formats.iter().any(|known| known == format);
+        match (has("0"), has("8")) {
+            (true, false) => Some(G711::Mu),
+            (false, true) => Some(G711::A),
+            (true, true) | (false, false) => None,
+        }
+    }
+
+    /// With the other G.711 law behind the one it has: the relay turns one into the other.
+    #[must_use]
+    pub fn with_both_laws(&self) -> Self {
+        let (law, other) = match self.only_law() {
+            Some(G711::Mu) => ("0", "8"),
+            Some(G711::A) => ("8", "0"),
+            None => return self.clone(),
+        };
+        let mut both = self.clone();
+        let at = both.formats.iter().position(|format| format == law).map_or(0, |at| at + 1);
+        both.formats.insert(at, other.to_owned());
+        both
+    }
+
     /// Whether its owner wants RTCP on the port of its RTP.
     pub fn is_muxed(&self) -> bool {
         self.rtp.is_some() && self.rtcp == self.rtp

@@ -8,6 +8,7 @@ mod escape;
 mod floods;
 mod happy;
 mod heavy;
+mod load;
 mod memory;
 mod names;
 mod onward;

@@ -212,6 +212,55 @@ async fn m1_a_customer_behind_nat_is_heard_and_hears_within_100_ms_of_the_first_
     assert!(hears.max(heard) < Duration::from_millis(100), "hears after {hears:?}, is heard after {heard:?}");
 }
 
+/// A description that knows only this payload type of speech.
+fn only(number: &str, at: SocketAddr) -> String {
+    let both = sdp::describe(at);
+    let line = both.lines().find(|line| line.starts_with("m=audio")).unwrap().to_owned();
+    let one = line.replace(" 0 101", &format!(" {number} 101"));
+    both.replace(&line, &one).replace("a=rtpmap:0 PCMU/8000\r\n", "")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn o9_a_side_with_mu_law_and_a_side_with_a_law_understand_each_other() {
+    let stage = Stage::set(Setting::default()).await;
+    let (here, there) = (stage.street.at(3, 9000), stage.street.at(4, 9000));
+    let (customer, genagent) = (Mouth::open(here).await, Mouth::open(there).await);
+    let mut call = bridge_as(&stage, &only("0", here), &only("8", there)).await;
+    let mut from_genagent = stream(0x6e4a, 100);
+    from_genagent.iter_mut().for_each(|packet| packet[1] |= 8);
+    let from_customer = stream(0xc057, 100);
+    let listening = [genagent.hear(MOMENT), customer.hear(MOMENT)];
+    customer.speak(call.towards_customer_leg, from_customer.clone(), PACKET);
+    genagent.speak(call.towards_genagent_leg, from_genagent.clone(), PACKET).await.unwrap();
+    let [at_genagent, at_customer] = listening;
+    let (at_genagent, at_customer) = (at_genagent.await.unwrap().0, at_customer.await.unwrap().0);
+    for (said, heard, number) in [(from_customer, at_genagent, 8), (from_genagent, at_customer, 0)] {
+        assert_eq!(heard.len(), said.len());
+        for (said, heard) in said.iter().zip(&heard) {
+            assert_eq!((heard[0], heard[1] & 0x7f, &heard[2..12]), (said[0], number, &said[2..12]));
+            for (said, heard) in said[12..].iter().zip(&heard[12..]) {
+                let (said, heard) = (linear(*said, number == 8), linear(*heard, number == 0));
+                assert!((said - heard).abs() <= 16 + said.abs() / 16, "{said} became {heard}");
+            }
+        }
+    }
+    assert!(call.customer.hang_up(&[]));
+    until_hung_up(&mut call.genagent).await;
+    stage.close(&[]).await;
+}
+
+/// One octet as its definition has it (ITU-T G.711 tables 1a and 2a), scaled to 16 bits.
+fn linear(octet: u8, is_mu_law: bool) -> i32 {
+    let octet = if is_mu_law { !octet } else { octet ^ 0x55 };
+    let (segment, step) = (u32::from(octet >> 4 & 7), i32::from(octet & 15));
+    let magnitude = match (is_mu_law, segment) {
+        (true, _) => (((2 * step + 33) << segment) - 33) * 4,
+        (false, 0) => (2 * step + 1) * 8,
+        (false, _) => ((2 * step + 33) << (segment - 1)) * 8,
+    };
+    if (octet & 0x80 != 0) == is_mu_law { -magnitude } else { magnitude }
+}
+
 #[tokio::test]
 async fn m8_rtcp_passes_both_ways_beside_the_rtp() {
     let stage = Stage::set(Setting::default()).await;

@@ -88,6 +88,7 @@ impl Ladder {
             | MediaCommand::Secure { .. }
             | MediaCommand::Hold { .. }
             | MediaCommand::Events { .. }
+            | MediaCommand::Law { .. }
             | MediaCommand::Watch { .. }
             | MediaCommand::Close(_) => {}
         }

@@ -1,6 +1,6 @@
 //! H9, M6, O7, O9: offers and answers in every shape, before and within a call.
 
-use switchback::b2bua::io::FailureClass;
+use switchback::b2bua::io::{FailureClass, Law};
 use switchback::call::verdict::{EndedBy, NotConnected, Outcome, Phase};
 
 use crate::asapp::NUMBER;
@@ -143,6 +143,59 @@ fn h9_a_delayed_offer_from_a_caller_that_insists_on_reliable_ringing() {
     customer.ack_with(customer.sdp());
     w.run_for(ms(5));
     assert!(w.talking(&customer, &genagent));
+    hang_up(&mut customer, &mut genagent);
+}
+
+/// The law that the relay turns everything into for this line's far side.
+fn law(w: &World, line: &Line) -> Option<Law> {
+    let stage = w.stage();
+    let pair = stage.engine.relay.pairs().find(|(pair, _)| Some(pair.port) == line.told);
+    pair.expect("a pair of its own").1.law
+}
+
+fn speaking(line: &Line, formats: &str) -> String {
+    text::audio(&line.rtp.ip().to_string(), line.rtp.port(), formats, "sendrecv")
+}
+
+#[test]
+fn o9_two_laws_of_g711_are_the_only_mismatch_that_is_none() {
+    for (one, both, other, laws) in
+        [("0 101", "0 8 101", "8 101", [Law::Mu, Law::A]), ("18 8 101", "18 8 0 101", "0 101", [Law::A, Law::Mu])]
+    {
+        let w = World::new();
+        let offered = text::audio("198.51.100.10", 40_002, one, "sendrecv");
+        let mut customer = w.ivr.call().offering(offered).invite();
+        customer.expect("180");
+        w.api.expect_create().answer_number(NUMBER, secs(60));
+        let mut genagent = w.carrier.expect_invite();
+        assert!(genagent.invite.body.contains(&format!("RTP/AVP {both}\r\n")), "{}", genagent.invite.body);
+        genagent.respond_with(200, speaking(&genagent, other));
+        genagent.expect("ACK");
+        let answer = customer.expect("200");
+        let law_of_ours = one.trim_start_matches("18 ");
+        assert!(answer.body.contains(&format!("RTP/AVP {law_of_ours}\r\n")), "its own law: {}", answer.body);
+        customer.ack();
+        w.run_for(ms(5));
+        assert!(w.talking(&customer, &genagent));
+        assert_eq!([law(&w, &customer), law(&w, &genagent)], laws.map(Some));
+
+        let turned = speaking(&customer, other);
+        let answer = offer(&mut customer, "INVITE", turned);
+        assert!(answer.body.contains(&format!("RTP/AVP {other}\r\n")), "now both speak one: {}", answer.body);
+        assert_eq!([law(&w, &customer), law(&w, &genagent)], [Some(laws[1]); 2], "nothing is left to turn");
+        hang_up(&mut customer, &mut genagent);
+    }
+}
+
+#[test]
+fn o9_who_hears_both_laws_is_sent_what_comes() {
+    let w = World::new();
+    let (mut customer, mut genagent) = talk(&w);
+    assert_eq!([law(&w, &customer), law(&w, &genagent)], [None, None]);
+    let one = speaking(&genagent, "8 101");
+    let answer = offer(&mut genagent, "UPDATE", one);
+    assert!(answer.body.contains("RTP/AVP 8 101\r\n"), "{}", answer.body);
+    assert_eq!([law(&w, &customer), law(&w, &genagent)], [None, Some(Law::A)]);
     hang_up(&mut customer, &mut genagent);
 }
 

@@ -1,13 +1,15 @@
-//! The way back by REFER: T6 to T13, R16 and R18.
+//! The way back by REFER: H3, T2, T6 to T13, R16 and R18.
 
 use std::time::Duration;
 
 use switchback::b2bua::io::Sound;
 use switchback::b2bua::settings::{Network, Peer, Settings};
-use switchback::call::rules::Matcher;
+use switchback::call::intake::ConversationSource;
+use switchback::call::rules::{Entry, Matcher};
 use switchback::call::verdict::{EndedBy, Outcome, Phase};
 use switchback::sip::digest::Credentials;
 
+use crate::asapp::NUMBER;
 use crate::engine::{IVR, address, ms, secs};
 use crate::happy::talk;
 use crate::ladders::{asks_for_a_person, rules, tried};
@@ -82,8 +84,49 @@ fn next_rung_takes_over(w: &World, customer: &mut Line) {
     assert_eq!(w.verdict(), (Outcome::Agent, EndedBy::Genagent, Phase::Talking));
 }
 
+/// The IVR has sent the caller's SBC to us and is gone; GenerativeAgent solves it, and the SBC is sent on to the queue.
 #[test]
-fn t7_a_transfer_that_arrives_ends_with_our_bye() {
+fn t2_a_call_that_an_ivr_redirects_to_us_brings_its_context_and_goes_on_to_the_queue() {
+    let supervised = Matcher { entry: Some(Entry::Supervised), ..Matcher::default() };
+    let w = World::set(|settings| {
+        rules(settings, [(supervised, &["bye"]), (Matcher::default(), LADDER)]);
+    });
+    let mut customer = w
+        .ivr
+        .call()
+        .header("Referred-By", "<sip:ivr@pbx.example>;cid=\"2@ivr\"")
+        .header("Diversion", "<sip:+15550100007@pbx.example>;reason=deflection")
+        .header("User-to-User", "conversation=conv-9&lang=es")
+        .header("X-GA-taskName", "Billing")
+        .header("X-GA-iv-plan", "gold")
+        .invite();
+    customer.expect("180");
+    let post = w.api.expect_create();
+    let body = post.body();
+    assert_eq!((body.conversation.0.as_str(), body.task.as_deref()), ("conv-9", Some("Billing")));
+    assert_eq!(body.variables, [("plan", "gold"), ("lang", "es")].map(|(n, v)| (n.to_owned(), v.to_owned())));
+    post.answer_number(NUMBER, secs(60));
+    let mut genagent = w.carrier.expect_invite();
+    genagent.answer();
+    genagent.expect("ACK");
+    customer.expect("200");
+    customer.ack();
+    genagent.bye();
+    genagent.expect("200 BYE");
+    w.api.expect_fetch().answer_completed("SYSTEM", &[("solved", "yes")]);
+    let refer = customer.expect("REFER");
+    assert!(refer.header("Refer-To").contains("X-GA-transfer=SYSTEM&X-GA-tv-solved=yes"), "{refer:?}");
+    customer.reply(&refer, 202);
+    notify(&mut customer, &refer, "terminated;reason=noresource", "SIP/2.0 200 OK\r\n");
+    customer.expect("200 NOTIFY");
+    customer.expect_and_ok("BYE");
+    assert_eq!(w.verdict(), (Outcome::System, EndedBy::Genagent, Phase::Talking));
+    assert_eq!(w.record().conversation_source, ConversationSource::Uui);
+    w.golden("t2");
+}
+
+#[test]
+fn h3_t7_a_transfer_that_arrives_ends_with_our_bye() {
     let w = plain();
     let (mut customer, refer) = accepted(&w);
     assert!(refer.header("Refer-To").starts_with("<sip:queue@pbx.example?X-Switchback-Outcome=agent&"), "{refer:?}");

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use switchback::b2bua::io::{EventTypes, Keys, MediaCommand, PortPair, Sound};
+use switchback::b2bua::io::{EventTypes, Keys, Law, MediaCommand, PortPair, Sound};
 
 /// One open port pair.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct Pair {
     pub held: bool,
     /// The payload types of telephone events.
     pub events: Option<EventTypes>,
+    /// The only G.711 law that the far side hears.
+    pub law: Option<Law>,
     /// What its packets are protected with.
     pub keys: Option<Keys>,
     /// The silence that is reported.
@@ -60,6 +62,7 @@ impl Relay {
             MediaCommand::Cover { pair, sound } => {
                 self.pairs.entry(pair).or_default().cover = sound.map(|(sound, _)| sound);
             }
+            MediaCommand::Law { pair, law } => self.pairs.entry(pair).or_default().law = law,
             MediaCommand::Events { pair, types } => self.pairs.entry(pair).or_default().events = types,
             MediaCommand::Hold { pair, held } => self.pairs.entry(pair).or_default().held = held,
             MediaCommand::Watch { pair, limit } => self.pairs.entry(pair).or_default().watch = limit,
@@ -87,6 +90,7 @@ impl Relay {
             | MediaCommand::Cover { pair, .. }
             | MediaCommand::Hold { pair, .. }
             | MediaCommand::Events { pair, .. }
+            | MediaCommand::Law { pair, .. }
             | MediaCommand::Watch { pair, .. }
             | MediaCommand::Close(pair) => vec![pair],
         };
