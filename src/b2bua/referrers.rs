@@ -13,6 +13,7 @@ use crate::leg::{Invitation, LegRole, Referral, Surroundings};
 use crate::sdp::Family;
 use crate::sip::hop::Hop;
 use crate::sip::message::Message;
+use crate::sip::refer::Replaces;
 use crate::sip::transaction::key::ServerKey;
 
 /// Who asked, and wants to be told.
@@ -32,7 +33,9 @@ impl B2bua {
             *self.counters.rejected.entry("hops").or_default() += 1;
             return self.answer_once(now, origin, refer, 483);
         };
-        let Some(referral) = Referral::read(refer) else {
+        // A dialog that cannot be read is not left out: the customer would be rung beside the one that is meant.
+        let names_a_dialog = |it: &Referral| it.header("Replaces").is_none_or(|value| Replaces::read(value).is_some());
+        let Some(referral) = Referral::read(refer).filter(names_a_dialog) else {
             return self.answer_once(now, origin, refer, 400);
         };
         let to = self.referred(origin.ip(), &referral);

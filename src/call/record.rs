@@ -40,7 +40,7 @@ pub struct CallRecord {
     pub conversation_source: ConversationSource,
     /// The earlier call of this conversation, in which the customer hung up, where it is remembered.
     pub resumes: Option<CallRef>,
-    /// SIP's Call-ID of the customer leg.
+    /// SIP's Call-ID of the customer's INVITE, or of the REFER that asked us to call the customer.
     pub customer_call_id: String,
     /// The user part of the caller's From, masked.
     pub caller: String,

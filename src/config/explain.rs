@@ -182,10 +182,10 @@ fn table(config: &Config, to: &mut String) -> std::fmt::Result {
     }
     to.write_str(
         "\nSupervised: the IVR called us and goes on after our BYE. Redirected: the call was sent on to us (Referred-By,\n\
-         Diversion, History-Info, or call.entry). (!) Nobody is behind us: this BYE hangs up on the customer. A BYE, a\n\
-         refusal, a 302, an onward INVITE and a Refer-To carry the verdict, the context reference and the context, if\n\
-         there is one. refer: the customer's side calls the target itself; only its word that this worked counts, or\n\
-         its BYE after it has accepted, and until then the customer stays with us.\n",
+         Diversion, History-Info, a REFER outside a call, or call.entry). (!) Nobody is behind us: this BYE hangs up on\n\
+         the customer. A BYE, a refusal, a 302, an onward INVITE and a Refer-To carry the verdict, the context reference\n\
+         and the context, if there is one. refer: the customer's side calls the target itself; only its word that this\n\
+         worked counts, or its BYE after it has accepted, and until then the customer stays with us.\n",
     )
 }
 

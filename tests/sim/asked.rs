@@ -169,6 +169,7 @@ fn t1_policy_and_form_refuse_before_anything_is_done() {
         ("<tel:+15550100>", "603 REFER"),
         ("<sip:desk@198.51.100.77;method=BYE>", "603 REFER"),
         ("<sip:desk@198.51.100.77?X=1%0D%0AEvil=2>", "400 REFER"),
+        ("<sip:desk@198.51.100.77?Replaces=nonsense>", "400 REFER"),
         ("<sip:desk", "400 REFER"),
     ] {
         draft(&w, to).request("REFER").expect(status);
