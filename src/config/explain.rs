@@ -185,7 +185,9 @@ fn table(config: &Config, to: &mut String) -> std::fmt::Result {
          Diversion, History-Info, or call.entry). (!) Nobody is behind us: this BYE hangs up on the customer. A BYE, a\n\
          refusal, a 302, an onward INVITE and a Refer-To carry the verdict, the context reference and the context, if\n\
          there is one. refer: the customer's side calls the target itself; only its word that this worked counts, or\n\
-         its BYE after it has accepted, and until then the customer stays with us.\n",
+         its BYE after it has accepted, and until then the customer stays with us.\n\
+         refer_replaces: the target is dialled, and then the customer's side is asked to take our place with it; where\n\
+         that fails, it was a dial.\n",
     )
 }
 
