@@ -351,12 +351,12 @@ fn named(state: &CallState) -> String {
         CallState::Collecting(_) => "collecting: poll due".into(),
         CallState::HandingBack(HandingBack { verdict, rung, .. }) => match rung {
             UnderWay::Dialing { target, member, attended } => {
-                let then = if *attended { ", to introduce" } else { "" };
-                format!("handing back: {}, dialing {target} {member}{then}", verdict.outcome)
+                let dialing = if *attended { "attended" } else { "dialing" };
+                format!("handing back: {}, {dialing} {target} {member}", verdict.outcome)
             }
             UnderWay::Introducing { target, accepted } => {
                 let stage = if *accepted { "introduced" } else { "introducing" };
-                format!("handing back: {}, {stage} to {target}", verdict.outcome)
+                format!("handing back: {}, {stage} {target}", verdict.outcome)
             }
             UnderWay::Referring { target, member, accepted } => {
                 let stage = if *accepted { "referred" } else { "refer to" };
