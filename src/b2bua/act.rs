@@ -437,6 +437,7 @@ impl B2bua {
         for action in actions {
             match action {
                 CallAction::Leg(role, command, carry) => self.command(now, call, role, command, carry),
+                CallAction::Introduce => self.introduce(now, call),
                 CallAction::Dial(ticket) => self.dial(now, call, ticket),
                 CallAction::Onward { target, member, carry } => {
                     self.dial_onward(now, call, &target, member, carry.lines)
@@ -491,6 +492,14 @@ impl B2bua {
         self.work_off(now);
     }
 
+    /// REFERs the customer's side to the onward leg, in whose dialog it takes our place.
+    fn introduce(&mut self, now: Instant, call: CallRef) {
+        let onward = self.leg_of(call, LegRole::Onward).and_then(|id| self.legs.get(&id));
+        let Some((uri, replaces)) = onward.and_then(|entry| entry.leg.place()) else { return };
+        let lines = vec![("Replaces".to_owned(), replaces.to_string())];
+        self.command(now, call, LegRole::Customer, LegCommand::Refer(uri), Carry { lines, ..Carry::default() });
+    }
+
     /// Who we are where the caller of this leg asks it.
     fn keyring(&self, id: LegId) -> Option<Box<Keyring>> {
         let caller = self.legs.get(&id)?.caller?;
@@ -515,7 +524,9 @@ impl B2bua {
             (LegRole::Customer, LegCommand::Answer) => {
                 self.counters.setup.observe(now.saturating_duration_since(entry.call.facts.received));
             }
-            (LegRole::Customer, LegCommand::Refer(_)) if rungs.len() == 1 => self.handed_back(now, call),
+            (LegRole::Customer, LegCommand::Refer(_)) if rungs.len() == 1 && rungs[0].rung.starts_with("refer:") => {
+                self.handed_back(now, call)
+            }
             (LegRole::Customer, LegCommand::HangUp(_)) if rungs.first().is_none_or(|first| first.rung == "bye") => {
                 self.handed_back(now, call);
             }

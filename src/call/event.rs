@@ -126,6 +126,8 @@ impl Sound {
 pub enum CallAction {
     /// Tell a leg; the lines go into its message.
     Leg(LegRole, LegCommand, Carry),
+    /// Ask the customer's side to take our place with the onward leg (RFC 5589 section 7).
+    Introduce,
     /// Dial GenerativeAgent: a new leg.
     Dial(DialTicket),
     /// Call this URI of this target: a new onward leg; the lines go into its INVITE.

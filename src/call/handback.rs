@@ -37,7 +37,8 @@ pub(super) fn climb(facts: &mut Facts, mut state: HandingBack, now: Instant, act
     let refuse = |status, redirect| LegCommand::Refuse { status, redirect, retry_after: None };
     let (rung, command) = match state.ladder.pop_front() {
         Some(Rung::Bye) => (Rung::Bye, LegCommand::HangUp(facts.cause(state.verdict.outcome))),
-        Some(Rung::Dial(target)) => return dial(facts, state, target, 0, now, actions),
+        Some(Rung::Dial(target)) => return dial(facts, state, (target, 0, false), now, actions),
+        Some(Rung::ReferReplaces(target)) => return dial(facts, state, (target, 0, true), now, actions),
         Some(Rung::Refer(target)) => return refer(facts, state, target, 0, now, actions),
         Some(Rung::Webhook(webhook)) => return consult(facts, state, webhook, now, actions),
         Some(Rung::Refuse(status)) => (Rung::Refuse(status), refuse(status, None)),
@@ -92,8 +93,7 @@ fn part(
 fn dial(
     facts: &mut Facts,
     state: HandingBack,
-    target: String,
-    member: usize,
+    (target, member, attended): (String, usize, bool),
     now: Instant,
     actions: &mut Actions,
 ) -> CallState {
@@ -102,12 +102,13 @@ fn dial(
     };
     actions.push(CallAction::Start(CallTimer::RingLimit, now + row.ring_limit));
     facts.onward = LegStage::Ringing;
-    let carry = facts.carry(state.verdict.outcome, &Rung::Dial(target.clone()));
+    let rung = if attended { Rung::ReferReplaces(target.clone()) } else { Rung::Dial(target.clone()) };
+    let carry = facts.carry(state.verdict.outcome, &rung);
     if facts.customer == LegStage::Up || facts.early_media {
         actions.push(CallAction::Play(Sound::Onward));
     }
     actions.push(CallAction::Onward { target: target.clone(), member, carry });
-    CallState::HandingBack(HandingBack { rung: UnderWay::Dialing { target, member }, ..state })
+    CallState::HandingBack(HandingBack { rung: UnderWay::Dialing { target, member, attended }, ..state })
 }
 
 /// Asks the customer's side to call one URI of a target itself. Until that has worked the customer stays with us.
@@ -141,7 +142,8 @@ pub(super) fn handing_back(
     event: CallEvent,
     actions: &mut Actions,
 ) -> CallState {
-    let is_tried = !matches!(state.rung, UnderWay::Talking | UnderWay::Announcing | UnderWay::Parting);
+    let is_tried =
+        matches!(state.rung, UnderWay::Dialing { .. } | UnderWay::Referring { .. } | UnderWay::Consulting { .. });
     let (state, event) = match is_tried {
         true => match interrupted(facts, state, now, event, actions) {
             ControlFlow::Break(state) => return state,
@@ -150,11 +152,16 @@ pub(super) fn handing_back(
         false => (state, event),
     };
     match state.rung.clone() {
-        UnderWay::Dialing { target, member } => dialing(facts, state, target, member, now, event, actions),
+        UnderWay::Dialing { target, member, attended } => {
+            dialing(facts, state, (target, member, attended), now, event, actions)
+        }
         UnderWay::Referring { target, member, accepted } => {
             referring(facts, state, (target, member, accepted), now, event, actions)
         }
         UnderWay::Consulting { webhook, number } => consulting(facts, state, (&webhook, number), now, event, actions),
+        UnderWay::Introducing { target, accepted } => {
+            introducing(facts, state, (target, accepted), now, event, actions)
+        }
         UnderWay::Talking => talking(facts, state, now, event, actions),
         UnderWay::Announcing => announcing(facts, state, now, event, actions),
         UnderWay::Parting => parting(facts, state, now, event, actions),
@@ -198,14 +205,20 @@ fn interrupted(
 fn dialing(
     facts: &mut Facts,
     state: HandingBack,
-    target: String,
-    member: usize,
+    (target, member, attended): (String, usize, bool),
     now: Instant,
     event: CallEvent,
     actions: &mut Actions,
 ) -> CallState {
     let (result, cause) = match event {
-        CallEvent::Leg(LegRole::Onward, LegEvent::Answered) => return taken_over(facts, state, now, actions),
+        CallEvent::Leg(LegRole::Onward, LegEvent::Answered) => {
+            let state = taken_over(facts, state, if attended { "refer_replaces" } else { "dial" }, now, actions);
+            return if attended {
+                introduce(facts, state, target, now, actions)
+            } else {
+                CallState::HandingBack(state)
+            };
+        }
         CallEvent::Leg(LegRole::Onward, LegEvent::Progressed { early_media: true, .. }) => {
             if facts.customer == LegStage::Ringing {
                 facts.early_media = true;
@@ -243,7 +256,7 @@ fn dialing(
     };
     facts.rung_result(result);
     facts.onward = LegStage::None;
-    dial(facts, HandingBack { cause, ..state }, target, member + 1, now, actions)
+    dial(facts, HandingBack { cause, ..state }, (target, member + 1, attended), now, actions)
 }
 
 /// Nobody else is called: what cannot fail is still done.
@@ -256,18 +269,24 @@ fn enough(facts: &mut Facts, mut state: HandingBack, result: &str, now: Instant,
 }
 
 /// The onward leg has answered: the customer, who may only now be answered, is bridged to it.
-fn taken_over(facts: &mut Facts, state: HandingBack, now: Instant, actions: &mut Actions) -> CallState {
+fn taken_over(
+    facts: &mut Facts,
+    state: HandingBack,
+    rung: &'static str,
+    now: Instant,
+    actions: &mut Actions,
+) -> HandingBack {
     facts.rung_result("answered");
     let at = facts.epoch.unix_ms(now);
     facts.hand_back.get_or_insert_default().answered_at = Some(at);
-    fell_back(&state.verdict, "dial", actions);
+    fell_back(&state.verdict, rung, actions);
     actions.push(CallAction::StopTimers);
     actions.push(CallAction::Start(CallTimer::MaxDuration, now + facts.settings.max_duration));
     actions.push(CallAction::Connect { with: LegRole::Onward, watched: true });
     if facts.customer == LegStage::Ringing {
         facts.answer(now, actions);
     }
-    CallState::HandingBack(HandingBack { rung: UnderWay::Talking, ..state })
+    HandingBack { rung: UnderWay::Talking, ..state }
 }
 
 fn fell_back(verdict: &Verdict, rung: &'static str, actions: &mut Actions) {
@@ -351,11 +370,16 @@ enum Next {
 
 /// The customer is with somebody else. Whoever transfers a call ends the dialog (RFC 5589 section 6.1).
 fn transferred(facts: &mut Facts, state: HandingBack, how: &str, now: Instant, actions: &mut Actions) -> CallState {
-    facts.rung_result(how);
     fell_back(&state.verdict, "refer", actions);
+    passed_on(facts, state, how, now, actions)
+}
+
+fn passed_on(facts: &mut Facts, state: HandingBack, how: &str, now: Instant, actions: &mut Actions) -> CallState {
+    facts.rung_result(how);
     actions.push(CallAction::StopTimers);
     actions.push(CallAction::Start(CallTimer::ReleaseLimit, now + facts.settings.release_limit));
     facts.hang_up(LegRole::Customer, Cause::NORMAL, actions);
+    facts.hang_up(LegRole::Onward, Cause::NORMAL, actions);
     released(facts, Releasing { verdict: state.verdict, fetching: None }, now, actions)
 }
 
@@ -365,6 +389,58 @@ fn ended_meanwhile(facts: &mut Facts, now: Instant, actions: &mut Actions) -> Ca
     let verdict = facts.verdict(Outcome::CustomerHungUp, EndedBy::Customer, Phase::HandingBack);
     actions.push(facts.publish(verdict.outcome.as_str()));
     let_go(facts, verdict, EndedBy::Customer, now, actions)
+}
+
+// --- the customer talks, and his side has been asked to take our place -------------------------------------------------
+
+/// Whatever becomes of this, the customer talks already.
+fn introduce(facts: &mut Facts, state: HandingBack, target: String, now: Instant, actions: &mut Actions) -> CallState {
+    let limit = facts.settings.targets.get(&target).map_or(Duration::ZERO, |row| row.accept_limit);
+    actions.push(CallAction::Start(CallTimer::AcceptLimit, now + limit));
+    actions.push(CallAction::Introduce);
+    CallState::HandingBack(HandingBack { rung: UnderWay::Introducing { target, accepted: false }, ..state })
+}
+
+fn introducing(
+    facts: &mut Facts,
+    state: HandingBack,
+    (target, accepted): (String, bool),
+    now: Instant,
+    event: CallEvent,
+    actions: &mut Actions,
+) -> CallState {
+    let failure = match event {
+        CallEvent::Leg(LegRole::Customer, LegEvent::TransferProgressed(transfer)) => match transfer {
+            Transfer::Accepted => {
+                let limit = facts.settings.targets.get(&target).map_or(Duration::ZERO, |row| row.ring_limit);
+                actions.push(CallAction::Start(CallTimer::RingLimit, now + limit));
+                let rung = UnderWay::Introducing { target, accepted: true };
+                return CallState::HandingBack(HandingBack { rung, ..state });
+            }
+            // The customer has hung up; his leg says so next.
+            Transfer::CallEnded | Transfer::Progressed(_) => return CallState::HandingBack(state),
+            Transfer::Transferred => return passed_on(facts, state, "transferred", now, actions),
+            Transfer::AcceptedUnconfirmed => return passed_on(facts, state, "accepted, unconfirmed", now, actions),
+            Transfer::Refused(status) => format!("refused {status}"),
+            Transfer::Rejected(status) => format!("rejected {status}"),
+            Transfer::Unauthorized => "unauthorized".to_owned(),
+            Transfer::NoOutcome => "no outcome".to_owned(),
+        },
+        CallEvent::ChangedHands => "changed hands".to_owned(),
+        CallEvent::Timer(CallTimer::AcceptLimit) if !accepted => "not accepted in time".to_owned(),
+        CallEvent::Timer(CallTimer::RingLimit) if accepted => "no outcome in time".to_owned(),
+        // A dialog that is replaced is ended by who took the INVITE (RFC 3891 section 3), maybe before we hear of it.
+        CallEvent::Leg(LegRole::Onward, LegEvent::HungUp { by: Side::Far, .. }) => {
+            actions.push(CallAction::Play(Sound::Waiting));
+            return CallState::HandingBack(state);
+        }
+        other => return talking(facts, state, now, other, actions),
+    };
+    facts.rung_result(format!("dialled, refer {failure}"));
+    match facts.onward {
+        LegStage::Over => over(facts, state, EndedBy::Onward, Cause::NORMAL, now, actions),
+        _ => CallState::HandingBack(HandingBack { rung: UnderWay::Talking, ..state }),
+    }
 }
 
 // --- the customer talks with whoever took over -----------------------------------------------------------------------

@@ -74,6 +74,8 @@ pub enum Rung {
     Dial(String),
     /// REFER the customer's side to this target, one of its URIs after the other. Only after the answer.
     Refer(String),
+    /// The same as `Dial`, and then REFER the customer's side to take our place there. Only after the answer.
+    ReferReplaces(String),
     /// A final response with this status: the IVR's own failure branch goes on. Only before the answer.
     Refuse(u16),
     /// 302 to the first URI of this target. Only before the answer.
@@ -202,7 +204,7 @@ impl Rung {
     /// Whether it can be tried on a customer who has, or has not, been answered.
     pub fn suits(&self, answered: bool) -> bool {
         match self {
-            Self::Bye | Self::Refer(_) => answered,
+            Self::Bye | Self::Refer(_) | Self::ReferReplaces(_) => answered,
             Self::Dial(_) | Self::Webhook(_) => true,
             Self::Refuse(_) | Self::Redirect(_) => !answered,
         }
@@ -210,13 +212,15 @@ impl Rung {
 
     /// Whether nothing comes after it: it cannot fail.
     pub fn is_last(&self) -> bool {
-        !matches!(self, Self::Dial(_) | Self::Refer(_) | Self::Webhook(_))
+        !matches!(self, Self::Dial(_) | Self::Refer(_) | Self::ReferReplaces(_) | Self::Webhook(_))
     }
 
     /// The target it names.
     pub fn target(&self) -> Option<&str> {
         match self {
-            Self::Dial(target) | Self::Refer(target) | Self::Redirect(target) => Some(target),
+            Self::Dial(target) | Self::Refer(target) | Self::ReferReplaces(target) | Self::Redirect(target) => {
+                Some(target)
+            }
             Self::Bye | Self::Refuse(_) | Self::Webhook(_) => None,
         }
     }
@@ -235,6 +239,7 @@ impl Rung {
             Self::Bye => "bye",
             Self::Dial(_) => "dial",
             Self::Refer(_) => "refer",
+            Self::ReferReplaces(_) => "refer_replaces",
             Self::Refuse(_) => "refuse",
             Self::Redirect(_) => "redirect",
             Self::Webhook(_) => "webhook",
@@ -248,6 +253,7 @@ impl fmt::Display for Rung {
             Self::Bye => f.write_str("bye"),
             Self::Dial(target) => write!(f, "dial:{target}"),
             Self::Refer(target) => write!(f, "refer:{target}"),
+            Self::ReferReplaces(target) => write!(f, "refer_replaces:{target}"),
             Self::Refuse(status) => write!(f, "refuse:{status}"),
             Self::Redirect(target) => write!(f, "redirect:{target}"),
             Self::Webhook(webhook) => write!(f, "webhook:{webhook}"),
@@ -270,14 +276,15 @@ impl TryFrom<String> for Rung {
             ("bye", "") => Ok(Self::Bye),
             ("dial", target) if !target.is_empty() => Ok(Self::Dial(target.to_owned())),
             ("refer", target) if !target.is_empty() => Ok(Self::Refer(target.to_owned())),
+            ("refer_replaces", target) if !target.is_empty() => Ok(Self::ReferReplaces(target.to_owned())),
             ("redirect", target) if !target.is_empty() => Ok(Self::Redirect(target.to_owned())),
             ("webhook", webhook) if !webhook.is_empty() => Ok(Self::Webhook(webhook.to_owned())),
             ("refuse", status) if status.parse::<u16>().is_ok_and(|status| (400..700).contains(&status)) => {
                 Ok(Self::Refuse(status.parse().unwrap_or(480)))
             }
             _ => Err(format!(
-                "`{text}` is not a rung: write \"bye\", \"dial:TARGET\", \"refer:TARGET\", \"redirect:TARGET\", \"webhook:NAME\", or \
-                 \"refuse:480\" (400 to 699)"
+                "`{text}` is not a rung: write \"bye\", \"dial:TARGET\", \"refer:TARGET\", \"refer_replaces:TARGET\", \
+                 \"redirect:TARGET\", \"webhook:NAME\", or \"refuse:480\" (400 to 699)"
             )),
         }
     }
@@ -386,7 +393,15 @@ mod tests {
 
     #[test]
     fn rungs_are_read_as_they_are_written() {
-        for text in ["bye", "dial:queue", "refer:queue", "refuse:503", "redirect:queue", "webhook:router"] {
+        for text in [
+            "bye",
+            "dial:queue",
+            "refer:queue",
+            "refer_replaces:queue",
+            "refuse:503",
+            "redirect:queue",
+            "webhook:router",
+        ] {
             assert_eq!(rung(text).to_string(), text);
         }
         for text in

@@ -146,6 +146,8 @@ pub enum UnderWay {
         target: String,
         /// Which of its URIs, counted from 0.
         member: usize,
+        /// Whether the customer's side is to take our place there.
+        attended: bool,
     },
     /// The customer's side has been asked to call a target itself; the customer waits.
     Referring {
@@ -162,6 +164,13 @@ pub enum UnderWay {
         webhook: String,
         /// Which rung of the call this is, counted from 1.
         number: usize,
+    },
+    /// The customer talks with the onward leg, and his side has been asked to take our place there.
+    Introducing {
+        /// The target.
+        target: String,
+        /// Whether it has said that it will.
+        accepted: bool,
     },
     /// The customer talks with the onward leg.
     Talking,
@@ -513,7 +522,7 @@ impl Facts {
     /// The same for a rung; that it is tried is remembered for the record.
     pub fn carry(&mut self, outcome: Outcome, rung: &Rung) -> Carry {
         let carry = match rung {
-            Rung::Dial(target) => self.context(outcome, &self.called(target)),
+            Rung::Dial(target) | Rung::ReferReplaces(target) => self.context(outcome, &self.called(target)),
             Rung::Refer(target) => self.context_inside_uri(outcome, self.called(target)),
             Rung::Bye | Rung::Webhook(_) => self.context(outcome, self.profile()),
             Rung::Refuse(_) | Rung::Redirect(_) => {

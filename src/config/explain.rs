@@ -185,7 +185,9 @@ fn table(config: &Config, to: &mut String) -> std::fmt::Result {
          Diversion, History-Info, a REFER outside a call, or call.entry). (!) Nobody is behind us: this BYE hangs up on\n\
          the customer. A BYE, a refusal, a 302, an onward INVITE and a Refer-To carry the verdict, the context reference\n\
          and the context, if there is one. refer: the customer's side calls the target itself; only its word that this\n\
-         worked counts, or its BYE after it has accepted, and until then the customer stays with us.\n",
+         worked counts, or its BYE after it has accepted, and until then the customer stays with us.\n\
+         refer_replaces: the target is dialled, and then the customer's side is asked to take our place with it; where\n\
+         that fails, it was a dial.\n",
     )
 }
 

@@ -158,6 +158,7 @@ fn rules_that_would_lose_a_customer_are_refused_with_their_fix() {
         ("when.outcome = 'agnt'\nladder = 'bye'", "unknown variant `agnt`"),
         ("when.outcom = 'agent'\nladder = 'bye'", "unknown field `outcom`"),
         ("when.outcome = 'agent'\nladder = 'transfer:queue'", "is not a rung"),
+        ("when.outcome = 'not_connected'\nladder = 'refer_replaces:queue'", "end it with \"refuse:480\""),
         ("when.outcome = 'not_connected'\nladder = 'refer:queue'", "end it with \"refuse:480\""),
     ] {
         let error = refusal(&format!("{QUEUE}[[rule]]\n{rule}\n"));

@@ -166,6 +166,11 @@ impl Established {
         }
     }
 
+    /// What takes our place here, as long as nobody has hung up.
+    pub(super) fn place(&self) -> Option<(String, Replaces)> {
+        matches!(self.closing, Closing::Open).then(|| self.dialog.place())?
+    }
+
     // --- what the call wants ---
 
     pub(super) fn command(&mut self, command: LegCommand, material: &Material, s: &mut Surroundings<'_>) {

@@ -571,6 +571,15 @@ impl Leg {
         }
     }
 
+    /// What an INVITE needs to take our place in an answered dialog: the far side's Contact URI, and the dialog as the
+    /// far side sees it (RFC 3891 section 3). `None` unless that dialog stands.
+    pub fn place(&self) -> Option<(String, Replaces)> {
+        match &self.phase {
+            Phase::Established(established) => established.place(),
+            Phase::Invited(_) | Phase::Calling(_) | Phase::Moving => None,
+        }
+    }
+
     /// The call commands.
     pub fn command(&mut self, command: LegCommand, material: &Material, s: &mut Surroundings<'_>) {
         let negotiation = &mut self.negotiation;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::hop::{Hop, Transport};
 use super::message::{HeaderName, Message, Method};
-use super::refer::Replaces;
+use super::refer::{ReferTo, Replaces};
 use super::value::{NameAddr, Uri, literal_host};
 use super::write::Writer;
 
@@ -161,6 +161,19 @@ impl Dialog {
     pub fn is_meant_by(&self, replaces: &Replaces) -> bool {
         let far = replaces.from_tag == self.remote_tag || (replaces.from_tag == "0" && self.remote_tag.is_empty());
         replaces.call_id == self.call_id && replaces.to_tag == self.local_tag && far
+    }
+
+    /// The far side's URI, without headers, and the Replaces by which it knows this dialog; `None` where there is no
+    /// such URI.
+    pub fn place(&self) -> Option<(String, Replaces)> {
+        let far_tag = if self.remote_tag.is_empty() { "0" } else { &self.remote_tag };
+        let replaces = Replaces {
+            call_id: self.call_id.clone(),
+            to_tag: far_tag.to_owned(),
+            from_tag: self.local_tag.clone(),
+            early_only: false,
+        };
+        Some((ReferTo::new(&self.remote_target)?.uri().to_owned(), replaces))
     }
 
     /// Accepts the sequence number of a request of the far side; false when it is out of order (RFC 3261 section

@@ -64,9 +64,12 @@ impl Chaos {
         if random.percent(50) {
             let ended = Matcher { outcome: vec![Outcome::Agent, Outcome::GenagentLost], ..Matcher::default() };
             let never = Matcher { outcome: vec![Outcome::NotConnected], ..Matcher::default() };
-            let ladders: [&[&str]; 2] =
-                [&["dial:queue", "bye", "refuse:480"], &["refer:queue", "dial:queue", "bye", "refuse:480"]];
-            let ladder = ladders[random.below(2) as usize];
+            let ladders: [&[&str]; 3] = [
+                &["dial:queue", "bye", "refuse:480"],
+                &["refer:queue", "dial:queue", "bye", "refuse:480"],
+                &["refer_replaces:queue", "bye", "refuse:480"],
+            ];
+            let ladder = ladders[random.below(3) as usize];
             rules(&mut settings, [(ended, ladder), (never, ladder)]);
             settings.call.ladder_limit = random.between(secs(5), secs(60));
         }
@@ -348,6 +351,7 @@ fn worlds(part: u64) {
     let (mut tried, mut onward, mut failovers, mut takeovers) = (0, 0, 0, 0);
     let (mut asked, mut came) = (0, 0);
     let mut referred = BTreeMap::<String, usize>::new();
+    let mut introduced = BTreeMap::<String, usize>::new();
     let mut requests = BTreeMap::<&str, u64>::new();
     for seed in seeds.clone() {
         let (chaos, judged) = run(seed, false);
@@ -363,6 +367,8 @@ fn worlds(part: u64) {
         for rung in chaos.engine.records.iter().filter_map(back).flat_map(|back| back.rungs) {
             if rung.rung == "refer:queue" {
                 *referred.entry(rung.result).or_default() += 1;
+            } else if rung.rung == "refer_replaces:queue" {
+                *introduced.entry(rung.result).or_default() += 1;
             }
         }
         takeovers += chaos.engine.records.iter().map(|record| u64::from(record.takeovers)).sum::<u64>();
@@ -380,11 +386,13 @@ fn worlds(part: u64) {
         }
     }
     println!(
-        "seeds {seeds:?}: {calls} calls, {talked} talked, {tried} rungs, {onward} went on, {failovers} failovers, {takeovers} takeovers, {asked} asked for, of whom {came} came, {outcomes:?}, heard {requests:?}, referred {referred:?}"
+        "seeds {seeds:?}: {calls} calls, {talked} talked, {tried} rungs, {onward} went on, {failovers} failovers, {takeovers} takeovers, {asked} asked for, of whom {came} came, {outcomes:?}, heard {requests:?}, referred {referred:?}, introduced {introduced:?}"
     );
     let worlds = (seeds.end - seeds.start) as usize;
     assert!(calls > worlds * CALLS / 2 && talked > calls / 4, "too little happened: {calls} calls, {talked} talked");
     assert!(onward > worlds && tried > calls / 4, "too little happened: {tried} rungs, {onward} went on");
+    let introductions = ["transferred", "accepted, unconfirmed", "dialled, refer rejected 603"];
+    assert!(introductions.iter().all(|end| introduced.contains_key(*end)), "too little happened: {introduced:?}");
     let ends =
         ["transferred", "accepted, unconfirmed", "refused 486", "rejected 603", "call ended", "not accepted in time"];
     assert!(ends.iter().all(|end| referred.contains_key(*end)), "too little happened: {referred:?}");

@@ -30,6 +30,7 @@ mod glare;
 mod guard;
 mod happy;
 mod headers;
+mod introduce;
 mod ladder;
 mod ladders;
 mod media;

@@ -51,7 +51,7 @@ fn accepted(w: &World) -> (Line, Sip) {
 }
 
 /// Says what became of a REFER.
-fn notify(customer: &mut Line, refer: &Sip, state: &str, body: &str) -> Sip {
+pub fn notify(customer: &mut Line, refer: &Sip, state: &str, body: &str) -> Sip {
     let notify = notification(customer, &format!("refer;id={}", refer.cseq()), state, body);
     customer.send(&notify);
     notify

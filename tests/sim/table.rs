@@ -148,7 +148,9 @@ fn states() -> Vec<(&'static str, At)> {
     };
     let referring = |accepted| UnderWay::Referring { target: "queue".to_owned(), member: 0, accepted };
     let consulting = || UnderWay::Consulting { webhook: "router".to_owned(), number: 1 };
-    let dialing_onward = |member| UnderWay::Dialing { target: "queue".to_owned(), member };
+    let dialing_onward = |member| UnderWay::Dialing { target: "queue".to_owned(), member, attended: false };
+    let attended = || UnderWay::Dialing { target: "queue".to_owned(), member: 0, attended: true };
+    let introducing = |accepted| UnderWay::Introducing { target: "queue".to_owned(), accepted };
     let answered_first = || -> At {
         Box::new(|now| {
             let state = Dialing { transfer: transfer(), guard: now + secs(55), ticket: Option::None };
@@ -185,9 +187,13 @@ fn states() -> Vec<(&'static str, At)> {
         ("collecting: poll due", collecting(false)),
         ("handing back: dialing", handing_back(dialing_onward(0), Up, Ringing)),
         ("handing back: dialing, unanswered", handing_back(dialing_onward(1), Ringing, Ringing)),
+        ("handing back: dialing, to introduce", handing_back(attended(), Up, Ringing)),
         ("handing back: referring", handing_back(referring(false), Up, None)),
         ("handing back: referring, accepted", handing_back(referring(true), Up, None)),
         ("handing back: consulting", handing_back(consulting(), Up, None)),
+        ("handing back: introducing", handing_back(introducing(false), Up, Up)),
+        ("handing back: introducing, accepted", handing_back(introducing(true), Up, Up)),
+        ("handing back: introducing, alone", handing_back(introducing(true), Up, Over)),
         ("handing back: talking", handing_back(UnderWay::Talking, Up, Up)),
         ("handing back: announcing", handing_back(UnderWay::Announcing, Up, None)),
         ("handing back: parting", handing_back(UnderWay::Parting, Up, None)),
@@ -346,8 +352,13 @@ fn named(state: &CallState) -> String {
         CallState::Collecting(state) if state.fetching => "collecting: fetching".into(),
         CallState::Collecting(_) => "collecting: poll due".into(),
         CallState::HandingBack(HandingBack { verdict, rung, .. }) => match rung {
-            UnderWay::Dialing { target, member } => {
-                format!("handing back: {}, dialing {target} {member}", verdict.outcome)
+            UnderWay::Dialing { target, member, attended } => {
+                let dialing = if *attended { "attended" } else { "dialing" };
+                format!("handing back: {}, {dialing} {target} {member}", verdict.outcome)
+            }
+            UnderWay::Introducing { target, accepted } => {
+                let stage = if *accepted { "introduced" } else { "introducing" };
+                format!("handing back: {}, {stage} {target}", verdict.outcome)
             }
             UnderWay::Referring { target, member, accepted } => {
                 let stage = if *accepted { "referred" } else { "refer to" };
@@ -408,6 +419,7 @@ fn worded(action: &CallAction, now: Instant) -> String {
         CallAction::Report(status) => format!("report {status} to who asked"),
         CallAction::ChangeHands => "change hands".to_owned(),
         CallAction::CallSuccessor(referral) => format!("call {} as successor", referral.uri),
+        CallAction::Introduce => "introduce".to_owned(),
         CallAction::Abandon(role) => format!("abandon {}", name_of(*role)),
         CallAction::FellBack(reason, rung) => format!("fell back by {rung}: {}", reason.as_str()),
         CallAction::Create(transfer, at) => {
