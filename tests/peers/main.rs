@@ -4,7 +4,8 @@
 //!
 //! - the stage: `world` (namespaces, the program), `phone` (the two telephones), `kamailio`, `tone` (who is heard),
 //!   `door` (what arrives), `capture` (what was on the wire), `table` (what was played with whom);
-//! - the play: `talk` between two telephones, `echo` between one and SIPp, and below who plays it.
+//! - the play: `talk` between two telephones, `echo` between one and SIPp, `handback` between three, and below who
+//!   plays it.
 #![allow(clippy::unwrap_used, reason = "the harness is part of the tests")]
 
 #[path = "../streams/authority.rs"]
@@ -12,6 +13,7 @@ mod authority;
 mod capture;
 mod door;
 mod echo;
+mod handback;
 mod kamailio;
 mod phone;
 #[allow(dead_code, reason = "shared with the live suite")]
@@ -107,4 +109,9 @@ async fn h1_h5_m6_kamailio_is_in_front_and_behind_over_tcp() {
 #[tokio::test]
 async fn h1_h5_m6_kamailio_is_in_front_and_behind_over_tls() {
     play(Pjsua, Baresip, Tls, Proxied).await;
+}
+
+#[tokio::test]
+async fn h3_baresip_is_referred_to_the_queue_and_goes() {
+    handback::play(Baresip, Pjsua).await;
 }

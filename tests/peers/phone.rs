@@ -63,7 +63,8 @@ impl Phone {
         // It hangs up at the end of its file.
         tone.write(&room.join("speech.wav"), 120);
         let (at, ip) = (room.display(), place.ip);
-        let configuration = include_str!("baresip.conf").replace("ROOM", &at.to_string());
+        let configuration =
+            include_str!("baresip.conf").replace("ROOM", &at.to_string()).replace("DEVICE", &place.device);
         fs::write(room.join("config"), configuration.replace("ADDRESS", &ip.to_string())).unwrap();
         let media = if secured { ";mediaenc=srtp-mand" } else { "" };
         let account = format!("<sip:{NUMBER}@{ip};transport={}>;regint=0;answermode=auto{media}\n", over.as_str());

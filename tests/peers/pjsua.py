@@ -3,7 +3,7 @@
     pjsua.py ADDRESS PORT TRANSPORT FOLDER [srtp]
 
 It takes every call, speaks FOLDER/speech.wav over and over and writes what it hears to FOLDER/heard-N.wav. Orders:
-`dial URI`, `hold` (by re-INVITE), `resume` (by UPDATE), `hangup`. Events: CALL_ESTABLISHED, `CALL_CLOSED code`,
+`dial URI`, `hold` (by re-INVITE), `resume` (by UPDATE), `transfer URI` (by REFER), `hangup`. Events: CALL_ESTABLISHED, `CALL_CLOSED code`,
 `FAILED order reason`. With `srtp` it speaks and takes nothing else. Over TLS it shows FOLDER/identity.pem and believes who FOLDER/ca.pem signed.
 """
 

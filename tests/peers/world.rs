@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::process::{Signal, geteuid};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
-use switchback::demo::asapp::{MockAsapp, MockAsappSettings};
+use switchback::demo::asapp::{Behaviour, MockAsapp, MockAsappSettings};
 use tempfile::TempDir;
 
 use crate::authority::Authority;
@@ -30,6 +30,8 @@ pub const FRONT: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 6);
 /// The proxy behind it.
 pub const BEHIND: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 7);
 const API: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 5);
+/// The host of a configured target `queue`: a party of its own, see [`World::beside`].
+pub const QUEUE: Ipv4Addr = Ipv4Addr::new(10, 77, 6, 1);
 
 /// All devices in the middle.
 pub const DEVICES: [&str; 3] = ["customer", "genagent", "lo"];
@@ -71,10 +73,11 @@ pub enum Path {
     Proxied,
 }
 
-/// A party's own namespace, and its address in it.
+/// A party's namespace, and its address and device in it.
 #[derive(Debug)]
 pub struct Place {
     pub ip: Ipv4Addr,
+    pub device: String,
     namespace: File,
 }
 
@@ -113,19 +116,36 @@ impl World {
 
     /// The same with a trunk over another transport.
     pub async fn between(over: Over, trunk_over: Over, path: Path) -> Self {
+        Self::ruled(over, trunk_over, path, handed_over("AGENT"), "").await
+    }
+
+    /// Over UDP, with an API that behaves like this, and these targets and rules, as TOML.
+    pub async fn handing_back(behaviour: Behaviour, rules: &str) -> Self {
+        Self::ruled(Over::Udp, Over::Udp, Path::Direct, behaviour, rules).await
+    }
+
+    async fn ruled(over: Over, trunk_over: Over, path: Path, behaviour: Behaviour, rules: &str) -> Self {
         let (customer, genagent) = namespaces();
         let folder = tempfile::Builder::new().prefix("switchback-peers-").tempdir().unwrap();
         let address = (API, 8000).into();
-        let settings = MockAsappSettings { address, numbers: 1, behaviour: handed_over("AGENT"), ..Default::default() };
+        let settings = MockAsappSettings { address, numbers: 1, behaviour, ..Default::default() };
         let api = MockAsapp::start(settings).await.unwrap();
         certify(&folder, &[SWITCHBACK, FRONT, BEHIND, customer.ip, genagent.ip]);
         let (caller, trunk) = match path {
             Path::Direct => (customer.ip, genagent.ip),
             Path::Proxied => (FRONT, BEHIND),
         };
-        let configuration = configuration(&api.base_url(), caller, trunk, trunk_over, &folder);
+        let configuration = configuration(&api.base_url(), caller, trunk, trunk_over, &folder) + rules;
         let program = Program::start(folder.path(), &configuration, &[], (SWITCHBACK, 8080).into()).await;
         Self { customer, genagent, over, path, program, _api: api, folder }
+    }
+
+    /// A place in the middle, where everybody can be reached.
+    pub fn beside(&self, device: &str, ip: Ipv4Addr) -> Place {
+        run_ip(&["link", "add", device, "type", "veth", "peer", "name", &format!("{device}-end")], "");
+        run_ip(&["addr", "add", &format!("{ip}/32"), "dev", device], "");
+        run_ip(&["link", "set", device, "up"], "");
+        Place { ip, device: device.to_owned(), namespace: File::open("/proc/thread-self/ns/net").unwrap() }
     }
 
     /// What the customer dials; the telephones add their transport.
@@ -210,7 +230,7 @@ impl Name {
     fn add(kind: &str) -> Self {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let name = format!("peers-{}-{}-{kind}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
-        ip(&["netns", "add", &name], "");
+        run_ip(&["netns", "add", &name], "");
         Self(name)
     }
 
@@ -220,13 +240,13 @@ impl Name {
 
     /// Does these things in it, a line each.
     fn batch(&self, lines: &str) {
-        ip(&["-n", &self.0, "-batch", "-"], lines);
+        run_ip(&["-n", &self.0, "-batch", "-"], lines);
     }
 }
 
 impl Drop for Name {
     fn drop(&mut self) {
-        ip(&["netns", "del", &self.0], "");
+        run_ip(&["netns", "del", &self.0], "");
     }
 }
 
@@ -250,14 +270,14 @@ fn namespaces() -> (Place, Place) {
         own.batch(&format!(
             "link set lo up\naddr add {far}/24 dev line\nlink set line up\nroute add default via {near}\n"
         ));
-        Place { ip: far, namespace: own.file() }
+        Place { ip: far, device: "line".to_owned(), namespace: own.file() }
     };
     let parties = (place("customer", 3), place("genagent", 4));
     enter(&middle.file());
     parties
 }
 
-fn ip(arguments: &[&str], input: &str) {
+fn run_ip(arguments: &[&str], input: &str) {
     let mut command = Command::new("ip");
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null());
     let mut child = match command.spawn() {
