@@ -24,7 +24,7 @@ fn rules() -> String {
 pub async fn play(customer: Stack, queue: Stack) {
     let behaviour: Behaviour = handed_over("AGENT");
     let world = World::handing_back(behaviour, &rules()).await;
-    let place = world.beside("queue", QUEUE);
+    let place = world.behind_the_customer("queue", QUEUE);
     let mut caller = Phone::start(customer, &world.customer, Over::Udp, CUSTOMER, world.room("customer-room")).await;
     let mut genagent =
         Phone::start(Stack::Pjsua, &world.genagent, Over::Udp, GENAGENT, world.room("genagent-room")).await;

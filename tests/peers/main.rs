@@ -115,3 +115,8 @@ async fn h1_h5_m6_kamailio_is_in_front_and_behind_over_tls() {
 async fn h3_baresip_is_referred_to_the_queue_and_goes() {
     handback::play(Baresip, Pjsua).await;
 }
+
+#[tokio::test]
+async fn h3_pjsua_is_referred_to_the_queue_and_goes() {
+    handback::play(Pjsua, Baresip).await;
+}

@@ -39,8 +39,12 @@ class Conversation(pj.Call):
         elif info.state == pj.PJSIP_INV_STATE_DISCONNECTED:
             say("CALL_CLOSED", int(info.lastStatusCode))
             # Not now: the library still uses the object that calls us.
-            account.over = account.call
-            account.call = None
+            account.over = self
+            account.calls.remove(self)
+
+    def onCallTransferRequest(self, request):
+        # The library places the call, and wants an object for it.
+        request.newCall = account.keep(Conversation(account))
 
     def onCallMediaState(self, _):
         # What is in it lives as long as it does.
@@ -53,27 +57,37 @@ class Conversation(pj.Call):
 
 
 class Telephone(pj.Account):
-    call = None
+    """It obeys for the newest of its calls."""
+
     over = None
 
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def keep(self, call):
+        self.calls.append(call)
+        return call
+
     def onIncomingCall(self, incoming):
-        self.call = Conversation(self, incoming.callId)
+        call = self.keep(Conversation(self, incoming.callId))
         answer = pj.CallOpParam(True)
         answer.statusCode = pj.PJSIP_SC_OK
-        self.call.answer(answer)
+        call.answer(answer)
 
     def obey(self, order, *words):
         change = pj.CallOpParam(True)
         if order == "dial":
-            self.call = Conversation(self)
-            self.call.makeCall(f"{words[0]};transport={TRANSPORT}", change)
+            self.keep(Conversation(self)).makeCall(f"{words[0]};transport={TRANSPORT}", change)
         elif order == "hold":
-            self.call.setHold(change)
+            self.calls[-1].setHold(change)
         elif order == "resume":
             change.opt.flag = pj.PJSUA_CALL_UNHOLD
-            self.call.update(change)
+            self.calls[-1].update(change)
+        elif order == "transfer":
+            self.calls[-1].xfer(f"<{words[0]}>", change)
         elif order == "hangup":
-            self.call.hangup(change)
+            self.calls[-1].hangup(change)
 
 
 def endpoint():
@@ -144,7 +158,7 @@ while True:
             break
         try:
             account.obey(*order)
-        except (pj.Error, AttributeError) as error:
+        except (pj.Error, IndexError) as error:
             say("FAILED", order[0], error)
 library.hangupAllCalls()
 library.libDestroy()

@@ -30,8 +30,8 @@ pub const FRONT: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 6);
 /// The proxy behind it.
 pub const BEHIND: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 7);
 const API: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 5);
-/// The host of a configured target `queue`: a party of its own, see [`World::beside`].
-pub const QUEUE: Ipv4Addr = Ipv4Addr::new(10, 77, 6, 1);
+/// Where customers are sent on to: see [`World::behind_the_customer`].
+pub const QUEUE: Ipv4Addr = Ipv4Addr::new(10, 77, 6, 2);
 
 /// All devices in the middle.
 pub const DEVICES: [&str; 3] = ["customer", "genagent", "lo"];
@@ -73,11 +73,10 @@ pub enum Path {
     Proxied,
 }
 
-/// A party's namespace, and its address and device in it.
+/// A party's own namespace, and its address in it.
 #[derive(Debug)]
 pub struct Place {
     pub ip: Ipv4Addr,
-    pub device: String,
     namespace: File,
 }
 
@@ -140,12 +139,19 @@ impl World {
         Self { customer, genagent, over, path, program, _api: api, folder }
     }
 
-    /// A place in the middle, where everybody can be reached.
-    pub fn beside(&self, device: &str, ip: Ipv4Addr) -> Place {
-        run_ip(&["link", "add", device, "type", "veth", "peer", "name", &format!("{device}-end")], "");
-        run_ip(&["addr", "add", &format!("{ip}/32"), "dev", device], "");
-        run_ip(&["link", "set", device, "up"], "");
-        Place { ip, device: device.to_owned(), namespace: File::open("/proc/thread-self/ns/net").unwrap() }
+    /// A place that only the customer reaches, and is reached from.
+    pub fn behind_the_customer(&self, name: &str, ip: Ipv4Addr) -> Place {
+        let own = Name::add(name);
+        self.customer.within(|| {
+            run_ip(&["link", "add", name, "type", "veth", "peer", "name", "line", "netns", &own.0], "");
+            run_ip(&["link", "set", name, "up"], "");
+        });
+        own.batch(&format!(
+            "link set lo up\naddr add {ip}/32 dev line\nlink set line up\nroute add default dev line\n"
+        ));
+        let (to, from) = (ip.to_string(), self.customer.ip.to_string());
+        self.customer.within(|| run_ip(&["route", "add", &to, "dev", name, "src", &from], ""));
+        Place { ip, namespace: own.file() }
     }
 
     /// What the customer dials; the telephones add their transport.
@@ -270,7 +276,7 @@ fn namespaces() -> (Place, Place) {
         own.batch(&format!(
             "link set lo up\naddr add {far}/24 dev line\nlink set line up\nroute add default via {near}\n"
         ));
-        Place { ip: far, device: "line".to_owned(), namespace: own.file() }
+        Place { ip: far, namespace: own.file() }
     };
     let parties = (place("customer", 3), place("genagent", 4));
     enter(&middle.file());
