@@ -23,5 +23,6 @@ mod stage;
 mod strangers;
 mod trunks;
 mod tshark;
+mod unbroken;
 mod unruly;
 mod wire;

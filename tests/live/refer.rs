@@ -6,7 +6,7 @@ use crate::sipp::{Played, Sipp};
 use crate::stage::{SOON, Setting, Stage};
 
 const TALK: Duration = Duration::from_millis(300);
-const RULES: &str = "[target.queue]\nuri = 'sip:queue@QUEUE'\nring_limit = '2s'\naccept_limit = '2s'\n\
+pub const RULES: &str = "[target.queue]\nuri = 'sip:queue@QUEUE'\nring_limit = '2s'\naccept_limit = '2s'\n\
                      [[rule]]\nwhen.outcome = 'agent'\nladder = ['refer:queue', 'dial:queue', 'bye']\n";
 
 async fn stage() -> Stage {
@@ -14,7 +14,7 @@ async fn stage() -> Stage {
 }
 
 /// Outcome of the call, then each rung with what became of it.
-async fn told(stage: &Stage) -> (String, Vec<String>) {
+pub async fn told(stage: &Stage) -> (String, Vec<String>) {
     let (outcome, record) = stage.verdict().await;
     let rungs = record["hand_back"]["rungs"].as_array().expect("rungs").clone();
     let worded = rungs.iter().map(|rung| format!("{} {}", rung["rung"], rung["result"]).replace('"', ""));
@@ -45,11 +45,11 @@ async fn stays_with(ivr: impl FnOnce(&Stage) -> Sipp, rung: &str) {
     stage.close(&[]).await;
 }
 
-fn referred(stage: &Stage, frag: &str) -> Sipp {
+pub fn referred(stage: &Stage, frag: &str) -> Sipp {
     stage.ivr("ivr_is_referred").option(&["-key", "frag", frag])
 }
 
-fn answers(stage: &Stage, answer: &str, header: &str) -> Sipp {
+pub fn answers(stage: &Stage, answer: &str, header: &str) -> Sipp {
     stage.ivr("ivr_refuses_refer").saying(answer, "603 Decline").saying(header, "Server: ivr")
 }
 

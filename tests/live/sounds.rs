@@ -27,11 +27,11 @@ use crate::tshark::read;
 const RULES: &str =
     "[target.queue]\nuri = 'sip:queue@QUEUE'\n[[rule]]\nwhen.answered = true\nladder = ['dial:queue']\n";
 /// What the user's own file sounds like.
-const MUSIC: f64 = 700.0;
+pub const MUSIC: f64 = 700.0;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A recording of the user: this tone for so long, 16-bit PCM at 16 kHz.
-fn recording(folder: &TempDir, hertz: f64, length: Duration) -> PathBuf {
+pub fn recording(folder: &TempDir, hertz: f64, length: Duration) -> PathBuf {
     let path = folder.path().join(format!("{hertz}.wav"));
     let spec = WavSpec { channels: 1, sample_rate: 16_000, bits_per_sample: 16, sample_format: SampleFormat::Int };
     let mut writer = WavWriter::create(&path, spec).unwrap();
@@ -42,15 +42,15 @@ fn recording(folder: &TempDir, hertz: f64, length: Duration) -> PathBuf {
     path
 }
 
-fn file(path: &Path) -> String {
+pub fn file(path: &Path) -> String {
     format!("file:{}", path.display())
 }
 
 /// A packet that the customer heard.
-struct Heard {
-    at: Instant,
-    from: SocketAddr,
-    packet: Vec<u8>,
+pub struct Heard {
+    pub at: Instant,
+    pub from: SocketAddr,
+    pub packet: Vec<u8>,
 }
 
 /// Everything that comes to this address until it is silent for this long.
@@ -112,7 +112,7 @@ fn spurts(heard: &[Heard]) -> Vec<&[Heard]> {
 }
 
 /// Amplitude of a frequency in what was heard, from a tenth of a second after its beginning on (Goertzel).
-fn strength(spurt: &[Heard], hertz: f64, packets: usize) -> f64 {
+pub fn strength(spurt: &[Heard], hertz: f64, packets: usize) -> f64 {
     let octets: Vec<u8> = spurt.iter().skip(5).take(packets).flat_map(|heard| heard.packet[12..].to_vec()).collect();
     let turn = 2.0 * (TAU * hertz / 8000.0).cos();
     let fold = |(near, far): (f64, f64), sample: &i16| (f64::from(*sample) + turn * near - far, near);
@@ -122,7 +122,7 @@ fn strength(spurt: &[Heard], hertz: f64, packets: usize) -> f64 {
 
 /// A strict receiver: one SSRC, no sequence number missing, no timestamp that goes back, and timestamps that follow the
 /// clock on the wall.
-fn strictly(heard: &[Heard]) {
+pub fn strictly(heard: &[Heard]) {
     let word = |packet: &[u8], at: usize| u32::from_be_bytes(packet[at..at + 4].try_into().unwrap());
     let sequence = |packet: &[u8]| u16::from_be_bytes([packet[2], packet[3]]);
     let (mut gaps, mut regressions, mut changes, mut worst) = (0, 0, 0, Duration::ZERO);
