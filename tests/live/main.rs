@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "the harness is part of the tests")]
 
 mod asked;
+mod awkward;
 mod capture;
 mod ending;
 mod escape;
@@ -13,6 +14,7 @@ mod memory;
 mod names;
 mod onward;
 mod races;
+mod readers;
 mod refer;
 mod resume;
 mod rtp;

@@ -1,10 +1,12 @@
 //! H3: the customer's own stack does what our REFER asks: it calls the queue, and says so.
 
-use switchback::demo::asapp::Behaviour;
+use tokio::net::UdpSocket;
+use tokio::time::timeout;
 
+use crate::awkward;
 use crate::door::Door;
 use crate::phone::{Phone, Stack};
-use crate::stage::handed_over;
+use crate::stage::{SOON, handed_over};
 use crate::talk::{CUSTOMER, GENAGENT, LISTENING, SETTLING, ended, is_heard};
 use crate::tone::Tone;
 use crate::world::{NUMBER, Over, Place, QUEUE, World};
@@ -22,8 +24,7 @@ fn rules() -> String {
 
 /// GenerativeAgent hangs up; the customer's stack calls the queue, and our leg to it ends.
 pub async fn play(customer: Stack, queue: Stack) {
-    let behaviour: Behaviour = handed_over("AGENT");
-    let world = World::handing_back(behaviour, &rules()).await;
+    let world = World::handing_back(handed_over("AGENT"), &rules()).await;
     let place = world.behind_the_customer("queue", QUEUE);
     let mut caller = Phone::start(customer, &world.customer, Over::Udp, CUSTOMER, world.room("customer-room")).await;
     let mut genagent =
@@ -46,6 +47,42 @@ pub async fn play(customer: Stack, queue: Stack) {
     ended(&record, "agent", "genagent");
     let rung = &record["hand_back"]["rungs"][0];
     assert_eq!((&rung["rung"], &rung["result"]), (&"refer:queue".into(), &"transferred".into()), "{record}");
+    world.close().await;
+}
+
+/// T12: what pjsip puts into the INVITE to the queue is what GenerativeAgent left behind.
+pub async fn pjsip_reads_refer_to() {
+    let room = "[context]\nuui = 'kv'\nmax_invite_lines = 1000\n";
+    let world = World::handing_back(awkward::left_behind(), &(rules() + room)).await;
+    let place = world.behind_the_customer("queue", QUEUE);
+    let queue = place.within(|| std::net::UdpSocket::bind((QUEUE, 5060)).unwrap());
+    queue.set_nonblocking(true).unwrap();
+    let queue = UdpSocket::from_std(queue).unwrap();
+    let mut caller =
+        Phone::start(Stack::Pjsua, &world.customer, Over::Udp, CUSTOMER, world.room("customer-room")).await;
+    let mut genagent =
+        Phone::start(Stack::Baresip, &world.genagent, Over::Udp, GENAGENT, world.room("genagent-room")).await;
+    caller.obey(&format!("dial {}", world.dialled()));
+    genagent.says("CALL_ESTABLISHED", 1).await;
+    genagent.obey("hangup");
+
+    let mut octets = [0; 4096];
+    let (length, pjsip) = timeout(SOON, queue.recv_from(&mut octets)).await.unwrap().unwrap();
+    let invite = std::str::from_utf8(&octets[..length]).unwrap();
+    assert!(invite.starts_with(&format!("INVITE sip:{NUMBER}@{QUEUE} SIP/2.0\r\n")), "{invite}");
+    for (name, _, written) in awkward::VALUES {
+        assert!(invite.contains(&format!("\r\nX-GA-tv-{name}: {written}\r\n")), "{name}: {invite}");
+    }
+    assert!(invite.contains("\r\nX-GA-transfer: AGENT\r\n"), "{invite}");
+    assert!(invite.contains(";encoding=hex\r\n"), "{invite}");
+    let kept = |line: &&str| ["Via:", "From:", "To:", "Call-ID:", "CSeq:"].iter().any(|name| line.starts_with(name));
+    let kept: String = invite.lines().filter(kept).map(|line| format!("{line}\r\n")).collect();
+    let kept = kept.replace("\r\nCall-ID", ";tag=queue\r\nCall-ID");
+    queue.send_to(format!("SIP/2.0 486 Busy Here\r\n{kept}Content-Length: 0\r\n\r\n").as_bytes(), pjsip).await.unwrap();
+
+    let record = world.records(1).await.remove(0);
+    let rungs = &record["hand_back"]["rungs"];
+    assert_eq!((&rungs[0]["result"], &rungs[1]["rung"]), (&"refused 486".into(), &"bye".into()), "{record}");
     world.close().await;
 }
 

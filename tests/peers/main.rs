@@ -10,6 +10,8 @@
 
 #[path = "../streams/authority.rs"]
 mod authority;
+#[path = "../live/awkward.rs"]
+mod awkward;
 mod capture;
 mod door;
 mod echo;
@@ -119,4 +121,9 @@ async fn h3_baresip_is_referred_to_the_queue_and_goes() {
 #[tokio::test]
 async fn h3_pjsua_is_referred_to_the_queue_and_goes() {
     handback::play(Pjsua, Baresip).await;
+}
+
+#[tokio::test]
+async fn t12_pjsip_reads_what_we_put_into_refer_to() {
+    handback::pjsip_reads_refer_to().await;
 }
