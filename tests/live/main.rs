@@ -23,6 +23,7 @@ mod sipp;
 mod sounds;
 mod stage;
 mod strangers;
+mod takeover;
 mod trunks;
 mod tshark;
 mod unbroken;

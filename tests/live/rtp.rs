@@ -39,7 +39,7 @@ pub fn stream(ssrc: u32, packets: u32) -> Vec<Vec<u8>> {
 
 /// A media socket of the test.
 #[derive(Debug, Clone)]
-pub struct Mouth(Arc<UdpSocket>);
+pub struct Mouth(pub Arc<UdpSocket>);
 
 impl Mouth {
     pub async fn open(here: SocketAddr) -> Self {

@@ -1,6 +1,7 @@
 //! The customer is never left in silence between two rungs: what arrives at its RTP port, packet by packet, while the
 //! IVR shows its temper.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -8,8 +9,7 @@ use switchback::clock;
 use switchback::demo::party::{Call, Party};
 use switchback::demo::sdp;
 use switchback::demo::tap::Tap;
-use tokio::net::UdpSocket;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use crate::refer::{RULES, answers, referred, told};
@@ -19,23 +19,24 @@ use crate::sounds::{Heard, MUSIC, file, recording, strength, strictly};
 use crate::stage::{SOON, Setting, Stage, eventually};
 
 /// What GenerativeAgent says: 1 kHz, the digital milliwatt of ITU-T G.711.
-const GENAGENT: [u8; 8] = [0x1e, 0x0b, 0x0b, 0x1e, 0x9e, 0x8b, 0x8b, 0x9e];
+pub const GENAGENT: [u8; 8] = [0x1e, 0x0b, 0x0b, 0x1e, 0x9e, 0x8b, 0x8b, 0x9e];
 /// What the queue says: 2 kHz.
-const QUEUE: [u8; 8] = [0x0b, 0x0b, 0x8b, 0x8b, 0x0b, 0x0b, 0x8b, 0x8b];
+pub const QUEUE: [u8; 8] = [0x0b, 0x0b, 0x8b, 0x8b, 0x0b, 0x0b, 0x8b, 0x8b];
 /// No gap is longer.
 const LONGEST: Duration = Duration::from_millis(500);
 /// Half a second of somebody's voice.
 const A_WORD: usize = 25;
 
-/// The customer's RTP port. It listens until dropped.
-struct Ear {
+/// What comes to an RTP port, until dropped.
+pub struct Ear {
     heard: Arc<Mutex<Vec<Heard>>>,
     _listening: JoinSet<()>,
 }
 
 impl Ear {
-    async fn open(here: std::net::SocketAddr) -> Self {
-        let socket = UdpSocket::bind(here).await.unwrap();
+    /// Listens beside this mouth.
+    pub fn of(mouth: &Mouth) -> Self {
+        let socket = mouth.0.clone();
         let heard: Arc<Mutex<Vec<Heard>>> = Arc::default();
         let (collected, mut listening) = (heard.clone(), JoinSet::new());
         listening.spawn(async move {
@@ -50,21 +51,22 @@ impl Ear {
     }
 
     /// Waits for half a second of this.
-    async fn hears(&self, what: &str, is_it: impl Fn(&Heard) -> bool) {
+    pub async fn hears(&self, what: &str, is_it: impl Fn(&Heard) -> bool) {
         let count = || {
             let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
             heard.iter().filter(|heard| is_it(heard)).count()
         };
-        eventually(&format!("the customer hears {what}"), SOON, async || count() >= A_WORD).await;
+        eventually(&format!("{what} is heard"), SOON, async || count() >= A_WORD).await;
     }
 
     /// Everything so far.
-    fn all(&self) -> Vec<Heard> {
+    pub fn all(&self) -> Vec<Heard> {
         std::mem::take(&mut *self.heard.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-fn is(voice: [u8; 8], heard: &Heard) -> bool {
+/// Whether it is this voice.
+pub fn is(voice: [u8; 8], heard: &Heard) -> bool {
     heard.packet[12..].chunks(8).all(|octets| octets == voice)
 }
 
@@ -75,7 +77,7 @@ fn is_ours(heard: &Heard) -> bool {
 /// Who takes the call and speaks, until dropped.
 struct Speaker {
     call: Call,
-    _speaking: JoinSet<()>,
+    _speaking: Speaking,
 }
 
 impl Speaker {
@@ -83,11 +85,25 @@ impl Speaker {
         let here = stage.street.at(house, 9000);
         let (mouth, relay) = (Mouth::open(here).await, sdp::audio_address(call.invite().unwrap().body()).unwrap());
         assert!(call.respond(200, &sdp::describe(here)));
-        let mut packets = stream(u32::from(house), 1000);
+        Self { call, _speaking: mouth.says(relay, u32::from(house), voice) }
+    }
+}
+
+impl Mouth {
+    /// Speaks with this voice for twenty seconds, or until dropped.
+    pub fn says(&self, to: SocketAddr, ssrc: u32, voice: [u8; 8]) -> Speaking {
+        let mut packets = stream(ssrc, 1000);
         packets.iter_mut().for_each(|packet| packet[12..].copy_from_slice(&voice.repeat(20)));
-        let mut speaking = JoinSet::new();
-        speaking.spawn(async move { mouth.speak(relay, packets, PACKET).await.unwrap() });
-        Self { call, _speaking: speaking }
+        Speaking(self.speak(to, packets, PACKET))
+    }
+}
+
+/// Somebody speaks, until dropped.
+pub struct Speaking(JoinHandle<()>);
+
+impl Drop for Speaking {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -97,7 +113,7 @@ async fn never_silent(setting: Setting, ivr: impl FnOnce(&Stage) -> Sipp, rung: 
     let stage = Stage::set(setting.rules(RULES)).await;
     let party = async |here| Party::start(here, Tap::default()).await.unwrap();
     let (mut carrier, mut queue) = (party(stage.street.carrier()).await, party(stage.street.queue()).await);
-    let ear = Ear::open(stage.street.at(3, 9000)).await;
+    let ear = Ear::of(&Mouth::open(stage.street.at(3, 9000)).await);
     let ivr = ivr(&stage).saying("m=audio 9000 RTP", "m=audio [media_port] RTP").start();
 
     let call = timeout(SOON, carrier.accept()).await.unwrap().unwrap();
@@ -118,6 +134,11 @@ async fn never_silent(setting: Setting, ivr: impl FnOnce(&Stage) -> Sipp, rung: 
     between(ear.all(), rung)
 }
 
+/// From one packet to the next.
+pub fn longest_gap(heard: &[Heard]) -> Duration {
+    heard.windows(2).map(|pair| pair[1].at - pair[0].at).max().unwrap()
+}
+
 /// What is neither of the two voices, between the two.
 fn between(mut heard: Vec<Heard>, rung: &str) -> Vec<Heard> {
     let first = heard.iter().position(|heard| is(GENAGENT, heard)).unwrap();
@@ -125,7 +146,7 @@ fn between(mut heard: Vec<Heard>, rung: &str) -> Vec<Heard> {
     heard.truncate(last + 1);
     heard.drain(..first);
     strictly(&heard);
-    let gap = heard.windows(2).map(|pair| pair[1].at - pair[0].at).max().unwrap();
+    let gap = longest_gap(&heard);
     let ours: Vec<Heard> = heard.into_iter().filter(is_ours).collect();
     println!("{rung}: the longest gap is {gap:?}; {} packets are ours", ours.len());
     assert!(gap < LONGEST, "{rung}: silence for {gap:?}");
