@@ -9,7 +9,7 @@ use crate::phone::{Phone, Stack};
 use crate::stage::{SOON, handed_over};
 use crate::talk::{CUSTOMER, GENAGENT, LISTENING, SETTLING, ended, is_heard};
 use crate::tone::Tone;
-use crate::world::{NUMBER, Over, Place, QUEUE, World};
+use crate::world::{IVR, NUMBER, Over, Place, QUEUE, World};
 
 /// What the queue says.
 pub const AT_THE_QUEUE: Tone = Tone(1800);
@@ -17,7 +17,7 @@ pub const AT_THE_QUEUE: Tone = Tone(1800);
 /// The queue's row in the configuration, and a ladder that begins with a REFER to it.
 fn rules() -> String {
     format!(
-        "[target.queue]\nuri = 'sip:{NUMBER}@{QUEUE}'\n\
+        "[call]\nentry = 'supervised'\n[target.queue]\nuri = 'sip:{NUMBER}@{QUEUE}'\n\
          [[rule]]\nwhen.outcome = 'agent'\nladder = ['refer:queue', 'bye']\n"
     )
 }
@@ -47,6 +47,46 @@ pub async fn play(customer: Stack, queue: Stack) {
     ended(&record, "agent", "genagent");
     let rung = &record["hand_back"]["rungs"][0];
     assert_eq!((&rung["rung"], &rung["result"]), (&"refer:queue".into(), &"transferred".into()), "{record}");
+    world.close().await;
+}
+
+/// T2, H3: the IVR sends its caller on to us by a REFER that we do not see, and leaves. GenerativeAgent solves it, and the
+/// caller is sent on to the queue. At every stage the two who talk hear each other.
+pub async fn redirected() {
+    const AT_THE_IVR: Tone = Tone(2600);
+    let rules = format!(
+        "[target.queue]\nuri = 'sip:{NUMBER}@{QUEUE}'\n\
+         [[rule]]\nwhen.entry = 'redirected'\nwhen.answered = true\nladder = ['refer:queue', 'dial:queue']\n"
+    );
+    let world = World::handing_back(handed_over("SYSTEM"), &rules).await;
+    let (at_ivr, at_queue) = (world.behind_the_customer("ivr", IVR), world.behind_the_customer("queue", QUEUE));
+    let room = |name: &str| world.room(name);
+    let mut caller = Phone::start(Stack::Pjsua, &world.customer, Over::Udp, CUSTOMER, room("customer-room")).await;
+    let mut ivr = Phone::start(Stack::Pjsua, &at_ivr, Over::Udp, AT_THE_IVR, room("ivr-room")).await;
+    let mut genagent = Phone::start(Stack::Baresip, &world.genagent, Over::Udp, GENAGENT, room("genagent-room")).await;
+    let queue = Phone::start(Stack::Baresip, &at_queue, Over::Udp, AT_THE_QUEUE, room("queue-room")).await;
+
+    caller.obey(&format!("dial sip:{NUMBER}@{IVR}"));
+    ivr.says("CALL_ESTABLISHED", 1).await;
+    both_hear((&world.customer, AT_THE_IVR), (&at_ivr, CUSTOMER)).await;
+    ivr.obey(&format!("transfer {}", world.dialled()));
+    genagent.says("CALL_ESTABLISHED", 1).await;
+    caller.says("CALL_ESTABLISHED", 2).await;
+    ivr.obey("hangup");
+    caller.says("CALL_CLOSED", 1).await;
+    both_hear((&world.customer, GENAGENT), (&world.genagent, CUSTOMER)).await;
+    genagent.obey("hangup");
+    queue.says("CALL_ESTABLISHED", 1).await;
+    caller.says("CALL_CLOSED", 2).await;
+    both_hear((&world.customer, AT_THE_QUEUE), (&at_queue, CUSTOMER)).await;
+    caller.obey("hangup");
+    queue.says("CALL_CLOSED", 1).await;
+
+    let record = world.records(1).await.remove(0);
+    // Only the rule for redirected customers has a REFER.
+    ended(&record, "system", "genagent");
+    let rungs = &record["hand_back"]["rungs"];
+    assert_eq!((&rungs[0]["rung"], &rungs[0]["result"]), (&"refer:queue".into(), &"transferred".into()), "{record}");
     world.close().await;
 }
 

@@ -127,3 +127,8 @@ async fn h3_pjsua_is_referred_to_the_queue_and_goes() {
 async fn t12_pjsip_reads_what_we_put_into_refer_to() {
     handback::pjsip_reads_refer_to().await;
 }
+
+#[tokio::test]
+async fn t2_h3_the_ivr_refers_its_caller_to_us_and_we_refer_him_to_the_queue() {
+    handback::redirected().await;
+}

@@ -30,7 +30,9 @@ pub const FRONT: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 6);
 /// The proxy behind it.
 pub const BEHIND: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 7);
 const API: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 5);
-/// Where customers are sent on to: see [`World::behind_the_customer`].
+/// Where customers come from who are sent on to us: see [`World::behind_the_customer`].
+pub const IVR: Ipv4Addr = Ipv4Addr::new(10, 77, 5, 2);
+/// Where customers are sent on to: see there.
 pub const QUEUE: Ipv4Addr = Ipv4Addr::new(10, 77, 6, 2);
 
 /// All devices in the middle.
@@ -115,7 +117,7 @@ impl World {
 
     /// The same with a trunk over another transport.
     pub async fn between(over: Over, trunk_over: Over, path: Path) -> Self {
-        Self::ruled(over, trunk_over, path, handed_over("AGENT"), "").await
+        Self::ruled(over, trunk_over, path, handed_over("AGENT"), "[call]\nentry = 'supervised'\n").await
     }
 
     /// Over UDP, with an API that behaves like this, and these targets and rules, as TOML.
@@ -205,7 +207,6 @@ fn configuration(api: &str, caller: Ipv4Addr, trunk: Ipv4Addr, over: Over, folde
          [media]\naddress = '{SWITCHBACK}'\nports = '20000-20199'\n\
          [trunk.main]\naddress = '{}'\ntransport = '{}'\ndomain = '{DOMAIN}'\ncaller_id = '+15550100000'\n\
          [asapp]\nbase_url = '{api}'\nallow_http = true\napi_id = 'mock-id'\napi_secret = 'mock-secret'\n\
-         [call]\nentry = 'supervised'\n\
          [admin]\nlisten = '{SWITCHBACK}:8080'\ntoken = 'nobody-asks'\n\
          [records]\npath = '{at}/records.jsonl'\n",
         Over::Udp.at(SWITCHBACK),
