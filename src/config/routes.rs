@@ -262,7 +262,7 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     if drops && config.call.entry == EntrySetting::Detect {
         return vec![
             "a redirected call that fits no rule ends in a BYE, which hangs up on its customer: write a [[rule]] with \
-             when.entry = \"redirected\" and ladder = [\"refer:TARGET\", \"dial:TARGET\"]"
+             when.entry = \"redirected\", when.answered = true and ladder = [\"refer:TARGET\", \"dial:TARGET\"]"
                 .to_owned(),
         ];
     }

@@ -191,6 +191,16 @@ fn rules_that_would_lose_a_customer_are_refused_with_their_fix() {
     assert_eq!(answered_first.warnings().iter().filter(|line| line.contains("redirected")).count(), 0);
 }
 
+#[test]
+fn the_rule_that_the_warning_advises_is_taken_and_ends_the_warning() {
+    let hangs_up = |warning: &&String| warning.contains("hangs up on its customer");
+    let warned = Config::parse(LEAST).unwrap().warnings();
+    let advice = warned.iter().find(hangs_up).unwrap().split_once("with ").unwrap().1;
+    let rule = advice.replace(" and ", "\n").replace(", when", "\nwhen").replace("TARGET", "queue");
+    let config = with(&format!("{QUEUE}[[rule]]\n{rule}\n")).unwrap();
+    assert_eq!(config.warnings().iter().find(hangs_up), None);
+}
+
 fn key_line(key: &str, line: &str) -> String {
     let (section, _) = key.rsplit_once('.').unwrap();
     format!("{section}.{line}\n")
