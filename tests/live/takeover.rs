@@ -60,6 +60,7 @@ fn replaces(call: &Call, answer: &Message) -> String {
 
 #[tokio::test]
 async fn t3_the_sbc_takes_the_place_of_the_ivr_and_nobody_is_cut_off_for_long() {
+    let _machine = crate::heavy::alone().await;
     let stage = Stage::set(Setting::default()).await;
     let street = &stage.street;
     let mut sbc_address = street.ivr();

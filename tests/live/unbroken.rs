@@ -110,6 +110,7 @@ impl Drop for Speaking {
 /// Whether the customer hears GenerativeAgent, then something of ours, then the queue, and nothing is silent for long.
 /// Returns what was ours.
 async fn never_silent(setting: Setting, ivr: impl FnOnce(&Stage) -> Sipp, rung: &str) -> Vec<Heard> {
+    let _machine = crate::heavy::alone().await;
     let stage = Stage::set(setting.rules(RULES)).await;
     let party = async |here| Party::start(here, Tap::default()).await.unwrap();
     let (mut carrier, mut queue) = (party(stage.street.carrier()).await, party(stage.street.queue()).await);

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -21,9 +21,14 @@ pub struct Kamailio {
 impl Kamailio {
     /// Starts one in the middle namespace that passes everything new on to this place.
     pub async fn start(here: Ipv4Addr, next: &str, room: PathBuf) -> Self {
-        let (file, log) = (room.join("kamailio.cfg"), room.join("log"));
         let configuration = include_str!("kamailio.cfg").replace("HERE", &here.to_string()).replace("NEXT", next);
-        fs::write(&file, configuration.replace("ROOM", &room.display().to_string())).unwrap();
+        Self::configured(&configuration.replace("ROOM", &room.display().to_string()), Over::Tls.at(here), room).await
+    }
+
+    /// Starts one there with this configuration, and waits until it listens here, over TCP.
+    pub async fn configured(configuration: &str, here: SocketAddr, room: PathBuf) -> Self {
+        let (file, log) = (room.join("kamailio.cfg"), room.join("log"));
+        fs::write(&file, configuration).unwrap();
         let mut command = Command::new("kamailio");
         command.args(["-DD", "-E", "-m", "32", "-M", "4", "-Y"]).arg(&room).arg("-f").arg(&file);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log).unwrap());
@@ -35,7 +40,7 @@ impl Kamailio {
         eventually("kamailio listens", SOON, async || {
             let gone = kamailio.child.try_wait().unwrap();
             assert!(gone.is_none(), "kamailio did not start; {INSTALL}\n{}", kamailio.log());
-            TcpStream::connect(Over::Tls.at(here)).await.is_ok()
+            TcpStream::connect(here).await.is_ok()
         })
         .await;
         kamailio

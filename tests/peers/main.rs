@@ -18,6 +18,7 @@ mod echo;
 mod handback;
 mod kamailio;
 mod phone;
+mod recipe;
 #[allow(dead_code, reason = "shared with the live suite")]
 #[path = "../live/sipp.rs"]
 mod sipp;
@@ -131,4 +132,9 @@ async fn t12_pjsip_reads_what_we_put_into_refer_to() {
 #[tokio::test]
 async fn t2_h3_the_ivr_refers_its_caller_to_us_and_we_refer_him_to_the_queue() {
     handback::redirected().await;
+}
+
+#[tokio::test]
+async fn h1_the_recipe_for_kamailio_works_as_it_stands() {
+    recipe::kamailio().await;
 }

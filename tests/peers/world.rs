@@ -125,6 +125,12 @@ impl World {
         Self::ruled(Over::Udp, Over::Udp, Path::Direct, behaviour, rules).await
     }
 
+    /// Over UDP, with proxies, and more lines of configuration.
+    pub async fn behind_a_proxy(more: &str) -> Self {
+        let more = format!("[call]\nentry = 'supervised'\n{more}");
+        Self::ruled(Over::Udp, Over::Udp, Path::Proxied, handed_over("AGENT"), &more).await
+    }
+
     async fn ruled(over: Over, trunk_over: Over, path: Path, behaviour: Behaviour, rules: &str) -> Self {
         let (customer, genagent) = namespaces();
         let folder = tempfile::Builder::new().prefix("switchback-peers-").tempdir().unwrap();
