@@ -289,7 +289,7 @@ fn one_crate_has_one_door() {
     let doors: [(&str, &[&str]); 22] = [
         ("rsip", &["sip/message", "demo"]),
         ("rtp_rs", &["media", "demo"]),
-        ("rtcp_types", &["media/quality"]),
+        ("rtcp_types", &["media/report"]),
         ("reqwest", &["asapp", "webhooks", "demo"]),
         ("rustls", &["asapp", "webhooks", "demo", "app", "driver/tls"]),
         ("tokio_rustls", &["driver/tls"]),

@@ -12,9 +12,10 @@ use rtp_rs::RtpReader;
 use super::digits::Presses;
 use super::latch::{Heard, Latch, Mark, Stale};
 use super::laws::Laws;
-use super::quality::{Ear, REPORT};
+use super::quality::Ear;
+use super::report::{self, Block, Moment, REPORT, Sending, Word};
 use super::sounds::Sounds;
-use super::stream::{HEADER, Outgoing, Position, is_rtcp, rename_rtcp};
+use super::stream::{HEADER, Outgoing, Position, is_rtcp};
 use super::tones::{self, FRAME};
 use crate::b2bua::io::{Digit, EventTypes, Law, MediaEvent, PortPair, Sound};
 use crate::leg::MediaCounters;
@@ -57,6 +58,8 @@ pub enum Step {
     Drop,
     /// Send it from this socket to this address.
     Forward(Slot, SocketAddr),
+    /// Send [`Table::report`] of this length from this socket to this address.
+    Report(Slot, SocketAddr, usize),
 }
 
 /// What a packet changed beyond its own fate; rare.
@@ -173,7 +176,7 @@ struct Row {
     /// When the counters are told again.
     count_due: Option<Instant>,
     /// Our canonical name in reports (RFC 7022): a new one for each lend.
-    name: u64,
+    name: u128,
 }
 
 /// The times the table goes by.
@@ -196,13 +199,15 @@ pub struct Table {
     laws: Laws,
     /// What the packets since the last look changed.
     pub notices: Vec<Notice>,
+    /// The report written last.
+    pub report: [u8; REPORT],
 }
 
 impl Table {
     /// One idle row for each pair, in this order.
     pub fn new(pairs: &[PortPair], terms: Terms, sounds: Arc<Sounds>) -> Self {
         let rows = pairs.iter().map(|&pair| Row::new(pair)).collect();
-        Self { rows, terms, sounds, laws: Laws::default(), notices: Vec::new() }
+        Self { rows, terms, sounds, laws: Laws::default(), notices: Vec::new(), report: [0; REPORT] }
     }
 
     /// Judges one packet, edits it in place, and says where it goes. `now` may be as old as the batch it came in.
@@ -284,14 +289,29 @@ impl Table {
         }
         row.counters.received_rtcp += 1;
         row.heard = Some(now);
-        row.ear.read(packet, row.outgoing.ssrc(), now);
+        let word = Word::read(packet, row.outgoing.ssrc());
+        row.ear.read(&word, now);
+        let told = word.hears.and_then(|block| row.outgoing.told(block));
 
         let Feed::Row(peer) = row.feed else { return Step::Drop };
-        let heard = row.outgoing.renaming();
-        let peer_row = &mut self.rows[peer];
-        peer_row.ear.pass(packet, now);
-        rename_rtcp(packet, peer_row.outgoing.renaming(), heard);
-        peer_row.rtcp_way(peer).map_or(Step::Drop, |(out, target)| Step::Forward(out, target))
+        if self.rows[peer].cover.is_some() {
+            return Step::Drop; // it is sent reports of our own
+        }
+        let sends = word.sends.filter(|_| !self.rows[peer].held);
+        let moment = sends.and_then(|(sender, moment)| self.rows[peer].outgoing.sent(sender, moment));
+        self.write(peer, moment, told, now)
+    }
+
+    /// Writes a report for the row's far side; nothing before it has heard a stream that could be named.
+    fn write(&mut self, index: usize, moment: Option<Moment>, hears: Option<(u32, Block)>, now: Instant) -> Step {
+        let row = &mut self.rows[index];
+        let (Some((slot, target)), Some(ssrc)) = (row.rtcp_way(index), row.outgoing.ssrc()) else { return Step::Drop };
+        let sending = moment.map(|moment| row.sending(moment));
+        let length = report::write(ssrc, sending, hears, &format!("{:032x}", row.name), &mut self.report);
+        if let Some(moment) = moment {
+            row.ear.tell(moment, now);
+        }
+        if length > 0 { Step::Report(slot, target, length) } else { Step::Drop }
     }
 
     /// Counts a packet that nobody with the key sent, or that came before.
@@ -459,24 +479,17 @@ impl Table {
         Some(MediaEvent::Counted(row.pair, row.ear.judge(row.counters)))
     }
 
-    /// Writes a report about the sound of ours that the row's far side hears, when one is due; its octets, and the way
-    /// it goes. `unix` is the time of day.
-    pub fn own_report(
-        &mut self,
-        index: usize,
-        packet: &mut [u8; REPORT],
-        unix: Duration,
-        now: Instant,
-    ) -> Option<(usize, Slot, SocketAddr)> {
+    /// Writes a report about the sound of ours that the row's far side hears, when one is due. `unix` is the time of
+    /// day.
+    pub fn own_report(&mut self, index: usize, unix: Duration, now: Instant) -> Step {
         let sounding = self.is_sounding(index);
         let row = &mut self.rows[index];
         if !row.ear.is_due(sounding, rand::random(), now) {
-            return None;
+            return Step::Drop;
         }
-        let ((slot, target), position) = (row.rtcp_way(index)?, row.outgoing.position(now)?);
-        let name = format!("{:016x}", row.name);
-        let length = row.ear.report(position, &row.counters, &name, unix, now, packet);
-        (length > 0).then_some((length, slot, target))
+        let Some(position) = row.outgoing.position(now) else { return Step::Drop };
+        let hears = row.ear.hears(now);
+        self.write(index, Some(Moment::at(unix, position.timestamp)), hears, now)
     }
 
     /// The coarse look at one row: silence, sound again, quiet.
@@ -528,6 +541,13 @@ impl Row {
         let muxed = self.rtp.announced.is_some() && self.rtcp.announced == self.rtp.announced;
         let (slot, side) = if muxed { (Slot::rtp(index), self.rtp) } else { (Slot::rtcp(index), self.rtcp) };
         side.target.map(|target| (slot, target))
+    }
+
+    /// What a sender report to its far side says: the stream as it was sent, whatever its sources.
+    fn sending(&self, moment: Moment) -> Sending {
+        let MediaCounters { sent_packets, sent_octets, .. } = self.counters;
+        let octets = sent_octets.saturating_sub(HEADER as u64 * sent_packets);
+        Sending { moment, packets: sent_packets as u32, octets: octets as u32 }
     }
 
     /// Whether its far side is sent what another row feeds it.
@@ -668,6 +688,15 @@ mod tests {
         fn report(&mut self, row: usize, source: &str) -> Step {
             self.table.step(Slot::rtcp(row), address(source), &mut [0x80, 201, 0, 1, 0, 0, 0, 7], self.now)
         }
+
+        /// Where what is made of a report goes.
+        fn reported(&mut self, row: usize, source: &str) -> Option<(Slot, SocketAddr)> {
+            match self.report(row, source) {
+                Step::Report(slot, target, _) => Some((slot, target)),
+                Step::Forward(..) => panic!("as it came"),
+                Step::Drop => None,
+            }
+        }
     }
 
     fn address(text: &str) -> SocketAddr {
@@ -679,7 +708,7 @@ mod tests {
         let mut scene = Scene::call("192.0.2.1:4000");
         assert_eq!(scene.packet(0, "192.0.2.1:4000", 1), Step::Forward(Slot(2), address("192.0.2.2:5000")));
         assert_eq!(scene.packet(1, "192.0.2.2:5000", 1), Step::Forward(Slot(0), address("192.0.2.1:4000")));
-        assert_eq!(scene.report(0, "192.0.2.1:4001"), Step::Forward(Slot(3), address("192.0.2.2:5001")));
+        assert_eq!(scene.reported(0, "192.0.2.1:4001"), Some((Slot(3), address("192.0.2.2:5001"))));
         assert_eq!(scene.table.notices.len(), 4, "both started and settled");
     }
 
@@ -718,15 +747,54 @@ mod tests {
     #[test]
     fn m8_rtcp_goes_where_each_side_wants_it() {
         let mut scene = Scene::call("192.0.2.1:4000");
-        let muxed = address("192.0.2.1:4000");
+        let (muxed, beside) = (address("192.0.2.1:4000"), address("192.0.2.2:5001"));
         scene.table.expect(0, Some(muxed), Some(muxed), scene.now);
-        assert!(scene.passes(0, "192.0.2.1:4000"));
-        assert_eq!(scene.report(1, "192.0.2.2:5001"), Step::Forward(Slot::rtp(0), muxed), "with its RTP");
+        assert_eq!(scene.reported(1, "192.0.2.2:5001"), None, "of nothing there is nothing to report");
+        assert!(scene.passes(0, "192.0.2.1:4000") && scene.passes(1, "192.0.2.2:5000"));
+        assert_eq!(scene.reported(1, "192.0.2.2:5001"), Some((Slot::rtp(0), muxed)), "with its RTP");
         let mut report = [0x80, 201, 0, 1, 0, 0, 0, 7];
         let step = scene.table.step(Slot::rtp(0), muxed, &mut report, scene.now);
-        assert_eq!(step, Step::Forward(Slot::rtcp(1), address("192.0.2.2:5001")), "beside its RTP");
+        assert!(matches!(step, Step::Report(slot, target, _) if slot == Slot::rtcp(1) && target == beside));
         scene.table.sent(Slot::rtp(0), &report);
         assert_eq!(scene.table.rows[0].counters.sent_packets, 0, "no RTP");
+    }
+
+    #[test]
+    fn m8_a_far_side_is_told_of_one_stream_by_one_name() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        let mut packet = [0; HEADER + FRAME];
+        scene.table.play(1, Sound::Waiting, Law::Mu);
+        scene.table.sound(1, &mut packet, scene.now).expect("a packet");
+        scene.table.sent(Slot::rtp(1), &packet);
+        let stream = Position::read(&packet).ssrc;
+        scene.table.bridge(0, 1);
+        assert!(scene.passes(0, "192.0.2.1:4000"));
+        let before = scene.table.rows[1].outgoing.position(scene.now).unwrap().timestamp;
+        assert!(scene.passes(1, "192.0.2.2:5000"));
+
+        // Row 0 reports: SSRC 0 sends and hears 0; it is called x, and leaves.
+        let mut said = [0; REPORT];
+        let moment = Moment { ntp: 77 << 32, timestamp: 0 };
+        let block = Block { fraction: 0, lost: 0, highest: 0, jitter: 5, last_report: 0, delay: 0 };
+        let sending = Sending { moment, packets: 4_000, octets: 640_000 };
+        let length = report::write(0, Some(sending), Some((0, block)), "x", &mut said);
+        let mut said = [&said[..length], &[0x81, 203, 0, 1, 0, 0, 0, 0]].concat();
+        let step = scene.table.step(Slot::rtcp(0), address("192.0.2.1:4001"), &mut said, scene.now);
+        let Step::Report(_, target, length) = step else { panic!("{step:?}") };
+        assert_eq!(target, address("192.0.2.2:5001"));
+        let heard = scene.table.report[..length].to_vec();
+        let word = Word::read(&heard, Some(0));
+        let (sender, told) = word.sends.unwrap();
+        assert_eq!((sender, told.ntp), (stream, moment.ntp));
+        assert_eq!(word.hears.unwrap().jitter, 5, "how the customer hears");
+        assert_eq!(told.timestamp, before, "the first packet of the customer was stamped 0 and is the newest");
+        assert_eq!(heard[20..24], 1_u32.to_be_bytes(), "what it was sent, not what the customer sent");
+        assert!(heard.len() == 96 && heard[53] == 202, "a report and a name, and no farewell: {heard:x?}");
+
+        // Held, it is sent nothing that could be reported.
+        scene.table.hold(1, true);
+        let step = scene.table.step(Slot::rtcp(0), address("192.0.2.1:4001"), &mut said, scene.now);
+        assert!(matches!(step, Step::Report(..)) && scene.table.report[1] == 201, "{step:?}");
     }
 
     #[test]
@@ -881,7 +949,8 @@ mod tests {
         let target = scene.table.sound(1, &mut packet, scene.now);
         assert_eq!((target, packet[1], packet[3]), (Some(address("192.0.2.2:5000")), 0x80, 8), "PCMU with the marker");
         assert_ne!(scene.packet(1, "192.0.2.2:5000", 1), Step::Drop, "it is heard");
-        assert_ne!(scene.report(0, "192.0.2.1:4001"), Step::Drop, "RTCP goes on");
+        assert_eq!(scene.report(0, "192.0.2.1:4001"), Step::Drop, "the reports are of the music");
+        assert_ne!(scene.report(1, "192.0.2.2:5001"), Step::Drop, "who is heard is told so");
         scene.table.cover(1, None);
         assert!(!scene.table.is_sounding(1));
         assert_eq!(scene.renumbered(0, "192.0.2.1:4000", 60), (Step::Forward(Slot(2), address("192.0.2.2:5000")), 9));

@@ -6,6 +6,7 @@
 
 use std::time::Instant;
 
+use super::report::{Block, Moment};
 use super::tones::FRAME;
 
 /// Octets of the fixed RTP header (RFC 3550 section 5.1).
@@ -61,6 +62,14 @@ pub struct Outgoing {
     shift: Position,
     /// The newest packet the far side was sent, and when.
     newest: Option<(Position, Instant)>,
+    /// How often its sequence numbers have wrapped, in the upper half (RFC 3550 appendix A.1).
+    wraps: u32,
+    /// The first packet of the present source: its extended sequence number as the far side counts, and its own.
+    first: (u32, u16),
+    /// What the far side has lost altogether, as it last said, and had lost when the present source began.
+    lost: (u32, u32),
+    /// The last sender report of the present source that the far side was sent: the middle of its NTP time.
+    reported: Option<u32>,
 }
 
 impl Outgoing {
@@ -81,8 +90,19 @@ impl Outgoing {
         }
         let newer = |(newest, _): (Position, _)| leaves.sequence.wrapping_sub(newest.sequence) < 0x8000;
         if self.newest.is_none_or(newer) {
-            self.newest = Some((leaves, now));
+            self.advance(leaves, now);
         }
+    }
+
+    fn advance(&mut self, position: Position, at: Instant) {
+        self.wraps = self.wraps_at(position);
+        self.newest = Some((position, at));
+    }
+
+    /// How often the sequence numbers have wrapped when this is the newest.
+    fn wraps_at(&self, position: Position) -> u32 {
+        let wrapped = self.newest.is_some_and(|(newest, _)| position.sequence < newest.sequence);
+        self.wraps.wrapping_add(u32::from(wrapped) << 16)
     }
 
     fn begin(&mut self, came: Position, packet: &mut [u8], now: Instant) {
@@ -91,6 +111,10 @@ impl Outgoing {
             self.shift = next.minus(came);
             packet[1] |= MARKER;
         }
+        let leaves = came.plus(self.shift);
+        self.first = (self.wraps_at(leaves) | u32::from(leaves.sequence), came.sequence);
+        self.lost.1 = self.lost.0;
+        self.reported = None;
     }
 
     /// Writes the header of a packet of our own, due at `due`, before its payload; `starts` for the first of a sound.
@@ -104,7 +128,7 @@ impl Outgoing {
         packet[1] = payload_type | if starts { MARKER } else { 0 };
         position.write(packet);
         self.source = None;
-        self.newest = Some((position, due));
+        self.advance(position, due);
     }
 
     /// Where a new source has to go on: the next sequence number, and the time passed since the newest packet, which
@@ -126,10 +150,32 @@ impl Outgoing {
         self.newest.map(|(newest, _)| newest.ssrc)
     }
 
-    /// How the present source's names were changed, for RTCP; `None` when they were not.
-    pub fn renaming(&self) -> Option<Renaming> {
-        let from = self.source.filter(|_| self.shift != Position::default())?;
-        Some(Renaming { from, to: from.wrapping_add(self.shift.ssrc), shift: self.shift })
+    /// A sender report of this SSRC goes to the far side: the same moment in the stream it hears. `None` when the
+    /// sender is not the present source.
+    pub fn sent(&mut self, sender: u32, moment: Moment) -> Option<Moment> {
+        (self.source == Some(sender)).then(|| {
+            self.reported = Some(moment.middle());
+            Moment { timestamp: moment.timestamp.wrapping_add(self.shift.timestamp), ..moment }
+        })
+    }
+
+    /// What the far side says of the stream, as the present source would hear it said of its own: its SSRC, its
+    /// sequence numbers, what was lost since it began, and its own sender report or none (RFC 3550 section 6.4.1).
+    /// `None` when there is no source or the far side has not heard it yet.
+    pub fn told(&mut self, block: Block) -> Option<(u32, Block)> {
+        self.lost.0 = block.lost;
+        let (first, came) = self.first;
+        let since = block.highest.wrapping_sub(first);
+        let source = self.source.filter(|_| since < 1 << 31)?;
+        let known = self.reported == Some(block.last_report);
+        let own = Block {
+            lost: block.lost.wrapping_sub(self.lost.1) & Block::LARGEST_LOSS,
+            highest: u32::from(came).wrapping_add(since),
+            last_report: if known { block.last_report } else { 0 },
+            delay: if known { block.delay } else { 0 },
+            ..block
+        };
+        Some((source, own))
     }
 }
 
@@ -138,69 +184,9 @@ fn samples(now: Instant, then: Instant) -> u32 {
     (now.saturating_duration_since(then).as_micros() * 8 / 1000) as u32
 }
 
-/// A source renamed: what it calls itself, and what the far side knows it as.
-#[derive(Debug, Clone, Copy)]
-pub struct Renaming {
-    from: u32,
-    to: u32,
-    shift: Position,
-}
-
 /// True for a plausible RTCP packet: version 2, a packet type of RFC 3550 or 4585, whole in its datagram.
 pub fn is_rtcp(packet: &[u8]) -> bool {
     packet.len() >= 8 && packet[0] >> 6 == 2 && (192..=223).contains(&packet[1]) && part(packet, 0) <= packet.len()
-}
-
-/// Edits a compound RTCP packet (RFC 3550 section 6): the sender's own SSRC and sender timestamp by `sender`, the
-/// reports about what it hears by `heard`. Malformed parts are left as they are.
-pub fn rename_rtcp(packet: &mut [u8], sender: Option<Renaming>, heard: Option<Renaming>) {
-    let mut at = 0;
-    while packet.len() >= at + 8 {
-        let end = at + part(packet, at);
-        if end > packet.len() {
-            return;
-        }
-        let one = &mut packet[at..end];
-        if let Some(sender) = sender {
-            rename_sender(one, sender);
-        }
-        if let Some(heard) = heard {
-            rename_reports(one, heard);
-        }
-        at = end;
-    }
-}
-
-const SENDER_REPORT: u8 = 200;
-const RECEIVER_REPORT: u8 = 201;
-
-/// Every packet type we know has its sender in the second word; a sender report its timestamp in the fifth.
-fn rename_sender(packet: &mut [u8], sender: Renaming) {
-    if packet.len() < 8 || word(packet, 4) != sender.from {
-        return;
-    }
-    packet[4..8].copy_from_slice(&sender.to.to_be_bytes());
-    if packet[1] == SENDER_REPORT && packet.len() >= 20 {
-        let timestamp = word(packet, 16).wrapping_add(sender.shift.timestamp);
-        packet[16..20].copy_from_slice(&timestamp.to_be_bytes());
-    }
-}
-
-/// Report blocks name the stream as the far side knows it; here they get its own names back.
-fn rename_reports(packet: &mut [u8], heard: Renaming) {
-    const BLOCK: usize = 24;
-    let first = match packet[1] {
-        SENDER_REPORT => 28,
-        RECEIVER_REPORT => 8,
-        _ => return,
-    };
-    let count = usize::from(packet[0] & 0x1f);
-    let blocks = packet.get_mut(first..).unwrap_or_default();
-    for block in blocks.chunks_exact_mut(BLOCK).take(count).filter(|block| word(block, 0) == heard.to) {
-        block[0..4].copy_from_slice(&heard.from.to_be_bytes());
-        let highest = half(block, 10).wrapping_sub(heard.shift.sequence);
-        block[10..12].copy_from_slice(&highest.to_be_bytes());
-    }
 }
 
 /// Octets of the RTCP packet that begins at `at`.
@@ -235,7 +221,6 @@ mod tests {
             outgoing.carry(&mut relayed, now);
             assert_eq!(relayed, packet(5, sequence, timestamp));
         }
-        assert!(outgoing.renaming().is_none());
         assert_eq!(outgoing.newest.map(|(newest, _)| newest.sequence), Some(2), "reordering does not go back");
     }
 
@@ -267,40 +252,50 @@ mod tests {
         assert_eq!(relayed[1], 0);
     }
 
+    const BLOCK: Block = Block { fraction: 3, lost: 7, highest: 102, jitter: 11, last_report: 0, delay: 9 };
+
     #[test]
-    fn m8_reports_are_renamed_like_the_stream() {
+    fn m8_a_sender_report_tells_the_moment_as_the_far_side_counts() {
         let (mut outgoing, now) = (Outgoing::default(), crate::clock::now());
+        let moment = Moment { ntp: 0x1111_2222_3333_4444, timestamp: 2000 };
+        assert_eq!(outgoing.sent(9, moment), None, "nobody was heard yet");
         outgoing.carry(&mut packet(5, 100, 1000), now);
+        assert_eq!(outgoing.sent(5, moment), Some(moment), "the first source is untouched");
         outgoing.change_source();
+        assert_eq!(outgoing.sent(5, moment), None, "it is not heard any more");
         outgoing.carry(&mut packet(9, 200, 2000), now); // now 5, 101, 1160
-
-        let mut report = vec![0x80, SENDER_REPORT, 0, 6];
-        report.extend([0; 24]);
-        report[4..8].copy_from_slice(&9_u32.to_be_bytes());
-        report[16..20].copy_from_slice(&2000_u32.to_be_bytes());
-        report.extend([0x81, 202, 0, 2, 0, 0, 0, 9, 1, 0, 0, 0]); // SDES
-        assert!(is_rtcp(&report));
-        rename_rtcp(&mut report, outgoing.renaming(), None);
-        assert_eq!((word(&report, 4), word(&report, 16), word(&report, 32)), (5, 1160, 5));
-
-        let mut answer = vec![0x81, RECEIVER_REPORT, 0, 7, 0, 0, 0, 77];
-        answer.extend([0; 24]);
-        answer[8..12].copy_from_slice(&5_u32.to_be_bytes());
-        answer[18..20].copy_from_slice(&101_u16.to_be_bytes());
-        rename_rtcp(&mut answer, None, outgoing.renaming());
-        assert_eq!((word(&answer, 4), word(&answer, 8), half(&answer, 18)), (77, 9, 200));
+        assert_eq!(outgoing.sent(9, moment), Some(Moment { timestamp: 1160, ..moment }));
+        assert_eq!(outgoing.sent(5, moment), None);
     }
 
     #[test]
-    fn malformed_rtcp_is_left_alone() {
-        let renaming = Renaming { from: 0, to: 1, shift: Position { ssrc: 1, sequence: 1, timestamp: 1 } };
-        for length in 0..64 {
-            for kind in [SENDER_REPORT, RECEIVER_REPORT, 202] {
-                let mut garbage = vec![0; length];
-                garbage.iter_mut().zip([0x9f, kind, 0, (length / 5) as u8]).for_each(|(to, from)| *to = from);
-                is_rtcp(&garbage);
-                rename_rtcp(&mut garbage, Some(renaming), Some(renaming));
-            }
+    fn m8_a_source_is_told_of_itself_alone() {
+        let (mut outgoing, now) = (Outgoing::default(), crate::clock::now());
+        outgoing.carry(&mut packet(5, 65_535, 1000), now);
+        assert_eq!(outgoing.told(Block { highest: 65_535, ..BLOCK }).unwrap().1.lost, 7);
+        assert_eq!(outgoing.sent(5, Moment { ntp: 0x1_0000, timestamp: 0 }).unwrap().middle(), 1);
+        outgoing.change_source();
+        assert_eq!(outgoing.told(Block { highest: 65_535, ..BLOCK }), None, "no source, nobody to tell");
+        for sequence in 200..300 {
+            outgoing.carry(&mut packet(9, sequence, 2000), now); // 65,536 and on, as the far side counts
         }
+        assert_eq!(outgoing.told(Block { highest: 65_535, ..BLOCK }), None, "it has not heard the new one");
+        let later = Block { lost: 10, highest: 65_536 + 90, last_report: 1, ..BLOCK };
+        let own = Block { lost: 3, highest: 290, last_report: 0, delay: 0, ..later };
+        assert_eq!(outgoing.told(later), Some((9, own)), "the report it answers was of another source");
+        outgoing.sent(9, Moment { ntp: 0x2_0000, timestamp: 0 });
+        let answer = Block { last_report: 2, ..later };
+        assert_eq!(outgoing.told(answer), Some((9, Block { last_report: 2, delay: 9, ..own })));
+    }
+
+    #[test]
+    fn m8_sequence_numbers_wrap_for_each_side_in_its_time() {
+        let (mut outgoing, now) = (Outgoing::default(), crate::clock::now());
+        outgoing.carry(&mut packet(5, 65_530, 0), now);
+        outgoing.change_source();
+        let sequences = (0..70_000_u32).map(|n| (65_000 + n) as u16);
+        sequences.for_each(|sequence| outgoing.carry(&mut packet(9, sequence, 0), now));
+        let told = outgoing.told(Block { highest: 65_531 + 69_999, ..BLOCK });
+        assert_eq!(told.map(|(_, block)| block.highest), Some(65_000 + 69_999));
     }
 }

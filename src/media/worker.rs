@@ -17,7 +17,6 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::guard::Guard;
 use super::ports::Socket;
-use super::quality::REPORT;
 use super::relay::{Notice, Slot, Step, Table};
 use super::srtp::{Protection, Sealed};
 use super::stream::HEADER;
@@ -137,8 +136,10 @@ impl Worker {
         };
         let Some(length) = opened else { return self.table.refuse(slot) };
         let packet = &mut self.buffer[..length];
-        if let Step::Forward(out, target) = self.table.step(slot, source, packet, self.now) {
-            self.send(out, target, length);
+        match self.table.step(slot, source, packet, self.now) {
+            Step::Drop => {}
+            Step::Forward(out, target) => self.send(out, target, length),
+            Step::Report(out, target, length) => self.send_report(out, target, length),
         }
         if !self.table.notices.is_empty() {
             self.heed();
@@ -161,6 +162,11 @@ impl Worker {
         if sent {
             self.table.sent(out, &self.buffer[..length]);
         }
+    }
+
+    fn send_report(&mut self, out: Slot, target: SocketAddr, length: usize) {
+        self.buffer[..length].copy_from_slice(&self.table.report[..length]);
+        self.send(out, target, length);
     }
 
     fn heed(&mut self) {
@@ -338,14 +344,12 @@ impl Worker {
 
     fn look(&mut self) {
         let unix = Duration::from_millis(self.epoch.unix_ms(self.now).unsigned_abs());
-        let mut report = [0; REPORT];
         for at in 0..self.busy.len() {
             let row = self.busy[at];
             let events = [self.table.look(row, self.now), self.table.count(row, self.now)];
             events.into_iter().flatten().for_each(|event| self.tell(event));
-            if let Some((length, slot, target)) = self.table.own_report(row, &mut report, unix, self.now) {
-                self.buffer[..length].copy_from_slice(&report[..length]);
-                self.send(slot, target, length);
+            if let Step::Report(out, target, length) = self.table.own_report(row, unix, self.now) {
+                self.send_report(out, target, length);
             }
         }
         self.busy.retain(|&row| !self.table.is_idle(row));

@@ -262,19 +262,33 @@ fn linear(octet: u8, is_mu_law: bool) -> i32 {
 }
 
 #[tokio::test]
-async fn m8_rtcp_passes_both_ways_beside_the_rtp() {
+async fn m8_rtcp_goes_both_ways_beside_the_rtp_and_says_nothing_of_who_is_behind_us() {
     let stage = Stage::set(Setting::default()).await;
     let (here, there) = (stage.street.at(3, 9000), stage.street.at(4, 9000));
-    let (customer, genagent) =
-        (Mouth::open(stage.street.at(3, 9001)).await, Mouth::open(stage.street.at(4, 9001)).await);
+    let mouth = |at: u8, port| Mouth::open(stage.street.at(at, port));
+    let (customer, customer_rtcp) = (mouth(3, 9000).await, mouth(3, 9001).await);
+    let (genagent, genagent_rtcp) = (mouth(4, 9000).await, mouth(4, 9001).await);
     let call = bridge(&stage, here, there).await;
-    // An empty receiver report (RFC 3550 section 6.4.2).
-    let report = |ssrc: u32| [&[0x80, 201, 0, 1][..], &ssrc.to_be_bytes()].concat();
+    customer.speak(call.towards_customer_leg, stream(0xc057, 5), PACKET).await.unwrap();
+    genagent.speak(call.towards_genagent_leg, stream(0x6e4a, 5), PACKET).await.unwrap();
+
+    // A receiver report, a CNAME and a BYE (RFC 3550 sections 6.4.2, 6.5 and 6.6).
+    let report = |ssrc: u32| {
+        let ssrc = ssrc.to_be_bytes();
+        let name = [&[0x81, 202, 0, 3][..], &ssrc, &[1, 4], b"anna", &[0, 0]].concat();
+        [&[0x80, 201, 0, 1][..], &ssrc, &name, &[0x81, 203, 0, 1], &ssrc].concat()
+    };
     let rtcp = |rtp: SocketAddr| SocketAddr::new(rtp.ip(), rtp.port() + 1);
-    customer.speak(rtcp(call.towards_customer_leg), vec![report(1)], PACKET).await.unwrap();
-    genagent.speak(rtcp(call.towards_genagent_leg), vec![report(2)], PACKET).await.unwrap();
-    assert_eq!(genagent.listen(MOMENT).await.0, [report(1)]);
-    assert_eq!(customer.listen(MOMENT).await.0, [report(2)]);
+    customer_rtcp.speak(rtcp(call.towards_customer_leg), vec![report(0xc057)], PACKET).await.unwrap();
+    genagent_rtcp.speak(rtcp(call.towards_genagent_leg), vec![report(0x6e4a)], PACKET).await.unwrap();
+    for (ear, ssrc) in [(genagent_rtcp, 0xc057), (customer_rtcp, 0x6e4a)] {
+        let heard = ear.listen(MOMENT).await.0;
+        let [heard] = &heard[..] else { panic!("{heard:x?}") };
+        let is_report = heard[..8] == report(ssrc)[..8] && heard[9] == 202 && heard[12..16] == report(ssrc)[4..8];
+        assert!(is_report, "a report and a name of the stream: {heard:x?}");
+        assert_eq!(heard.len(), 8 + 4 * (usize::from(heard[11]) + 1), "and nothing else: the stream goes on");
+        assert!(!heard.windows(4).any(|octets| octets == b"anna"), "{heard:x?}");
+    }
 }
 
 #[tokio::test]
