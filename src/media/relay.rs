@@ -58,7 +58,7 @@ pub enum Step {
     Drop,
     /// Send it from this socket to this address.
     Forward(Slot, SocketAddr),
-    /// Send [`Table::report`] of this length from this socket to this address.
+    /// Send the report just written (`Table::report`), of this length, from this socket to this address.
     Report(Slot, SocketAddr, usize),
 }
 
