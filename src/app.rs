@@ -29,6 +29,7 @@ use crate::driver::resolve::Resolver;
 use crate::driver::stream::{Limits, Streams};
 use crate::driver::tls::{self, Tls};
 use crate::driver::{self, Arrivals, Hands, Question, tcp, udp::Udp};
+use crate::media::recorder::{RecorderGauges, RecorderSettings};
 use crate::media::sounds::{Sounds, Source};
 use crate::media::{Media, MediaSettings, Terms};
 use crate::store::contexts::Contexts;
@@ -99,8 +100,12 @@ impl App {
             questions: question_arrivals,
         };
         let (sip, admin) = (udp.addresses(), listener.local_addr()?);
-        let stores =
-            Stores { contexts: contexts.clone(), records: records.clone(), conversations: conversations.clone() };
+        let stores = Stores {
+            contexts: contexts.clone(),
+            records: records.clone(),
+            conversations: conversations.clone(),
+            recordings: media.recordings(),
+        };
         let server = serve_admin(config, listener, questions, stores);
         let resolver = Resolver::new(&config.dns.servers);
         let mut hands = World {
@@ -289,6 +294,11 @@ fn media_settings(config: &Config) -> Result<MediaSettings> {
         terms: Terms { quarantine: media.quarantine, ..own.terms },
         dscp: Some(media.dscp),
         sounds: Arc::new(sounds(config)?),
+        recorder: config.recording.folder().map(|folder| RecorderSettings {
+            folder: folder.to_path_buf(),
+            max_bytes: config.recording.max_megabytes * 1_000_000,
+            beep: config.recording.beep,
+        }),
     })
 }
 
@@ -315,12 +325,14 @@ struct Stores {
     contexts: Arc<Contexts>,
     records: Records,
     conversations: Option<Conversations>,
+    recordings: Option<RecorderGauges>,
 }
 
 impl Stores {
     fn look_around(&self) -> Surroundings {
         let records = self.records.status();
         let conversations = self.conversations.as_ref().map(Conversations::status).unwrap_or_default();
+        let recordings = self.recordings.as_ref().map(RecorderGauges::status).unwrap_or_default();
         Surroundings {
             records_written: records.written,
             records_lost: records.lost,
@@ -329,6 +341,10 @@ impl Stores {
             conversations_groups: conversations.groups,
             conversations_lost: conversations.lost,
             conversations_failing: conversations.failing,
+            recordings_active: recordings.active,
+            recordings_bytes: recordings.bytes,
+            recordings_frames_lost: recordings.lost,
+            recordings_failing: recordings.failing,
             log_lines_dropped: telemetry::dropped_lines(),
         }
     }
@@ -388,6 +404,10 @@ fn question(query: AdminQuery) -> Question {
         AdminQuery::HangUp(call, answer) => {
             let _ = answer.send(core.has_call(call));
             core.handle_input(now, Input::Operator(OperatorCommand::HangUp(call)));
+        }
+        AdminQuery::Record(call, on, answer) => {
+            let _ = answer.send(core.may_record(call));
+            core.handle_input(now, Input::Operator(OperatorCommand::Record(call, on)));
         }
         AdminQuery::Conversations(caller, answer) => {
             drop(answer.send(core.conversations(now, caller.as_deref(), MOST_CONVERSATIONS)));

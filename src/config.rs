@@ -28,6 +28,7 @@ use crate::b2bua::settings::{
     BreakerSettings, ConversationSettings, HeaderSettings, Network, Reach, Settings, SipTimers, Srtp, Unlisted,
 };
 use crate::call::escape::Sequence;
+use crate::call::recording::{Occasion, RecordingSettings};
 use crate::call::rules::{Rule, Target as CoreTarget, one_or_many};
 use crate::call::settings::{Answer, CallSettings, ContextSettings, EntrySetting, IntakeSettings, Ringing};
 use crate::leg::session_timer::SessionSettings;
@@ -65,6 +66,8 @@ pub struct Config {
     pub call: Call,
     /// `[sounds]`
     pub sounds: Sounds,
+    /// `[recording]`
+    pub recording: Recording,
     /// `[[rule]]`: how customers are handed back, the first that fits.
     pub rule: Vec<Rule>,
     /// `[target.NAME]`: where they may be sent.
@@ -319,6 +322,23 @@ pub struct Sounds {
     pub max_length: Duration,
 }
 
+/// Which calls are recorded, and where.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Recording {
+    /// A folder, or `none`: nothing is recorded.
+    pub path: Keep,
+    /// Megabytes of everything in the folder; above, nothing more is recorded.
+    pub max_megabytes: u64,
+    /// Between two tones that both sides hear; zero: none.
+    #[serde(with = "words::span")]
+    pub beep: Duration,
+    /// A header with the value `yes` on our answer to the customer's side and on the INVITE to a target; empty: none.
+    pub header: String,
+    /// `[[recording.when]]`: calls that are recorded without being asked for.
+    pub when: Vec<Occasion>,
+}
+
 /// One row of the table of places where customers may be sent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -557,6 +577,11 @@ impl Config {
                 .announcement
                 .as_ref()
                 .map_or(Duration::ZERO, |_| self.sounds.announcement_limit),
+            recording: RecordingSettings {
+                kept: self.recording.folder().is_some(),
+                occasions: self.recording.when.clone(),
+                header: self.recording.header.clone(),
+            },
             intake: self.intake.clone(),
             context: self.context.clone(),
             profiles: self.profile.iter().map(|(name, row)| (name.clone(), row.context.clone())).collect(),
@@ -627,6 +652,16 @@ impl Media {
     /// The address peers reach this one of ours at.
     pub fn told(&self, here: IpAddr) -> IpAddr {
         self.advertise.iter().copied().find(|told| told.is_ipv4() == here.is_ipv4()).unwrap_or(here)
+    }
+}
+
+impl Recording {
+    /// Where recordings are kept, if they are.
+    pub fn folder(&self) -> Option<&Path> {
+        match &self.path {
+            Keep::File(path) => Some(path),
+            Keep::Nowhere => None,
+        }
     }
 }
 
@@ -794,12 +829,24 @@ impl Default for Sounds {
     }
 }
 
+impl Default for Recording {
+    fn default() -> Self {
+        Self {
+            path: Keep::Nowhere,
+            max_megabytes: 10_240,
+            beep: Duration::ZERO,
+            header: String::new(),
+            when: Vec::new(),
+        }
+    }
+}
+
 impl Default for Conversations {
     fn default() -> Self {
         let core = ConversationSettings::default();
         Self {
             // Nothing about people reaches a disk unless somebody wrote down where.
-            path: Keep::InMemory,
+            path: Keep::Nowhere,
             resume_window: core.resume_window,
             by_caller: core.by_caller,
             input_window: core.input_window,

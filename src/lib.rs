@@ -50,6 +50,7 @@
 //! - Which conversation is a call part of? [`call::intake`]. What is remembered of it? `src/b2bua/memory.rs`.
 //! - Which keys take a call back from GenerativeAgent? [`call::escape`]; how are they heard? [`media::digits`].
 //! - Whom does a media port listen to? [`media::latch`].
+//! - Which calls are recorded? [`call::recording`]; what is in the file? [`media::tape`], written by [`media::recorder`].
 //! - Where do SRTP keys come from, and where do they go? [`leg::keys`], [`media::srtp`].
 //!
 //! # The life of a call

@@ -53,8 +53,20 @@ impl Collector for Scrape {
             "1 while remembered conversations cannot be written down",
             around.conversations_failing.into(),
         )?;
+        page.gauge("recordings_active", "Calls that are recorded", around.recordings_active)?;
+        page.gauge("recordings_bytes", "Octets in the folder of recordings", around.recordings_bytes)?;
+        page.gauge(
+            "recordings_failing",
+            "1 while the folder of recordings is full or cannot be written: alarm",
+            around.recordings_failing.into(),
+        )?;
         page.gauge("records_failing", "1 while call records cannot be written", around.records_failing.into())?;
 
+        page.counter(
+            "recordings_frames_lost",
+            "Packets left out of recordings because the disk did not keep up",
+            around.recordings_frames_lost,
+        )?;
         page.counter("calls", "Calls taken", c.calls)?;
         let outcomes = Outcome::ALL.map(|o| ([("outcome", o.as_str())], c.outcomes.get(&o).copied().unwrap_or(0)));
         page.counters("calls_ended", "Calls ended, by verdict", outcomes)?;

@@ -41,6 +41,8 @@ pub enum AdminQuery {
     PullBack(CallRef, oneshot::Sender<bool>),
     /// End every leg of this call; true when it exists.
     HangUp(CallRef, oneshot::Sender<bool>),
+    /// Record this call from now on, or no longer; true when it exists, `None` where nothing is recorded.
+    Record(CallRef, bool, oneshot::Sender<Option<bool>>),
     /// The conversations that may be resumed, the last one first; only those of this caller, where one is named.
     Conversations(Option<String>, oneshot::Sender<Vec<Remembered>>),
     /// What is kept of this conversation.
@@ -68,6 +70,14 @@ pub struct Surroundings {
     pub conversations_lost: u64,
     /// Whether writing them fails now.
     pub conversations_failing: bool,
+    /// Recordings that grow now.
+    pub recordings_active: u64,
+    /// Octets in the folder of recordings.
+    pub recordings_bytes: u64,
+    /// Packets that found no room on their way into a recording.
+    pub recordings_frames_lost: u64,
+    /// Whether the folder of recordings is full, or its disk fails.
+    pub recordings_failing: bool,
     /// Log lines dropped.
     pub log_lines_dropped: u64,
 }

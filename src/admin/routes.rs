@@ -39,6 +39,7 @@ pub(super) fn router(sources: Sources) -> Router {
         .route("/v1/conversations/{id}", get(conversation).delete(erase))
         .route("/v1/conversations/{id}/input", put(lay_down).layer(DefaultBodyLimit::max(MAX_INPUT)))
         .route("/v1/calls/{call}/pull-back", post(pull_back))
+        .route("/v1/calls/{call}/recording", post(record).delete(record_no_longer))
         .route_layer(from_fn_with_state(sources.clone(), ask_for_token));
     open.merge(guarded)
         .fallback(async || refusal(StatusCode::NOT_FOUND, "there is nothing here"))
@@ -130,12 +131,37 @@ async fn hang_up(State(sources): State<Sources>, Path(call): Path<String>) -> Re
     supervise(&sources, &call, AdminQuery::HangUp, "ending").await
 }
 
+/// What the customer says and hears is recorded from now on.
+async fn record(State(sources): State<Sources>, Path(call): Path<String>) -> Response {
+    recorded(&sources, &call, true).await
+}
+
+/// It is recorded no longer; what there is stays, and goes on if recording is asked for again.
+async fn record_no_longer(State(sources): State<Sources>, Path(call): Path<String>) -> Response {
+    recorded(&sources, &call, false).await
+}
+
+async fn recorded(sources: &Sources, call: &str, on: bool) -> Response {
+    let Some(call) = call_ref(call) else { return no_call_ref() };
+    match ask(sources, |answer| AdminQuery::Record(call, on, answer)).await {
+        Ok(Some(true)) => {
+            let status = if on { "recording" } else { "not recording" };
+            (StatusCode::ACCEPTED, Json(json!({ "status": status }))).into_response()
+        }
+        Ok(Some(false)) => refusal(StatusCode::NOT_FOUND, "no such call"),
+        Ok(None) => refusal(StatusCode::CONFLICT, "nothing is recorded here: recording.path names a folder for it"),
+        Err(refused) => refused,
+    }
+}
+
+fn no_call_ref() -> Response {
+    refusal(StatusCode::BAD_REQUEST, "a call is 32 hexadecimal digits")
+}
+
 type Supervision = fn(CallRef, oneshot::Sender<bool>) -> AdminQuery;
 
 async fn supervise(sources: &Sources, call: &str, query: Supervision, status: &str) -> Response {
-    let Some(call) = call_ref(call) else {
-        return refusal(StatusCode::BAD_REQUEST, "a call is 32 hexadecimal digits");
-    };
+    let Some(call) = call_ref(call) else { return no_call_ref() };
     match ask(sources, |answer| query(call, answer)).await {
         Ok(true) => (StatusCode::ACCEPTED, Json(json!({ "status": status }))).into_response(),
         Ok(false) => refusal(StatusCode::NOT_FOUND, "no such call"),

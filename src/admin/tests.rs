@@ -64,6 +64,9 @@ async fn answer(core: Core, mut queries: mpsc::Receiver<AdminQuery>) {
             AdminQuery::Snapshot(to) => drop(to.send(counters(core))),
             AdminQuery::Calls(to) => drop(to.send(vec![a_call()])),
             AdminQuery::PullBack(call, to) | AdminQuery::HangUp(call, to) => drop(to.send(call == CallRef(0xab))),
+            AdminQuery::Record(call, on, to) => {
+                let _ = to.send((call != CallRef(0xcd)).then_some(call == CallRef(0xab) && on));
+            }
             AdminQuery::Conversations(caller, to) => {
                 drop(to.send(
                     Some(a_conversation()).filter(|_| caller.is_none_or(|it| it == "+1555")).into_iter().collect(),
@@ -100,6 +103,7 @@ fn a_call() -> LiveCall {
         state: "bridged",
         conversation: ConversationId("c-1".to_owned()),
         customer_call_id: "a@b".to_owned(),
+        recorded: false,
         age_seconds: 12,
         customer_media: None,
         genagent_media: None,
@@ -233,6 +237,18 @@ async fn calls_are_listed_pulled_back_and_hung_up() {
 }
 
 #[tokio::test]
+async fn a_call_is_recorded_where_recordings_are_kept() {
+    let door = door(Core::Ready, None).await;
+    let record = |call: u128| format!("POST /v1/calls/{}/recording", CallRef(call));
+    assert_eq!(ask(&door, &record(0xab)).await, (202, r#"{"status":"recording"}"#.to_owned()));
+    assert_eq!(ask(&door, &record(1)).await.0, 404);
+    let (status, why) = ask(&door, &record(0xcd)).await;
+    assert!(status == 409 && why.contains("recording.path"), "{why}");
+    assert_eq!(ask(&door, "POST /v1/calls/ab/recording").await.0, 400);
+    assert_eq!(ask(&door, &format!("GET /v1/calls/{}/recording", CallRef(0xab))).await.0, 405);
+}
+
+#[tokio::test]
 async fn conversations_are_read_and_erased() {
     let door = door(Core::Ready, None).await;
     let shown =
@@ -276,6 +292,8 @@ async fn a_token_guards_everything_about_calls() {
         "GET /v1/calls",
         "DELETE /v1/calls/ab",
         "POST /v1/calls/ab/pull-back",
+        "POST /v1/calls/ab/recording",
+        "DELETE /v1/calls/ab/recording",
         "GET /v1/context/ab",
         "GET /v1/context?call_id=1%40ivr%2Bx",
         "GET /v1/conversations",

@@ -249,6 +249,7 @@ impl B2bua {
             spare_pair: Some(spare),
             sound: None,
             referrer,
+            recording: None,
             record: None,
         };
         *entry.side_mut(LegRole::Customer) = Side { leg: customer, pair: Some(pair), ..Side::default() };
@@ -433,7 +434,7 @@ impl B2bua {
         self.act(now, call, actions);
     }
 
-    fn act(&mut self, now: Instant, call: CallRef, actions: Vec<CallAction>) {
+    pub(super) fn act(&mut self, now: Instant, call: CallRef, actions: Vec<CallAction>) {
         for action in actions {
             match action {
                 CallAction::Leg(role, command, carry) => self.command(now, call, role, command, carry),
@@ -457,6 +458,7 @@ impl B2bua {
                 CallAction::Connect { with, watched } => self.connect(call, with, watched),
                 CallAction::Pass(role, digit) => self.pass(now, call, role, digit),
                 CallAction::Play(sound) => self.play(now, call, sound),
+                CallAction::Record(on) => self.record(call, on),
                 CallAction::Start(timer, at) => self.timers.start(TimerKey::Call(call, timer), at),
                 CallAction::StopTimers => self.stop_timers(call),
                 CallAction::Publish(context) => self.outputs.push_back(Output::Publish(context)),
@@ -471,6 +473,11 @@ impl B2bua {
         for timer in CallTimer::ALL.into_iter().filter(|timer| *timer != CallTimer::SuccessorLimit) {
             self.timers.stop(TimerKey::Call(call, timer));
         }
+    }
+
+    /// The pair of a leg that is not over.
+    pub(super) fn open_pair(&self, leg: Option<LegId>) -> Option<PortPair> {
+        leg.and_then(|id| self.legs.get(&id)).filter(|leg| !leg.over).map(|leg| leg.pair)
     }
 
     pub(super) fn leg_of(&self, call: CallRef, role: LegRole) -> Option<LegId> {
@@ -780,12 +787,11 @@ impl B2bua {
     }
 
     pub(super) fn connect(&mut self, call: CallRef, with: LegRole, watched: bool) {
-        let legs = [LegRole::Customer, with].map(|role| self.leg_of(call, role));
-        let pair = |id: Option<LegId>| id.and_then(|id| self.legs.get(&id)).filter(|leg| !leg.over).map(|leg| leg.pair);
+        let pairs = [LegRole::Customer, with].map(|role| self.open_pair(self.leg_of(call, role)));
         if let Some(entry) = self.calls.get_mut(&call) {
             entry.sound = None;
         }
-        let [Some(customer), Some(far)] = legs.map(pair) else { return };
+        let [Some(customer), Some(far)] = pairs else { return };
         self.outputs.push_back(Output::Media(MediaCommand::Bridge(customer, far)));
         for pair in [customer, far].into_iter().filter(|_| watched) {
             let limit = Some(self.settings.media_timeout);
@@ -895,9 +901,10 @@ impl B2bua {
         self.write_if_counted(call);
     }
 
-    fn write_if_counted(&mut self, call: CallRef) {
+    pub(super) fn write_if_counted(&mut self, call: CallRef) {
         let counted = |entry: &CallEntry| {
-            entry.record.is_some() && entry.sides.iter().all(|side| side.media.is_some() || side.pair.is_none())
+            let known = entry.record.is_some() && !entry.awaits_recording();
+            known && entry.sides.iter().all(|side| side.media.is_some() || side.pair.is_none())
         };
         if self.calls.get(&call).is_some_and(counted) {
             self.write_record(call);
@@ -919,6 +926,7 @@ impl B2bua {
         for pair in pairs.into_iter().chain([spare]).flatten() {
             self.close_media(pair, call);
         }
+        self.end_recording(call);
         self.stop_timers(call);
         self.timers.stop(TimerKey::Call(call, CallTimer::SuccessorLimit));
         self.timers.start(TimerKey::Record(call), now + COUNTERS_LIMIT);
@@ -929,6 +937,7 @@ impl B2bua {
         self.timers.stop(TimerKey::Record(call));
         let Some(mut entry) = self.calls.remove(&call) else { return };
         let Some(mut record) = entry.record.take() else { return };
+        record.recording = entry.take_recording();
         record.customer_media = entry.side(LegRole::Customer).media;
         record.genagent_media = entry.side(LegRole::GenerativeAgent).media;
         record.onward_media = entry.side(LegRole::Onward).media;

@@ -18,7 +18,7 @@ pub use crate::call::escape::Digit;
 pub use crate::call::event::Sound;
 pub use crate::call::intake::LaidDown;
 use crate::call::record::CallRecord;
-pub use crate::call::record::Epoch;
+pub use crate::call::record::{Epoch, Recorded, TapeEnd};
 pub use crate::call::webhook::{Advice, Inquiry};
 use crate::call::{CallRef, ConversationId, TransferId};
 use crate::leg::MediaCounters;
@@ -225,6 +225,22 @@ pub enum MediaCommand {
         /// How long nothing may arrive.
         limit: Option<Duration>,
     },
+    /// What this far side says and hears goes into the recording of this call from now on. One that was paused goes on.
+    Record {
+        /// The pair.
+        pair: PortPair,
+        /// The call.
+        call: CallRef,
+    },
+    /// Nothing of this far side is recorded any more; the recording waits.
+    Pause {
+        /// The pair.
+        pair: PortPair,
+        /// The call.
+        call: CallRef,
+    },
+    /// The recording of this call is over: `Recorded` follows.
+    EndRecording(CallRef),
     /// The leg is over: stop, report `Closed`, forget the far side, drain until quiet, report `Quiet`.
     Close(PortPair),
 }
@@ -264,6 +280,8 @@ pub enum MediaEvent {
     Digit(PortPair, Digit),
     /// The pair is closed; these are its final counters.
     Closed(PortPair, MediaCounters),
+    /// The recording of this call is closed.
+    Recorded(CallRef, Recorded),
     /// Nothing has arrived on the closed pair for the quarantine time: it may be lent again.
     Quiet(PortPair),
 }
@@ -281,6 +299,8 @@ pub enum OperatorCommand {
     PullBack(CallRef),
     /// End every leg of this call; nothing is handed back.
     HangUp(CallRef),
+    /// Record this call from now on, or no longer.
+    Record(CallRef, bool),
 }
 
 /// A live call in one line, for the admin API.
@@ -296,6 +316,8 @@ pub struct LiveCall {
     pub customer_call_id: String,
     /// Seconds since the INVITE.
     pub age_seconds: u64,
+    /// Whether it is being recorded.
+    pub recorded: bool,
     /// Media counters of the customer leg, a few seconds old at most; absent while there are none.
     pub customer_media: Option<MediaCounters>,
     /// Those of the GenerativeAgent leg.

@@ -16,6 +16,7 @@ pub mod limiter;
 mod memory;
 pub mod places;
 pub mod ports;
+mod recording;
 mod referrers;
 pub mod settings;
 pub mod sources;
@@ -138,6 +139,8 @@ struct CallEntry {
     sound: Option<(Sound, Option<Law>)>,
     /// Who asked by REFER for the customer to be called.
     referrer: Option<LegId>,
+    /// How far its recording has come, if there is one.
+    recording: Option<recording::Reel>,
     /// The call has ended; its record waits for counters.
     record: Option<Box<CallRecord>>,
 }
@@ -391,6 +394,7 @@ impl B2bua {
             }
             OperatorCommand::PullBack(call) => self.supervise(now, call, CallEvent::PulledBack, "pull back"),
             OperatorCommand::HangUp(call) => self.supervise(now, call, CallEvent::Ended, "hang up"),
+            OperatorCommand::Record(call, on) => self.record_as_asked(now, call, on),
             OperatorCommand::Stop => {
                 self.draining = true;
                 let mut calls: Vec<CallRef> = self.calls.keys().copied().collect();
@@ -410,6 +414,15 @@ impl B2bua {
         if let Some(entry) = self.calls.get(&call) {
             tracing::info!(call = %call, state = entry.call.state().name(), asked, "an operator acts");
             self.tell_call(now, call, event);
+        }
+    }
+
+    fn record_as_asked(&mut self, now: Instant, call: CallRef, on: bool) {
+        if let Some(entry) = self.calls.get_mut(&call).filter(|entry| entry.record.is_none()) {
+            tracing::info!(call = %call, on, "an operator records");
+            let mut actions = Vec::new();
+            entry.call.record(on, &mut actions);
+            self.act(now, call, actions);
         }
     }
 
@@ -444,6 +457,7 @@ impl B2bua {
             MediaEvent::Counted(pair, counters) => self.media_counted(pair, counters),
             MediaEvent::Digit(pair, digit) => self.pressed(now, pair, digit),
             MediaEvent::Closed(pair, counters) => self.media_closed(pair, counters),
+            MediaEvent::Recorded(call, report) => self.recorded(call, report),
             MediaEvent::Quiet(pair) => self.ports.quiet(pair),
         }
     }
@@ -531,6 +545,7 @@ fn live(entry: &CallEntry, now: Instant) -> LiveCall {
         state: call.state().name(),
         conversation: call.facts.intake.conversation.clone(),
         customer_call_id: call.facts.intake.call_id.clone(),
+        recorded: entry.is_recorded(),
         age_seconds: now.saturating_duration_since(call.facts.received).as_secs(),
         customer_media: media(LegRole::Customer),
         genagent_media: media(LegRole::GenerativeAgent),

@@ -173,6 +173,7 @@ impl B2bua {
         if connected {
             self.connect(call, far, false);
         }
+        self.record_instead(call, old);
         if let Some(old) = old {
             self.dismiss(now, old);
         }

@@ -168,6 +168,8 @@ pub enum CallAction {
     Pass(LegRole, Digit),
     /// Let the customer hear this instead of a peer.
     Play(Sound),
+    /// Record what the customer says and hears from now on, or no longer.
+    Record(bool),
     /// Set a timer.
     Start(CallTimer, Instant),
     /// Forget every timer but the successor's.

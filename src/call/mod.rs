@@ -8,6 +8,7 @@ mod handback;
 pub mod intake;
 mod packing;
 pub mod record;
+pub mod recording;
 pub mod rules;
 pub mod settings;
 pub mod state;

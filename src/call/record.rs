@@ -76,6 +76,35 @@ pub struct CallRecord {
     pub genagent_media: Option<MediaCounters>,
     /// Media counters of the last onward leg.
     pub onward_media: Option<MediaCounters>,
+    /// What became of its recording, if it was recorded.
+    pub recording: Option<Recorded>,
+}
+
+/// A recording that is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Recorded {
+    /// The file in the folder of recordings, if one could be made.
+    pub file: Option<String>,
+    /// How long it lasts.
+    pub milliseconds: u64,
+    /// Packets that were too late for their place, or could not be taken at all.
+    pub lost_frames: u64,
+    /// Whether it is there to its end.
+    pub end: TapeEnd,
+}
+
+/// How a recording ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TapeEnd {
+    /// With the call.
+    Complete,
+    /// When the folder was full.
+    FolderFull,
+    /// When the disk failed.
+    DiskFailed,
+    /// Nobody knows: the recorder has not said in time.
+    Unknown,
 }
 
 /// One attempt: one call transfer, at most one number dialled.

@@ -165,7 +165,7 @@ impl Matcher {
     }
 }
 
-fn any(patterns: &[Pattern], text: &str) -> bool {
+pub(super) fn any(patterns: &[Pattern], text: &str) -> bool {
     patterns.iter().any(|pattern| pattern.matches(text))
 }
 
@@ -317,7 +317,7 @@ pub fn one_or_many<'de, D: Deserializer<'de>, T: for<'a> Deserialize<'a>>(from: 
     Words::deserialize(from)?.read()
 }
 
-fn named_patterns<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, Vec<Pattern>>, D::Error> {
+pub(super) fn named_patterns<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, Vec<Pattern>>, D::Error> {
     let named = BTreeMap::<String, Words>::deserialize(from)?;
     named.into_iter().map(|(name, words)| Ok((name, words.read()?))).collect()
 }

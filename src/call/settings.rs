@@ -8,6 +8,7 @@ use serde::de::{Error, IntoDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::escape::Sequence;
+use super::recording::RecordingSettings;
 use super::rules::{Entry, Rule, Target};
 use super::verdict::Outcome;
 use super::webhook::Webhook;
@@ -70,6 +71,8 @@ pub struct CallSettings {
     pub ladder_limit: Duration,
     /// How long the announcement that nobody could be reached may take. Zero: there is none.
     pub announcement_limit: Duration,
+    /// Which calls are recorded.
+    pub recording: RecordingSettings,
     /// Which request headers are read.
     pub intake: IntakeSettings,
     /// Which context is sent to whom no profile is made for.
@@ -305,6 +308,7 @@ impl Default for CallSettings {
             webhooks: BTreeMap::new(),
             ladder_limit: Duration::from_secs(90),
             announcement_limit: Duration::ZERO,
+            recording: RecordingSettings::default(),
             intake: IntakeSettings::default(),
             context: ContextSettings::default(),
             profiles: BTreeMap::new(),

@@ -10,6 +10,7 @@ use super::escape::Escape;
 use super::event::{CallAction, CallEvent, CallTimer, Sound};
 use super::intake::Intake;
 use super::record::{AttemptRecord, CallRecord, Epoch, HandBackRecord, RungRecord, masked};
+use super::recording::Recording;
 use super::rules::{self, Entry, Rung, Situation};
 use super::settings::{Answer, BodyForm, CallSettings, ContextSettings, Ringing};
 use super::succession::{Succession, succession};
@@ -255,6 +256,8 @@ pub struct Facts {
     pub takeovers: u8,
     /// Whether anything has been heard from the customer.
     pub heard: bool,
+    /// Whether the call is recorded.
+    pub recording: Recording,
     /// Whether ASAPP has refused the input context, so that it is left out.
     pub without_context: bool,
     /// Transfers asked for.
@@ -315,6 +318,11 @@ impl Call {
         Self { facts, state: CallState::Inviting }
     }
 
+    /// A person wants the call recorded, or no longer; that changes nothing else, whatever its state.
+    pub fn record(&mut self, on: bool, actions: &mut Vec<CallAction>) {
+        self.facts.record_as_asked(on, actions);
+    }
+
     /// A call in a given state, for the living table.
     pub fn at(facts: Facts, state: CallState) -> Self {
         Self { facts, state }
@@ -347,6 +355,7 @@ impl Facts {
     ) -> Self {
         Self {
             call,
+            recording: settings.recording.of(&intake, settings.entry.of(intake.redirected)),
             intake,
             settings,
             epoch,
@@ -436,10 +445,13 @@ impl Facts {
 
     /// A command whose message carries the context reference.
     pub fn tell(&self, role: LegRole, command: LegCommand) -> CallAction {
-        let carry = match role {
+        let mut carry = match role {
             LegRole::Customer | LegRole::Successor => Carry::reference(&self.reference, self.profile()),
             LegRole::GenerativeAgent | LegRole::Onward => Carry::default(),
         };
+        if command == LegCommand::Answer {
+            carry.lines.extend(self.recording_line());
+        }
         CallAction::Leg(role, command, carry)
     }
 
@@ -522,7 +534,11 @@ impl Facts {
     /// The same for a rung; that it is tried is remembered for the record.
     pub fn carry(&mut self, outcome: Outcome, rung: &Rung) -> Carry {
         let carry = match rung {
-            Rung::Dial(target) | Rung::ReferReplaces(target) => self.context(outcome, &self.called(target)),
+            Rung::Dial(target) | Rung::ReferReplaces(target) => {
+                let mut carry = self.context(outcome, &self.called(target));
+                carry.lines.extend(self.recording_line());
+                carry
+            }
             Rung::Refer(target) => self.context_inside_uri(outcome, self.called(target)),
             Rung::Bye | Rung::Webhook(_) => self.context(outcome, self.profile()),
             Rung::Refuse(_) | Rung::Redirect(_) => {
@@ -664,6 +680,7 @@ impl Facts {
             customer_media: none,
             genagent_media: none,
             onward_media: none,
+            recording: None,
         }
     }
 }

@@ -448,6 +448,7 @@ fn bridge(facts: &mut Facts, state: Dialing, now: Instant, actions: &mut Actions
     if facts.settings.verify_after > Duration::ZERO {
         actions.push(CallAction::Start(CallTimer::VerifyDue, now + facts.settings.verify_after));
     }
+    facts.record_if_due(actions);
     // The relay first: what is said right after the answer is heard.
     actions.push(CallAction::Connect { with: LegRole::GenerativeAgent, watched: true });
     if facts.customer == LegStage::Ringing {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use super::words::span;
-use super::{ClientAuth, Config, Destination, Sip, peer, profile, routes, trunk, user, webhook};
+use super::{ClientAuth, Config, Destination, Recording, Sip, peer, profile, routes, trunk, user, webhook};
 use crate::b2bua::headers::may_cross;
 use crate::call::settings::ContextSettings;
 use crate::sdp::Family;
@@ -26,6 +26,7 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
     profile::problems(config, &mut problems);
     webhook::problems(config, &mut problems);
     headers(config, &mut problems);
+    recording(config, &mut problems);
     crossing(config, &mut problems);
     problems
 }
@@ -94,6 +95,19 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     warnings
 }
 
+fn recording(config: &Config, problems: &mut Vec<String>) {
+    let Recording { when, max_megabytes, .. } = &config.recording;
+    if config.recording.folder().is_none() && !when.is_empty() {
+        problems.push(
+            "[[recording.when]] names calls to be recorded and recording.path no place for it: write a folder"
+                .to_owned(),
+        );
+    }
+    if !(1..=1 << 30).contains(max_megabytes) {
+        problems.push(format!("recording.max_megabytes = {max_megabytes} is no bound: write 10240 for 10 GB"));
+    }
+}
+
 fn durations(config: &Config, problems: &mut Vec<String>) {
     let Config { sip, media, asapp, call, sounds, conversations, .. } = config;
     let (ms, s, h) = (Duration::from_millis, Duration::from_secs, |hours: u64| Duration::from_secs(hours * 3600));
@@ -127,9 +141,13 @@ fn durations(config: &Config, problems: &mut Vec<String>) {
         ("call.ladder_limit", call.ladder_limit, s(1), s(600)),
         ("sounds.announcement_limit", sounds.announcement_limit, s(1), s(600)),
         ("sounds.max_length", sounds.max_length, s(1), h(1)),
+        ("recording.beep", config.recording.beep, Duration::ZERO, h(1)),
         ("conversations.resume_window", conversations.resume_window, Duration::ZERO, h(24 * 30)),
         ("conversations.input_window", conversations.input_window, Duration::ZERO, h(24)),
     ];
+    if !config.recording.beep.is_zero() && config.recording.beep < s(1) {
+        problems.push("recording.beep is below a second: write \"15s\", or \"0s\" for no tone".to_owned());
+    }
     let expires = sip.session_expires;
     if !expires.is_zero() && expires < sip.session_least {
         problems.push(
@@ -443,6 +461,8 @@ fn headers(config: &Config, problems: &mut Vec<String>) {
         ("intake.customer_header".to_owned(), &intake.customer_header),
     ];
     names(&read, &vec![("intake.variable_prefix".to_owned(), &intake.variable_prefix)], problems);
+    let told = ("recording.header".to_owned(), &config.recording.header);
+    names(&[told].into_iter().filter(|(_, name)| !name.is_empty()).collect(), &Vec::new(), problems);
     let mut said: Vec<String> = Vec::new();
     for (section, context) in contexts(config) {
         let key = |key: &str| format!("{section}.{key}");

@@ -3,8 +3,9 @@
 use std::fmt::Write;
 
 use super::words::{Prefix, span};
-use super::{Config, Destination, Keep, Listener, Sounds, routes};
+use super::{Config, Destination, Keep, Listener, Recording, Sounds, routes};
 use crate::b2bua::settings::{Caller, Srtp};
+use crate::call::recording::Occasion;
 use crate::call::rules::Entry;
 use crate::call::settings::{Answer, BodyForm, ContextSettings, Ringing, Uui};
 use crate::call::verdict::Outcome;
@@ -88,6 +89,7 @@ fn story(config: &Config, to: &mut String) -> std::fmt::Result {
     }
     writeln!(to, "  When GenerativeAgent hangs up, we ask for its outputContext for up to {collect} and hand back.")?;
     sounds(config, to)?;
+    recording(config, to)?;
     conversations(config, to)?;
     match &config.records.path {
         Destination::File(path) => writeln!(to, "  One line about it is appended to {}.", path.display()),
@@ -113,6 +115,19 @@ fn sounds(config: &Config, to: &mut String) -> std::fmt::Result {
         }
         None => writeln!(to, "  When no target can be reached, nothing is said before the BYE."),
     }
+}
+
+fn recording(config: &Config, to: &mut String) -> std::fmt::Result {
+    let Recording { max_megabytes, beep, when, .. } = &config.recording;
+    let Some(folder) = config.recording.folder() else { return writeln!(to, "  Nothing is recorded.") };
+    let which = match when.len() {
+        0 => "only who is asked for over HTTP".to_owned(),
+        _ if when.contains(&Occasion::default()) => "every call".to_owned(),
+        count => format!("calls that fit one of {count} occasions, and who is asked for over HTTP"),
+    };
+    let tone =
+        if beep.is_zero() { "without a tone".to_owned() } else { format!("with a tone every {}", span::format(*beep)) };
+    writeln!(to, "  Recorded in {}, up to {max_megabytes} MB in all, is {which}, {tone}.", folder.display())
 }
 
 fn protection(config: &Config, to: &mut String) -> std::fmt::Result {
@@ -150,7 +165,7 @@ fn conversations(config: &Config, to: &mut String) -> std::fmt::Result {
     let window = span::format(conversations.resume_window);
     let place = match &conversations.path {
         Keep::File(path) => format!("in {}", path.display()),
-        Keep::InMemory => "in memory, until the program ends".to_owned(),
+        Keep::Nowhere => "in memory, until the program ends".to_owned(),
     };
     writeln!(to, "  When the customer hangs up, the conversation is remembered for {window} {place}.")
 }

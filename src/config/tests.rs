@@ -90,6 +90,7 @@ fn values_marked_as_examples_can_be_used() {
             key if key.starts_with("webhook.router.") && key != "webhook.router.url" => {
                 "webhook.router.url = 'https://r'\n"
             }
+            "recording.when" => "recording.path = '/var/lib/switchback'\n",
             "profile.pbx.peers" => "sip.access = ['10.0.0.0/8']\n",
             _ => "",
         };

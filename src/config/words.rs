@@ -116,19 +116,19 @@ impl From<Destination> for String {
     }
 }
 
-/// Where remembered conversations are kept.
+/// Where something that may hold what people said is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub enum Keep {
-    /// In this file.
+    /// In this file, or this folder.
     File(PathBuf),
-    /// `none`: in memory alone.
-    InMemory,
+    /// `none`: not on disk.
+    Nowhere,
 }
 
 impl From<String> for Keep {
     fn from(text: String) -> Self {
-        if text == "none" { Self::InMemory } else { Self::File(text.into()) }
+        if text == "none" { Self::Nowhere } else { Self::File(text.into()) }
     }
 }
 
@@ -136,7 +136,7 @@ impl From<Keep> for String {
     fn from(keep: Keep) -> Self {
         match keep {
             Keep::File(path) => path.to_string_lossy().into_owned(),
-            Keep::InMemory => "none".to_owned(),
+            Keep::Nowhere => "none".to_owned(),
         }
     }
 }

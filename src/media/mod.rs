@@ -13,26 +13,32 @@
 //! - [`report`]: RTCP, read and written. Pure.
 //! - [`laws`]: G.711 of one law made the other. Pure.
 //! - [`digits`]: the keys that people press. Pure.
+//! - [`tape`]: what is recorded of a call, laid out in time; [`beep`]: the tone that tells of it. Pure. [`recorder`]: the
+//!   files, and the thread that writes them.
 //! - [`sounds`]: what is heard of ours, from [`tones`] and [`wav`] files. [`ports`]: sockets. [`guard`]: where we never
 //!   send.
 
+pub mod beep;
 pub mod digits;
 pub mod guard;
 pub mod latch;
 pub mod laws;
 pub mod ports;
 pub mod quality;
+pub mod recorder;
 pub mod relay;
 pub mod report;
 pub mod sounds;
 pub mod srtp;
 pub mod stream;
+pub mod tape;
 pub mod tones;
 pub mod wav;
 pub mod worker;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -44,6 +50,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::b2bua::io::{MediaCommand, MediaEvent, PortPair};
 use ports::Socket;
+use recorder::{Order, Recorder, RecorderGauges, RecorderSettings};
 pub use relay::Terms;
 use sounds::Sounds;
 use worker::Worker;
@@ -65,6 +72,8 @@ pub struct MediaSettings {
     pub dscp: Option<u8>,
     /// What is heard of ours.
     pub sounds: Arc<Sounds>,
+    /// Where recordings go; `None`: there are none.
+    pub recorder: Option<RecorderSettings>,
 }
 
 impl Default for MediaSettings {
@@ -81,6 +90,7 @@ impl Default for MediaSettings {
             },
             dscp: Some(46), // expedited forwarding (RFC 3246)
             sounds: Arc::default(),
+            recorder: None,
         }
     }
 }
@@ -133,6 +143,14 @@ pub enum MediaError {
     /// The DSCP does not fit in six bits.
     #[error("the DSCP {0} is not between 0 and 63")]
     Dscp(u8),
+    /// Recordings could not be kept.
+    #[error("recordings cannot be kept in {} (recording.path): {source}", folder.display())]
+    Recorder {
+        /// The folder.
+        folder: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// A thread, epoll or eventfd could not be made.
     #[error("the media threads could not be started: {0}")]
     System(#[from] io::Error),
@@ -142,6 +160,7 @@ pub enum MediaError {
 pub struct Media {
     pairs: Vec<PortPair>,
     lanes: Vec<Lane>,
+    recorder: Option<(Recorder, JoinHandle<()>)>,
 }
 
 /// The way to one thread.
@@ -170,9 +189,12 @@ impl Media {
                 shares[worker].1.extend(sockets);
             }
         }
-        let mut media = Self { pairs: Vec::new(), lanes: Vec::new() };
+        let recorder = settings.recorder.as_ref().map(|at| start_recorder(at, events.clone())).transpose()?;
+        let mut media = Self { pairs: Vec::new(), lanes: Vec::new(), recorder };
         for (pairs, sockets) in shares {
-            media.lanes.push(Lane::start(&settings, &pairs, sockets, events.clone(), media.lanes.len())?);
+            let number = media.lanes.len();
+            let recorder = media.recorder.as_ref().map(|(recorder, _)| recorder.clone());
+            media.lanes.push(Lane::start(&settings, &pairs, sockets, events.clone(), recorder, number)?);
             media.pairs.extend(pairs);
         }
         media.pairs.sort_by_key(|pair| (pair.family, pair.port));
@@ -182,6 +204,11 @@ impl Media {
     /// Every pair that can be lent, by family and port.
     pub fn pairs(&self) -> Vec<PortPair> {
         self.pairs.clone()
+    }
+
+    /// For whoever wants to know how recordings are doing.
+    pub fn recordings(&self) -> Option<RecorderGauges> {
+        self.recorder.as_ref().map(|(recorder, _)| recorder.gauges())
     }
 
     /// Hands the command to the thread of its pair; never blocks. Commands to one pair take effect in order.
@@ -196,7 +223,15 @@ impl Media {
             | MediaCommand::Events { pair, .. }
             | MediaCommand::Law { pair, .. }
             | MediaCommand::Watch { pair, .. }
+            | MediaCommand::Record { pair, .. }
+            | MediaCommand::Pause { pair, .. }
             | MediaCommand::Close(pair) => pair.worker,
+            MediaCommand::EndRecording(call) => {
+                if let Some((recorder, _)) = &self.recorder {
+                    recorder.order(Order::End(*call));
+                }
+                return;
+            }
         };
         match self.lanes.get(usize::from(worker)) {
             Some(lane) => lane.send(command),
@@ -208,7 +243,21 @@ impl Media {
 impl Drop for Media {
     fn drop(&mut self) {
         self.lanes.iter_mut().for_each(Lane::stop);
+        // The thread ends with the last way to it; what was still recorded is closed by then.
+        if let Some((recorder, thread)) = self.recorder.take() {
+            drop(recorder);
+            if thread.join().is_err() {
+                tracing::error!("the recorder had panicked");
+            }
+        }
     }
+}
+
+fn start_recorder(
+    settings: &RecorderSettings,
+    events: UnboundedSender<MediaEvent>,
+) -> Result<(Recorder, JoinHandle<()>), MediaError> {
+    recorder::start(settings, events).map_err(|source| MediaError::Recorder { folder: settings.folder.clone(), source })
 }
 
 impl Lane {
@@ -217,11 +266,12 @@ impl Lane {
         pairs: &[PortPair],
         sockets: Vec<Socket>,
         events: UnboundedSender<MediaEvent>,
+        recorder: Option<Recorder>,
         number: usize,
     ) -> Result<Self, MediaError> {
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let (commands, inbox): (_, Receiver<MediaCommand>) = channel();
-        let worker = Worker::new(settings, pairs, sockets, (wake.clone(), inbox), events)?;
+        let worker = Worker::new(settings, pairs, sockets, (wake.clone(), inbox), events, recorder)?;
         let thread = thread::Builder::new().name(format!("media-{number}")).spawn(move || worker.run())?;
         Ok(Self { commands: Some(commands), wake, thread: Some(thread) })
     }
@@ -968,6 +1018,48 @@ mod tests {
         b.sends(40_001);
         let next = opened(&mut far, a.hears());
         assert_eq!(position(&next).sequence, 50_001);
+    }
+
+    #[test]
+    fn who_is_recorded_is_heard_on_both_tracks_and_hears_a_tone() {
+        let folder = tempfile::tempdir().unwrap();
+        let recorder =
+            RecorderSettings { folder: folder.path().to_path_buf(), max_bytes: 1 << 20, beep: Duration::from_secs(15) };
+        let mut stage = Stage::with(MediaSettings { recorder: Some(recorder), ..settings(21_480) });
+        let pairs = stage.media.pairs();
+        let (a, b) = (Party::at(HOME, pairs[0]), Party::at(HOME, pairs[1]));
+        stage.expect(a.pair, &a);
+        stage.expect(b.pair, &b);
+        stage.media.command(MediaCommand::Bridge(a.pair, b.pair));
+        a.reaches(&b);
+        b.reaches(&a);
+        let call = crate::call::CallRef(0xab);
+        stage.media.command(MediaCommand::Record { pair: a.pair, call });
+        a.hears_nothing(); // The command is on its way meanwhile.
+        let (mut said, mut heard, mut toned) = (Vec::new(), Vec::new(), 0);
+        for sequence in 100..120 {
+            let sent = a.sends(sequence);
+            toned += usize::from(b.hears()[12..] != sent[12..]);
+            said.extend(sent[12..].iter().map(|octet| tones::from_mu_law(*octet)));
+            b.sends(sequence);
+            heard.extend(a.hears()[12..].iter().map(|octet| tones::from_mu_law(*octet)));
+            thread::park_timeout(Duration::from_millis(20));
+        }
+        assert!((10..=11).contains(&toned), "a tone of 200 ms, mixed into {toned} packets");
+        stage.close(a.pair);
+        stage.media.command(MediaCommand::EndRecording(call));
+        let report = loop {
+            if let MediaEvent::Recorded(_, report) = stage.event() {
+                break report;
+            }
+        };
+        assert_eq!(report.lost_frames, 0);
+        let file = hound::WavReader::open(folder.path().join(report.file.unwrap())).unwrap();
+        let samples: Vec<i16> = file.into_samples().map(Result::unwrap).collect();
+        for (side, spoken) in [said, heard].into_iter().enumerate() {
+            let track: Vec<i16> = samples.chunks(2).map(|pair| pair[side]).collect();
+            assert!(track.windows(spoken.len()).any(|window| window == spoken), "track {side}, sample by sample");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rtp_rs::RtpReader;
 
+use super::beep::Beep;
 use super::digits::Presses;
 use super::latch::{Heard, Latch, Mark, Stale};
 use super::laws::Laws;
@@ -16,8 +17,10 @@ use super::quality::Ear;
 use super::report::{self, Block, Moment, REPORT, Sending, Word};
 use super::sounds::Sounds;
 use super::stream::{HEADER, Outgoing, Position, is_rtcp};
+use super::tape::{Frame, Track};
 use super::tones::{self, FRAME};
 use crate::b2bua::io::{Digit, EventTypes, Law, MediaEvent, PortPair, Sound};
+use crate::call::CallRef;
 use crate::leg::MediaCounters;
 
 /// Between two reports of a row's counters.
@@ -148,6 +151,24 @@ struct Watch {
     silent: bool,
 }
 
+/// A row whose far side is recorded: what it says and hears is taken.
+#[derive(Debug, Clone, Copy)]
+struct Recording {
+    call: CallRef,
+    /// Counts the frames taken.
+    taken: u32,
+    /// The tones towards it, and towards whoever hears it.
+    beeps: Option<[Beep; 2]>,
+}
+
+impl Recording {
+    fn frame(&mut self, track: Track, packet: &[u8], now: Instant) -> Option<Frame> {
+        let frame = Frame::of(self.call, track, self.taken, packet, now)?;
+        self.taken = self.taken.wrapping_add(1);
+        Some(frame)
+    }
+}
+
 /// Everything about one port pair.
 #[derive(Debug)]
 struct Row {
@@ -175,6 +196,7 @@ struct Row {
     ear: Ear,
     /// When the counters are told again.
     count_due: Option<Instant>,
+    recording: Option<Box<Recording>>,
     /// Our canonical name in reports (RFC 7022): a new one for each lend.
     name: u128,
 }
@@ -199,6 +221,8 @@ pub struct Table {
     laws: Laws,
     /// What the packets since the last look changed.
     pub notices: Vec<Notice>,
+    /// What has been taken for recordings since the last look.
+    pub frames: Vec<Frame>,
     /// The report written last.
     pub report: [u8; REPORT],
 }
@@ -207,7 +231,8 @@ impl Table {
     /// One idle row for each pair, in this order.
     pub fn new(pairs: &[PortPair], terms: Terms, sounds: Arc<Sounds>) -> Self {
         let rows = pairs.iter().map(|&pair| Row::new(pair)).collect();
-        Self { rows, terms, sounds, laws: Laws::default(), notices: Vec::new(), report: [0; REPORT] }
+        let (laws, notices, frames) = (Laws::default(), Vec::new(), Vec::new());
+        Self { rows, terms, sounds, laws, notices, frames, report: [0; REPORT] }
     }
 
     /// Judges one packet, edits it in place, and says where it goes. `now` may be as old as the batch it came in.
@@ -236,8 +261,12 @@ impl Table {
         if is_event && let Some(digit) = row.presses.hear(packet, now) {
             self.notices.push(Notice::Pressed(row.pair, digit));
         }
+        let recorded = row.recording.is_some();
+        if recorded {
+            self.record(index, Track::Said, packet, now);
+        }
 
-        let Feed::Row(peer) = row.feed else { return Step::Drop };
+        let Feed::Row(peer) = self.rows[index].feed else { return Step::Drop };
         let peer_row = &mut self.rows[peer];
         let Some(target) = peer_row.rtp.target.filter(|_| peer_row.hears_peer()) else { return Step::Drop };
         if is_event && !peer_row.takes_event(packet) {
@@ -247,7 +276,29 @@ impl Table {
             self.laws.turn(packet, law);
         }
         peer_row.outgoing.carry(packet, now);
+        if recorded || peer_row.recording.is_some() {
+            self.beep(index, peer, packet, now);
+            self.record(peer, Track::Heard, packet, now);
+        }
         Step::Forward(Slot::rtp(peer), target)
+    }
+
+    /// Takes what the row's far side says or hears, where it is recorded.
+    #[cold]
+    fn record(&mut self, index: usize, track: Track, packet: &[u8], now: Instant) {
+        let recording = self.rows[index].recording.as_mut();
+        self.frames.extend(recording.and_then(|recording| recording.frame(track, packet, now)));
+    }
+
+    /// Both sides of a recording hear its tone; here is what one says to the other.
+    #[cold]
+    fn beep(&mut self, from: usize, to: usize, packet: &mut [u8], now: Instant) {
+        for (index, side) in [(to, 0), (from, 1)] {
+            let recording = self.rows[index].recording.as_mut();
+            if let Some(beeps) = recording.and_then(|recording| recording.beeps.as_mut()) {
+                beeps[side].mix(packet, now);
+            }
+        }
     }
 
     /// An RTP packet from a source that is not the accepted one; true when it is from now on.
@@ -391,6 +442,17 @@ impl Table {
         self.rows[index].law = law;
     }
 
+    /// What the row's far side says and hears is taken for this call's recording, with a tone so often; zero: without.
+    pub fn roll(&mut self, index: usize, call: CallRef, beep: Duration, now: Instant) {
+        let beeps = (!beep.is_zero()).then(|| [Beep::new(beep, now); 2]);
+        self.rows[index].recording = Some(Box::new(Recording { call, taken: 0, beeps }));
+    }
+
+    /// Nothing of the row's far side is taken any more.
+    pub fn pause(&mut self, index: usize) {
+        self.rows[index].recording = None;
+    }
+
     /// Two rows hear each other.
     pub fn bridge(&mut self, one: usize, other: usize) {
         if self.rows[one].feed == Feed::Row(other) {
@@ -449,6 +511,9 @@ impl Table {
         if playing.is_over(&self.sounds) {
             row.feed = Feed::Nothing;
             self.notices.push(Notice::Played(row.pair));
+        }
+        if row.recording.is_some() {
+            self.record(index, Track::Heard, packet, due);
         }
         Some(target)
     }
@@ -532,6 +597,7 @@ impl Row {
             counters: MediaCounters::default(),
             ear: Ear::default(),
             count_due: None,
+            recording: None,
             name: rand::random(),
         }
     }

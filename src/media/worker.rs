@@ -17,6 +17,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::guard::Guard;
 use super::ports::Socket;
+use super::recorder::{Order, Recorder};
 use super::relay::{Notice, Slot, Step, Table};
 use super::srtp::{Protection, Sealed};
 use super::stream::HEADER;
@@ -45,6 +46,8 @@ pub struct Worker {
     wake: Arc<OwnedFd>,
     commands: Receiver<MediaCommand>,
     events: UnboundedSender<MediaEvent>,
+    /// Who keeps recordings, and the pause between the tones that tell of it.
+    recorder: Option<(Recorder, Duration)>,
     guard: Guard,
     /// By slot.
     sockets: Vec<Socket>,
@@ -75,6 +78,7 @@ impl Worker {
         sockets: Vec<Socket>,
         (wake, commands): (Arc<OwnedFd>, Receiver<MediaCommand>),
         events: UnboundedSender<MediaEvent>,
+        recorder: Option<Recorder>,
     ) -> Result<Self, MediaError> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &*wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
@@ -89,6 +93,7 @@ impl Worker {
             wake,
             commands,
             events,
+            recorder: recorder.zip(settings.recorder.as_ref().map(|recorder| recorder.beep)),
             guard: Guard::new(settings),
             sockets,
             table: Table::new(pairs, settings.terms, settings.sounds.clone()),
@@ -141,7 +146,7 @@ impl Worker {
             Step::Forward(out, target) => self.send(out, target, length),
             Step::Report(out, target, length) => self.send_report(out, target, length),
         }
-        if !self.table.notices.is_empty() {
+        if !self.table.notices.is_empty() || !self.table.frames.is_empty() {
             self.heed();
         }
     }
@@ -176,6 +181,11 @@ impl Worker {
                 Notice::Pressed(pair, digit) => self.tell(MediaEvent::Digit(pair, digit)),
                 Notice::Settled(slot, far) => self.sockets[slot.0].connect(far),
                 Notice::Played(pair) => self.tell(MediaEvent::Played(pair)),
+            }
+        }
+        for frame in self.table.frames.drain(..) {
+            if let Some((recorder, _)) = &self.recorder {
+                recorder.take(frame);
             }
         }
     }
@@ -248,6 +258,19 @@ impl Worker {
                     self.table.watch(row, limit, self.now);
                 }
             }
+            MediaCommand::Record { pair, call } => {
+                if let (Some(row), Some((recorder, beep))) = (self.lent(pair), &self.recorder) {
+                    recorder.order(Order::Roll(call, self.now));
+                    self.table.roll(row, call, *beep, self.now);
+                }
+            }
+            MediaCommand::Pause { pair, call } => {
+                if let (Some(row), Some((recorder, _))) = (self.lent(pair), &self.recorder) {
+                    self.table.pause(row);
+                    recorder.order(Order::Pause(call, self.now));
+                }
+            }
+            MediaCommand::EndRecording(_) => {} // the recorder's alone
             MediaCommand::Close(pair) => {
                 if let Some(row) = self.lent(pair) {
                     self.sockets[Slot::rtp(row).0].disconnect();

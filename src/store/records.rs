@@ -308,6 +308,7 @@ mod tests {
             customer_media: None,
             genagent_media: None,
             onward_media: None,
+            recording: None,
         })
     }
 

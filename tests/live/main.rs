@@ -15,6 +15,7 @@ mod names;
 mod onward;
 mod races;
 mod readers;
+mod recording;
 mod refer;
 mod resume;
 mod rtp;

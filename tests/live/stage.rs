@@ -249,6 +249,11 @@ impl Stage {
         ask(self.street.admin(), "DELETE", path).await.expect("the admin port answers").0
     }
 
+    /// `POST` on the admin port: the status.
+    pub async fn post(&self, path: &str) -> u16 {
+        ask(self.street.admin(), "POST", path).await.expect("the admin port answers").0
+    }
+
     /// `GET` on the admin port: status and body.
     pub async fn get(&self, path: &str) -> (u16, String) {
         get(self.street.admin(), path).await.expect("the admin port answers")

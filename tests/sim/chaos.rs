@@ -11,6 +11,7 @@ use std::time::Duration;
 use switchback::b2bua::io::{MediaEvent, OperatorCommand, Question, Records, Transport};
 use switchback::b2bua::settings::{Peer, Settings, Trunk};
 use switchback::call::record::CallRecord;
+use switchback::call::recording::Occasion;
 use switchback::call::rules::Matcher;
 use switchback::call::settings::Answer;
 use switchback::call::verdict::Outcome;
@@ -77,6 +78,8 @@ impl Chaos {
             settings.call.answer = Answer::First;
             settings.call.dwell_limit = random.duration(secs(30));
         }
+        settings.call.recording.kept = seed % 2 == 0;
+        settings.call.recording.occasions = vec![Occasion::default()];
         settings.breaker.failures = if random.percent(20) { 5 } else { 0 };
         let pairs = if random.percent(20) { 20 } else { 80 };
         let mut engine = Engine::new(settings, pairs, seed);
@@ -206,6 +209,9 @@ impl Chaos {
                     let command =
                         if random.below(2) == 0 { OperatorCommand::PullBack } else { OperatorCommand::HangUp };
                     engine.operator(command(call));
+                }
+                if let Some(call) = calls.iter().max_by_key(|call| call.call) {
+                    engine.operator(OperatorCommand::Record(call.call, !call.recorded));
                 }
             }
             6 => {

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use switchback::b2bua::B2bua;
 use switchback::b2bua::io::{
     Advice, ApiFailure, ApiOperation, ApiReply, ApiRequest, Change, Datagram, Epoch, FailureClass, Family, Input,
-    Inquiry, Look, MediaCommand, MediaEvent, OperatorCommand, Output, PortPair, PublishedContext, Question, Records,
-    Remembered, Transfer, Transport,
+    Inquiry, Look, MediaCommand, MediaEvent, OperatorCommand, Output, PortPair, PublishedContext, Question, Recorded,
+    Records, Remembered, TapeEnd, Transfer, Transport,
 };
 use switchback::b2bua::settings::{Network, Reach, Settings, Srtp, Trunk};
 use switchback::call::CallRef;
@@ -430,6 +430,11 @@ impl Engine {
             self.launch(Duration::ZERO, Flight::Media(MediaEvent::Closed(*pair, MediaCounters::default())));
             self.launch(QUARANTINE, Flight::Media(MediaEvent::Quiet(*pair)));
         }
+        if let MediaCommand::EndRecording(call) = *command {
+            let file = Some(format!("{call}.wav"));
+            let report = Recorded { file, milliseconds: 1, lost_frames: 0, end: TapeEnd::Complete };
+            self.launch(ms(50), Flight::Media(MediaEvent::Recorded(call, report)));
+        }
     }
 
     // --- the end ---
@@ -447,6 +452,7 @@ impl Engine {
             ("ports lent", counters.ports_lent),
             ("ports draining", counters.ports_draining),
             ("pairs open in the relay", self.relay.open() as u64),
+            ("recordings", self.relay.tapes.len() as u64),
         ];
         faults.extend(gauges.iter().filter(|(_, left)| *left > 0).map(|(what, left)| format!("{left} {what} left")));
         faults.extend(self.relay.misused.iter().map(|pair| format!("used while it drains: {pair:?}")));

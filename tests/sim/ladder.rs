@@ -90,6 +90,9 @@ impl Ladder {
             | MediaCommand::Events { .. }
             | MediaCommand::Law { .. }
             | MediaCommand::Watch { .. }
+            | MediaCommand::Record { .. }
+            | MediaCommand::Pause { .. }
+            | MediaCommand::EndRecording(_)
             | MediaCommand::Close(_) => {}
         }
     }

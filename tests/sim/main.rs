@@ -4,7 +4,7 @@
 //!   `audit` (what must hold whatever happens), `complaints` (no unexpected WARN), `ladder`, `random`;
 //! - the parties: `peer` and `asapp` follow a script, `robots` live on their own; `text` is their SIP;
 //! - the flows, named after their lines: `happy`, `ladders`, `first`, `api`, `context`, `outbound`, `guard`, `races`,
-//!   `media`, `memory`, `refer`, `ways`, `headers`, `replaces`, `security`, `challenge`, `floods`, `operator`, `escape`;
+//!   `media`, `memory`, `refer`, `ways`, `headers`, `replaces`, `security`, `challenge`, `floods`, `operator`, `escape`, `recording`;
 //! - the nets: `table` (every event in every state), `orders` (every order of arrival), `expiry` (every order around a
 //!   number's end), `chaos` (ten thousand calls).
 //!
@@ -45,6 +45,7 @@ mod provisional;
 mod races;
 mod random;
 mod rate;
+mod recording;
 mod refer;
 mod relay;
 mod replaces;

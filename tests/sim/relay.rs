@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use switchback::b2bua::io::{EventTypes, Keys, Law, MediaCommand, PortPair, Sound};
+use switchback::call::CallRef;
 
 /// One open port pair.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct Pair {
     pub keys: Option<Keys>,
     /// The silence that is reported.
     pub watch: Option<Duration>,
+    /// The call into whose recording goes what its far side says and hears.
+    pub recorded: Option<CallRef>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -39,6 +42,8 @@ pub enum Hears {
 pub struct Relay {
     pairs: BTreeMap<PortPair, Pair>,
     draining: BTreeSet<PortPair>,
+    /// Recordings that are not over.
+    pub tapes: BTreeSet<CallRef>,
     /// Pairs that were used while they drained.
     pub misused: Vec<PortPair>,
 }
@@ -66,6 +71,14 @@ impl Relay {
             MediaCommand::Events { pair, types } => self.pairs.entry(pair).or_default().events = types,
             MediaCommand::Hold { pair, held } => self.pairs.entry(pair).or_default().held = held,
             MediaCommand::Watch { pair, limit } => self.pairs.entry(pair).or_default().watch = limit,
+            MediaCommand::Record { pair, call } => {
+                self.pairs.entry(pair).or_default().recorded = Some(call);
+                self.tapes.insert(call);
+            }
+            MediaCommand::Pause { pair, .. } => self.pairs.entry(pair).or_default().recorded = None,
+            MediaCommand::EndRecording(call) => {
+                self.tapes.remove(&call);
+            }
             MediaCommand::Close(pair) => {
                 self.silence_peer_of(pair);
                 self.pairs.remove(&pair);
@@ -92,7 +105,10 @@ impl Relay {
             | MediaCommand::Events { pair, .. }
             | MediaCommand::Law { pair, .. }
             | MediaCommand::Watch { pair, .. }
+            | MediaCommand::Record { pair, .. }
+            | MediaCommand::Pause { pair, .. }
             | MediaCommand::Close(pair) => vec![pair],
+            MediaCommand::EndRecording(_) => Vec::new(),
         };
         self.misused.extend(named.into_iter().filter(|pair| self.draining.contains(pair)));
     }

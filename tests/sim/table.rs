@@ -10,6 +10,7 @@ use switchback::call::escape::{Digit, Escape, Sequence};
 use switchback::call::event::{CallAction, CallEvent, CallTimer};
 use switchback::call::intake::Intake;
 use switchback::call::record::Epoch;
+use switchback::call::recording::Recording;
 use switchback::call::rules::{Rung, Target};
 use switchback::call::settings::CallSettings;
 use switchback::call::state::{
@@ -228,6 +229,7 @@ fn facts(now: Instant, customer: LegStage, genagent: LegStage, dialled: u8) -> F
         succession: None,
         takeovers: 0,
         heard: false,
+        recording: Recording::Off,
         without_context: false,
         attempts: Vec::new(),
         dialled,
@@ -432,6 +434,7 @@ fn worded(action: &CallAction, now: Instant) -> String {
         CallAction::Connect { with, watched: false } => format!("connect {} unwatched", name_of(*with)),
         CallAction::Pass(role, digit) => format!("{}: key {}", name_of(*role), digit.key()),
         CallAction::Play(sound) => format!("play {sound:?}"),
+        CallAction::Record(on) => (if *on { "record" } else { "record no longer" }).to_owned(),
         CallAction::Start(timer, at) => format!("{timer:?} {}", after(*at)),
         CallAction::StopTimers => "stop timers".to_owned(),
         CallAction::Publish(context) => format!("publish {}", context.outcome),
