@@ -78,7 +78,7 @@ impl Chaos {
             settings.call.answer = Answer::First;
             settings.call.dwell_limit = random.duration(secs(30));
         }
-        settings.call.recording.kept = seed % 2 == 0;
+        settings.call.recording.kept = seed.is_multiple_of(2);
         settings.call.recording.occasions = vec![Occasion::default()];
         settings.breaker.failures = if random.percent(20) { 5 } else { 0 };
         let pairs = if random.percent(20) { 20 } else { 80 };
