@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, connect, connect_unspec, recvfrom, send,
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, connect, connect_unspec, recv, recvfrom, send,
     sendto, socket_with, sockopt,
 };
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -16,8 +16,8 @@ use crate::b2bua::io::Family;
 
 /// Descriptors the rest of the process needs beside ours: SIP, HTTP, logs, the epoll of each worker.
 const OTHER_DESCRIPTORS: u64 = 128;
-/// A socket's receive queue holds a few hundred packets; a flood must not keep [`Socket::drain`] busy for ever.
-const DRAIN_LIMIT: usize = 4096;
+/// A socket's receive queue holds a few hundred packets; a flood must not keep whoever empties it busy for ever.
+pub const DRAIN_LIMIT: usize = 4096;
 
 /// The open pairs of one family by their RTP port.
 pub type OpenPairs = (Family, Vec<(u16, [Socket; 2])>);
@@ -75,6 +75,8 @@ pub fn is_local(address: IpAddr) -> bool {
 pub struct Socket {
     fd: OwnedFd,
     peer: Option<SocketAddr>,
+    /// Nothing is queued that came before the kernel began to filter: whatever is received is the peer's.
+    sifted: bool,
 }
 
 impl AsFd for Socket {
@@ -94,15 +96,23 @@ impl Socket {
             mark(&fd, here.ip(), dscp)?;
         }
         bind(&fd, &here)?;
-        Ok(Self { fd, peer: None })
+        Ok(Self { fd, peer: None, sifted: false })
     }
 
     /// One datagram, its length and its source; `None` when there was none, or an ICMP error in its place (reading
     /// the error is what clears it, so a level-triggered epoll does not spin).
-    pub fn receive(&self, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
+    pub fn receive(&mut self, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
+        if let (Some(peer), true) = (self.peer, self.sifted) {
+            // From whom it comes is known: the kernel need not say so.
+            return recv(&self.fd, buffer, RecvFlags::empty()).ok().map(|(length, _)| (length, peer));
+        }
         match recvfrom(&self.fd, buffer, RecvFlags::empty()) {
             Ok((length, _, Some(source))) => Some((length, plain(SocketAddr::try_from(source).ok()?))),
             Ok((_, _, None)) => None,
+            Err(Errno::AGAIN) => {
+                self.sifted = self.peer.is_some();
+                None
+            }
             Err(error) => {
                 tracing::trace!(%error, "nothing received");
                 None
@@ -131,9 +141,16 @@ impl Socket {
     }
 
     /// Lets the kernel filter and route for us: strangers get an ICMP refusal and we do not even count them. Packets
-    /// queued before are still to be checked. Stays unconnected when the kernel has no way there.
+    /// queued before are still to be checked, until [`Self::is_sifted`]. Stays unconnected when the kernel has no way
+    /// there.
     pub fn connect(&mut self, peer: SocketAddr) {
         self.peer = connect(&self.fd, &peer).is_ok().then_some(peer);
+        self.sifted = false;
+    }
+
+    /// Whether nothing is queued any more that came before the socket was connected, if it is.
+    pub fn is_sifted(&self) -> bool {
+        self.sifted || self.peer.is_none()
     }
 
     /// Hears everybody again.
@@ -192,7 +209,7 @@ mod tests {
 
     #[test]
     fn m12_draining_discards_what_is_queued() {
-        let (socket, address) = open(21_500);
+        let (mut socket, address) = open(21_500);
         (0..100).for_each(|_| drop(party(address, b"stale")));
         socket.drain();
         assert_eq!(socket.receive(&mut [0; 16]), None);
@@ -213,6 +230,21 @@ mod tests {
         socket.disconnect();
         let other = party(address, b"stranger");
         assert_eq!(socket.receive(&mut [0; 16]), Some((8, other.local_addr().unwrap())));
+    }
+
+    #[test]
+    fn m2_a_stranger_who_was_queued_before_the_kernel_filters_is_known_for_one() {
+        let (mut socket, address) = open(21_540);
+        let far = party(address, b"far");
+        let stranger = party(address, b"stranger");
+        assert_eq!(socket.receive(&mut [0; 16]), Some((3, far.local_addr().unwrap())));
+        socket.connect(far.local_addr().unwrap());
+        assert!(!socket.is_sifted());
+        assert_eq!(socket.receive(&mut [0; 16]), Some((8, stranger.local_addr().unwrap())));
+        assert_eq!(socket.receive(&mut [0; 16]), None);
+        assert!(socket.is_sifted());
+        far.send_to(b"again", address).unwrap();
+        assert_eq!(socket.receive(&mut [0; 16]), Some((5, far.local_addr().unwrap())));
     }
 
     #[test]

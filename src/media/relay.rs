@@ -365,6 +365,11 @@ impl Table {
         if length > 0 { Step::Report(slot, target, length) } else { Step::Drop }
     }
 
+    /// Whether packets since the last look changed or said anything beyond their own fate.
+    pub fn has_news(&self) -> bool {
+        !self.notices.is_empty() || !self.frames.is_empty()
+    }
+
     /// Counts a packet that nobody with the key sent, or that came before.
     pub fn refuse(&mut self, slot: Slot) {
         self.rows[slot.row()].counters.invalid_packets += 1;

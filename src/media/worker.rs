@@ -16,7 +16,7 @@ use rustix::time::{
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::guard::Guard;
-use super::ports::Socket;
+use super::ports::{DRAIN_LIMIT, Socket};
 use super::recorder::{Order, Recorder};
 use super::relay::{Notice, Slot, Step, Table};
 use super::srtp::{Protection, Sealed};
@@ -134,6 +134,14 @@ impl Worker {
     // --- packets -----------------------------------------------------------------------------------------------
 
     fn receive(&mut self, slot: Slot) {
+        self.take(slot);
+        if self.table.has_news() {
+            self.heed();
+        }
+    }
+
+    /// One packet, from receiving it to sending it on.
+    fn take(&mut self, slot: Slot) {
         let Some((length, source)) = self.sockets[slot.0].receive(&mut self.buffer) else { return };
         let opened = match &mut self.protections[slot.row()] {
             Some(protection) => protection.open(&mut self.buffer[..length]),
@@ -145,9 +153,6 @@ impl Worker {
             Step::Drop => {}
             Step::Forward(out, target) => self.send(out, target, length),
             Step::Report(out, target, length) => self.send_report(out, target, length),
-        }
-        if !self.table.notices.is_empty() || !self.table.frames.is_empty() {
-            self.heed();
         }
     }
 
@@ -179,7 +184,7 @@ impl Worker {
             match notice {
                 Notice::Started(pair) => self.tell(MediaEvent::Started(pair)),
                 Notice::Pressed(pair, digit) => self.tell(MediaEvent::Digit(pair, digit)),
-                Notice::Settled(slot, far) => self.sockets[slot.0].connect(far),
+                Notice::Settled(slot, far) => self.settle(slot, far),
                 Notice::Played(pair) => self.tell(MediaEvent::Played(pair)),
             }
         }
@@ -187,6 +192,17 @@ impl Worker {
             if let Some((recorder, _)) = &self.recorder {
                 recorder.take(frame);
             }
+        }
+    }
+
+    /// From now on the kernel lets nobody else in; who is in already is judged.
+    fn settle(&mut self, slot: Slot, far: SocketAddr) {
+        self.sockets[slot.0].connect(far);
+        for _ in 0..DRAIN_LIMIT {
+            if self.sockets[slot.0].is_sifted() {
+                break;
+            }
+            self.take(slot);
         }
     }
 
