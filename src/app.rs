@@ -288,6 +288,8 @@ fn media_settings(config: &Config) -> Result<MediaSettings> {
     let (media, own) = (&config.media, MediaSettings::default());
     Ok(MediaSettings {
         addresses: media.address.clone(),
+        told: media.advertise.clone(),
+        closed: config.listeners().iter().map(|listener| listener.here).chain([config.admin.listen]).collect(),
         first_port: media.ports.first,
         last_port: media.ports.last,
         workers: if media.workers == 0 { own.workers } else { usize::from(media.workers) },

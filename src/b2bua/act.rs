@@ -750,7 +750,8 @@ impl B2bua {
             self.outputs.push_back(Output::Media(MediaCommand::Secure { pair, keys: entry.keys.clone() }));
         }
         if let (Some(rtp), Some(rtcp)) = (audio.rtp, audio.rtcp) {
-            self.outputs.push_back(Output::Media(MediaCommand::Expect { pair, rtp, rtcp }));
+            let signalled = entry.signalled();
+            self.outputs.push_back(Output::Media(MediaCommand::Expect { pair, rtp, rtcp, signalled }));
         }
         let (held, listens) = (audio.is_held(), audio.listens());
         let (call, customer) = (entry.call, entry.role == LegRole::Customer);

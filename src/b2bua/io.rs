@@ -164,6 +164,8 @@ pub enum MediaCommand {
         rtp: SocketAddr,
         /// Where RTCP goes and should come from.
         rtcp: SocketAddr,
+        /// The host its signalling comes from.
+        signalled: Option<IpAddr>,
     },
     /// Packets of this pair are protected from now on (RFC 3711), or are plain RTP again. What does not authenticate is
     /// neither learned nor relayed. A key that stays goes on counting; packets under the one before are still read.

@@ -161,6 +161,11 @@ impl LegEntry {
     fn peer(&self) -> Option<IpAddr> {
         self.caller.or(self.reached)
     }
+
+    /// The host its signalling comes from, as far as that is known.
+    fn signalled(&self) -> Option<IpAddr> {
+        self.peer().or(self.way.map(|way| way.hop.ip()))
+    }
 }
 
 impl CallEntry {

@@ -10,6 +10,8 @@ use crate::b2bua::io::Family;
 #[derive(Debug, Clone)]
 pub struct Guard {
     bound: Vec<IpAddr>,
+    told: Vec<IpAddr>,
+    closed: Vec<SocketAddr>,
     first_port: u16,
     last_port: u16,
 }
@@ -17,7 +19,9 @@ pub struct Guard {
 impl Guard {
     /// The guard of a relay with these settings.
     pub fn new(settings: &MediaSettings) -> Self {
-        Self { bound: settings.addresses.clone(), first_port: settings.first_port, last_port: settings.last_port }
+        let MediaSettings { addresses, told, closed, first_port, last_port, .. } = settings;
+        let (bound, told, closed) = (addresses.clone(), told.clone(), closed.clone());
+        Self { bound, told, closed, first_port: *first_port, last_port: *last_port }
     }
 
     /// The address when it is one to send to from our sockets of this family: one host of it, with a port, not this
@@ -34,15 +38,18 @@ impl Guard {
         admitted.then_some(far)
     }
 
+    /// A port of the relay, under any name it has, or a service of ours.
     fn is_ours(&self, here: IpAddr, far: SocketAddr) -> bool {
-        (self.first_port..=self.last_port).contains(&far.port())
-            && if here.is_unspecified() { is_local(far.ip()) } else { far.ip() == here }
+        let leads_to = |own: IpAddr| if own.is_unspecified() { is_local(far.ip()) } else { far.ip() == own };
+        let media = (self.first_port..=self.last_port).contains(&far.port());
+        media && (leads_to(here) || self.told.contains(&far.ip()))
+            || self.closed.iter().any(|own| own.port() == far.port() && leads_to(own.ip()))
     }
 }
 
 /// Loopback and link-local addresses lead to this machine's own services, unless we live there ourselves.
 fn scope_fits(here: IpAddr, far: IpAddr) -> bool {
-    let loopback = !far.is_loopback() || here.is_loopback() || here.is_unspecified();
+    let loopback = !far.is_loopback() || here.is_loopback();
     let link_local = !is_link_local(far) || is_link_local(here);
     loopback && link_local
 }
@@ -81,12 +88,27 @@ mod tests {
     }
 
     #[test]
+    fn what_leads_back_to_us_under_another_name_is_refused() {
+        let of = |addresses: [&str; 1]| addresses.map(|address| address.parse().unwrap()).to_vec();
+        let closed = ["192.0.2.1:5060", "127.0.0.1:8080"].map(|own| own.parse().unwrap()).to_vec();
+        let settings =
+            MediaSettings { addresses: of(["192.0.2.1"]), told: of(["203.0.113.7"]), closed, ..Default::default() };
+        let guard = Guard::new(&settings);
+        let admits = |far: &str| guard.admit(Family::V4, far.parse().unwrap()).is_some();
+        for far in ["203.0.113.7:10000", "192.0.2.1:5060", "127.0.0.1:8080"] {
+            assert!(!admits(far), "{far}");
+        }
+        for far in ["203.0.113.7:9000", "192.0.2.1:5062", "203.0.113.7:5060"] {
+            assert!(admits(far), "{far}");
+        }
+    }
+
+    #[test]
     fn hosts_are_admitted() {
         for (bound, far) in [
             ("192.0.2.1", "192.0.2.1:9000"), // this machine, but not this relay
             ("192.0.2.1", "10.0.0.1:10000"), // somebody else's port of the same number
             ("127.0.0.1", "127.0.0.2:10000"),
-            ("0.0.0.0", "127.0.0.1:9000"),
             ("2001:db8::1", "[2001:db8::2]:4000"),
         ] {
             assert!(admits(bound, far), "{far} from {bound}");
@@ -104,7 +126,7 @@ mod tests {
             ("192.0.2.1", "169.254.169.254:80"),
             ("192.0.2.1", "192.0.2.1:10000"),
             ("192.0.2.1", "[2001:db8::2]:4000"),
-            ("0.0.0.0", "127.0.0.1:10001"),
+            ("0.0.0.0", "127.0.0.1:9000"),
             ("2001:db8::1", "[ff02::1]:4000"),
             ("2001:db8::1", "[::ffff:10.0.0.1]:4000"),
         ] {

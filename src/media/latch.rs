@@ -11,10 +11,13 @@
 //! - The announced address is believed at once and always: it replaces whoever was learned before it spoke. Once it
 //!   has spoken nobody else is learned until the next `expect`.
 //! - Another port of the announced host is learned after `NEAR_RUN` consistent packets.
-//! - Another host is learned only in place of a private address (a customer behind NAT), after `FAR_RUN`. In place of a
-//!   public one nothing tells the far side from a stranger who floods the port before it speaks (flow M2).
+//! - The host that the signalling of the leg comes from is learned in place of any other, after `FAR_RUN`: a NAT that hides
+//!   the one hides the other.
+//! - Yet another host is learned only in place of a private address, after `FAR_RUN`. In place of a public one nothing
+//!   tells the far side from a stranger who floods the port before it speaks (flow M2).
 //! - After somebody is learned, a nearer source may still replace him for the learning window; then nobody but the
-//!   announced address may. As long as nobody was heard learning stays open, however late the first packet comes.
+//!   announced address may, and the signalling's host in place of one that is neither. As long as nobody was heard
+//!   learning stays open, however late the first packet comes.
 //! - A source of the pair's earlier life ([`Stale`]) is never learned.
 //!
 //! Consistent means same source, same SSRC, sequence numbers in order without a gap (RFC 3550 A.1's probation).
@@ -70,6 +73,8 @@ pub enum Latch {
 #[derive(Debug)]
 pub struct Open {
     announced: SocketAddr,
+    /// The host that the signalling comes from.
+    signalled: Option<IpAddr>,
     /// Learned before the description was repeated; believed at once when it goes on.
     incumbent: Option<SocketAddr>,
     /// Nobody is learned before this.
@@ -82,6 +87,7 @@ pub struct Open {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Distance {
     Far,
+    Signalled,
     Near,
 }
 
@@ -103,7 +109,7 @@ struct Candidate {
 impl Latch {
     /// A description announced this address. Where it repeats the last one, the source learned under that stays
     /// believable, and a far side that has spoken keeps precedence for a moment.
-    pub fn expect(&mut self, announced: SocketAddr, now: Instant) {
+    pub fn expect(&mut self, announced: SocketAddr, signalled: Option<IpAddr>, now: Instant) {
         let (incumbent, known) = match self {
             Self::Open(open) if open.announced == announced => {
                 let incumbent = open.learned.map(|learned| learned.source).or(open.incumbent);
@@ -113,8 +119,8 @@ impl Latch {
             Self::Shut | Self::Open(_) => (None, false),
         };
         let from = if known { now + PRECEDENCE } else { now };
-        *self =
-            Self::Open(Box::new(Open { announced, incumbent, from, learned: None, candidates: [None; CANDIDATES] }));
+        let candidates = [None; CANDIDATES];
+        *self = Self::Open(Box::new(Open { announced, signalled, incumbent, from, learned: None, candidates }));
     }
 
     /// The far side is forgotten.
@@ -128,6 +134,17 @@ impl Latch {
             Self::Shut => None,
             Self::Open(open) => Some(open.announced),
             Self::Settled(announced) => Some(*announced),
+        }
+    }
+
+    /// Whether a packet from this source could be listened to at all, now or after more of them.
+    pub fn may_hear(&self, source: SocketAddr, stale: &Stale) -> bool {
+        match self {
+            Self::Shut => false,
+            Self::Settled(announced) => *announced == source,
+            Self::Open(open) => {
+                open.announced == source || (open.distance(source.ip()).is_some() && !stale.contains(source))
+            }
         }
     }
 
@@ -149,7 +166,7 @@ impl Latch {
 
 impl Open {
     fn hear(&mut self, source: SocketAddr, mark: Mark, now: Instant, window: Duration) -> Heard {
-        let Some(distance) = distance(source.ip(), self.announced.ip()) else { return Heard::Foreign };
+        let Some(distance) = self.distance(source.ip()) else { return Heard::Foreign };
         if self.learned.is_some_and(|present| present.source == source) {
             return Heard::Learned;
         }
@@ -173,7 +190,21 @@ impl Open {
 
     /// True while nobody is learned, and for nearer sources within the window after somebody was.
     fn may_learn(&self, distance: Distance, now: Instant, window: Duration) -> bool {
-        self.learned.is_none_or(|present| distance > present.distance && now < present.at + window)
+        self.learned.is_none_or(|present| {
+            let certain = (present.distance, distance) == (Distance::Far, Distance::Signalled);
+            distance > present.distance && (certain || now < present.at + window)
+        })
+    }
+
+    /// `None` when a source so far off may not be learned at all.
+    fn distance(&self, source: IpAddr) -> Option<Distance> {
+        if source == self.announced.ip() {
+            Some(Distance::Near)
+        } else if self.signalled == Some(source) {
+            Some(Distance::Signalled)
+        } else {
+            is_private(self.announced.ip()).then_some(Distance::Far)
+        }
     }
 
     /// How many consistent packets this source has now sent in a row; 0 when all places are taken.
@@ -189,17 +220,6 @@ impl Open {
         let Some(place) = self.candidates.iter_mut().find(free) else { return 0 };
         *place = Some(Candidate { source, mark, run: 1, at: now });
         1
-    }
-}
-
-/// `None` when a source so far off may not be learned at all.
-fn distance(source: IpAddr, announced: IpAddr) -> Option<Distance> {
-    if source == announced {
-        Some(Distance::Near)
-    } else if is_private(announced) {
-        Some(Distance::Far)
-    } else {
-        None
     }
 }
 
@@ -246,6 +266,7 @@ mod tests {
     const PUBLIC: &str = "192.0.2.1:4000";
     const PRIVATE: &str = "10.0.0.1:4000";
     const STRANGER: &str = "198.51.100.9:999";
+    const SIGNALLED: &str = "203.0.113.4:7000";
 
     /// A latch and a clock of 20 ms a packet.
     struct Scene {
@@ -262,7 +283,7 @@ mod tests {
         }
 
         fn expect(&mut self, announced: &str) {
-            self.latch.expect(address(announced), self.now);
+            self.latch.expect(address(announced), Some(address(SIGNALLED).ip()), self.now);
         }
 
         /// `count` packets of one stream, 20 ms apart; what the latch made of each.
@@ -336,6 +357,31 @@ mod tests {
         scene.now += Duration::from_secs(60);
         assert_eq!(scene.packet(PRIVATE, 1, 0), Settled);
         assert_eq!(scene.stream(STRANGER, 7, 9), [Foreign; 9]);
+    }
+
+    #[test]
+    fn m2_the_host_of_the_signalling_is_believed_before_a_stranger_and_after_him() {
+        let mut scene = Scene::expecting(PRIVATE);
+        assert_eq!(scene.stream(STRANGER, 7, 3)[2], Learned);
+        scene.now += Duration::from_secs(60);
+        assert_eq!(scene.stream(SIGNALLED, 2, 3), [Foreign, Foreign, Learned], "the flood has not won for good");
+        assert_eq!(scene.stream(STRANGER, 7, 9), [Foreign; 9]);
+        let mut scene = Scene::expecting(PUBLIC);
+        assert_eq!(scene.stream(SIGNALLED, 2, 3)[2], Learned, "in place of a public address as well");
+        assert_eq!(scene.stream(STRANGER, 7, 9), [Foreign; 9]);
+        assert_eq!(scene.stream(PUBLIC, 1, 1), [Settled]);
+    }
+
+    #[test]
+    fn who_may_be_heard_at_all_is_known_before_a_packet_is_read() {
+        let may_hear = |scene: &Scene, source: &str| scene.latch.may_hear(address(source), &scene.stale);
+        let mut scene = Scene::expecting(PUBLIC);
+        assert!([PUBLIC, "192.0.2.1:5000", SIGNALLED].iter().all(|source| may_hear(&scene, source)));
+        assert!(!may_hear(&scene, STRANGER));
+        scene.stream(PUBLIC, 1, 1);
+        assert!(may_hear(&scene, PUBLIC) && !may_hear(&scene, SIGNALLED));
+        scene.latch.shut();
+        assert!(!may_hear(&scene, PUBLIC));
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub mod wav;
 pub mod worker;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -60,6 +60,10 @@ use worker::Worker;
 pub struct MediaSettings {
     /// The local addresses, at most one of each IP family. Every port of the range is opened on each.
     pub addresses: Vec<IpAddr>,
+    /// What our session descriptions say in their place, where that differs.
+    pub told: Vec<IpAddr>,
+    /// Where we hear SIP and HTTP: no far side of a call is there.
+    pub closed: Vec<SocketAddr>,
     /// The first port of the range; pairs start at even ports.
     pub first_port: u16,
     /// The last port of the range.
@@ -80,6 +84,8 @@ impl Default for MediaSettings {
     fn default() -> Self {
         Self {
             addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+            told: Vec::new(),
+            closed: Vec::new(),
             first_port: 10_000,
             last_port: 19_999,
             workers: thread::available_parallelism().map_or(1, usize::from),
@@ -301,7 +307,7 @@ impl Lane {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::{SocketAddr, UdpSocket};
+    use std::net::UdpSocket;
 
     use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -362,7 +368,7 @@ mod tests {
         }
 
         fn expect_at(&self, pair: PortPair, rtp: SocketAddr, rtcp: SocketAddr) {
-            self.media.command(MediaCommand::Expect { pair, rtp, rtcp });
+            self.media.command(MediaCommand::Expect { pair, rtp, rtcp, signalled: None });
         }
 
         fn play(&self, pair: PortPair, sound: Sound) {

@@ -3,7 +3,7 @@
 //! A packet's fate follows from its slot's row alone: the source it must come from, the row it goes to, the constants
 //! added to its header, the counters. Nothing here reads a clock, locks, allocates per packet or touches a socket.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -365,6 +365,22 @@ impl Table {
         if length > 0 { Step::Report(slot, target, length) } else { Step::Drop }
     }
 
+    /// Whether a packet from this source could be listened to, whatever is in it.
+    pub fn may_hear(&self, slot: Slot, source: SocketAddr) -> bool {
+        let row = &self.rows[slot.row()];
+        if slot.is_rtp() {
+            return row.rtp.source == Some(source) || row.latch.may_hear(source, &row.stale);
+        }
+        let near = |side: Side| [side.announced, side.source].iter().flatten().any(|far| far.ip() == source.ip());
+        near(row.rtcp) || near(row.rtp)
+    }
+
+    /// Counts a packet of somebody who cannot be listened to.
+    #[cold]
+    pub fn turn_away(&mut self, slot: Slot, source: SocketAddr, now: Instant) {
+        self.rows[slot.row()].foreign(source, now);
+    }
+
     /// Whether packets since the last look changed or said anything beyond their own fate.
     pub fn has_news(&self) -> bool {
         !self.notices.is_empty() || !self.frames.is_empty()
@@ -413,8 +429,16 @@ impl Table {
     }
 
     /// A description named this far side; `None` in place of an address that may not be sent to.
-    pub fn expect(&mut self, index: usize, rtp: Option<SocketAddr>, rtcp: Option<SocketAddr>, now: Instant) {
+    /// Its signalling comes from `signalled`. True when RTP goes somewhere else from now on.
+    pub fn expect(
+        &mut self,
+        index: usize,
+        (rtp, rtcp): (Option<SocketAddr>, Option<SocketAddr>),
+        signalled: Option<IpAddr>,
+        now: Instant,
+    ) -> bool {
         let row = &mut self.rows[index];
+        let moved = row.rtp.announced.is_some() && row.rtp.announced != rtp;
         let rtcp = rtcp.filter(|_| rtp.is_some());
         if rtp != row.rtp.announced
             && let Some(before) = row.rtp.source.filter(|source| Some(*source) != rtp)
@@ -422,11 +446,12 @@ impl Table {
             row.stale.note(before, now); // M3: the old source is ignored after a move
         }
         match rtp {
-            Some(announced) => row.latch.expect(announced, now),
+            Some(announced) => row.latch.expect(announced, signalled, now),
             None => row.latch.shut(),
         }
         row.rtp.expect(rtp);
         row.rtcp.expect(rtcp);
+        moved
     }
 
     /// The row's far side does not listen any more, or does again: what it hears then goes on where it stopped.
@@ -726,7 +751,7 @@ mod tests {
             self.table.lend(row, self.now);
             let far = address(far);
             let rtcp = SocketAddr::new(far.ip(), far.port() + 1);
-            self.table.expect(row, Some(far), Some(rtcp), self.now);
+            self.table.expect(row, (Some(far), Some(rtcp)), None, self.now);
         }
 
         fn packet(&mut self, row: usize, source: &str, sequence: u16) -> Step {
@@ -819,7 +844,7 @@ mod tests {
     fn m8_rtcp_goes_where_each_side_wants_it() {
         let mut scene = Scene::call("192.0.2.1:4000");
         let (muxed, beside) = (address("192.0.2.1:4000"), address("192.0.2.2:5001"));
-        scene.table.expect(0, Some(muxed), Some(muxed), scene.now);
+        scene.table.expect(0, (Some(muxed), Some(muxed)), None, scene.now);
         assert_eq!(scene.reported(1, "192.0.2.2:5001"), None, "of nothing there is nothing to report");
         assert!(scene.passes(0, "192.0.2.1:4000") && scene.passes(1, "192.0.2.2:5000"));
         assert_eq!(scene.reported(1, "192.0.2.2:5001"), Some((Slot::rtp(0), muxed)), "with its RTP");

@@ -6,6 +6,8 @@
 //!   source's replay window.
 //! - SRTCP that says it is not encrypted is refused: the crate would hand it out with its tag unread.
 //! - The RTP header is measured here: the crate's own reader trusts the lengths in a header extension.
+//! - A new key goes on with the roll-over counter of the old one (RFC 3711 section 3.3.1), unless the far side has moved and
+//!   everything begins anew (RFC 4568 section 6.4). Not everybody keeps it: what is received may do either.
 //! - No index is used twice to send, whatever numbers the packets to be sent have: two packets under one index would
 //!   give away their difference, and with GCM the key of the tags (RFC 7714 section 8.4).
 
@@ -76,24 +78,33 @@ impl Protection {
         self.ours.to(&keys.ours);
     }
 
+    /// The far side is somewhere else: a new key counts from nothing there.
+    pub fn moved(&mut self) {
+        self.ours.before = None;
+    }
+
     /// Authenticates and decrypts in place; the octets that are left. `None`: nobody with the key sent this, or it came
     /// before. The key before the present one counts until the present one has been heard.
     pub fn open(&mut self, packet: &mut [u8]) -> Option<usize> {
-        let present = opened(&mut self.theirs.present, packet);
-        if present.is_some() {
-            self.theirs.before = None;
-        }
-        let opened = present.or_else(|| opened(self.theirs.before.as_mut()?, packet))?;
+        let Turn { present, before } = &mut self.theirs;
+        let opened = match opened(present, before.as_ref().map_or(&[], |(_, sources)| sources), packet) {
+            Some(opened) => {
+                *before = None;
+                opened
+            }
+            None => self::opened(before.as_mut()?, &[], packet)?,
+        };
         packet[..opened.len()].copy_from_slice(&opened);
         Some(opened.len())
     }
 
     /// Encrypts, and adds the tag.
     pub fn seal(&mut self, packet: &[u8]) -> Sealed {
-        let (key, sources) = &mut self.ours.present;
+        let Turn { present: (key, sources), before } = &mut self.ours;
         let Some(name) = Name::of(packet) else { return Sealed::Refused };
         let at = sources.iter().position(|source| source.name == name).or_else(|| {
-            let source = Leaving { name, context: context(key)?, sent: None };
+            let earlier = before.iter().flat_map(|(_, sources)| sources).find(|source| source.name == name);
+            let source = Leaving::after(earlier, name, key, packet)?;
             (sources.len() < SOURCES).then(|| sources.push(source))?;
             Some(sources.len() - 1)
         });
@@ -125,10 +136,13 @@ impl Name {
 struct Incoming {
     name: Name,
     context: Context,
+    /// The newest packet's place in the stream, counted on over the turns of the sequence number.
+    newest: i64,
 }
 
-/// Tries a packet under one key. The source heard last stands last; the first makes room.
-fn opened((key, sources): &mut (Key, Vec<Incoming>), packet: &[u8]) -> Option<Bytes> {
+/// Tries a packet under one key, after what was heard of its source under the key before. The source heard last stands
+/// last; the first makes room.
+fn opened((key, sources): &mut (Key, Vec<Incoming>), earlier: &[Incoming], packet: &[u8]) -> Option<Bytes> {
     let name = Name::of(packet)?;
     match sources.iter().position(|source| source.name == name) {
         Some(at) => {
@@ -137,8 +151,8 @@ fn opened((key, sources): &mut (Key, Vec<Incoming>), packet: &[u8]) -> Option<By
             Some(opened)
         }
         None => {
-            let mut source = Incoming { name, context: context(key)? };
-            let opened = source.open(packet, key.suite())?;
+            let earlier = earlier.iter().find(|source| source.name == name);
+            let (source, opened) = Incoming::begin(name, key, earlier, packet)?;
             if sources.len() == SOURCES {
                 sources.remove(0);
             }
@@ -149,13 +163,34 @@ fn opened((key, sources): &mut (Key, Vec<Incoming>), packet: &[u8]) -> Option<By
 }
 
 impl Incoming {
+    /// A source whose first packet under this key authenticates: counted from nothing, or on from what was heard before.
+    fn begin(name: Name, key: &Key, earlier: Option<&Self>, packet: &[u8]) -> Option<(Self, Bytes)> {
+        let begun = |place: i64| {
+            let context = if place >> 16 == 0 { context(key)? } else { wound(key, name.ssrc, place)? };
+            let mut source = Self { name, context, newest: place };
+            let opened = source.open(packet, key.suite())?;
+            Some((source, opened))
+        };
+        let sequence = if name.rtcp { 0 } else { Position::read(packet).sequence };
+        let on = earlier.map(|earlier| after(earlier.newest, sequence)).filter(|on| on >> 16 > 0);
+        begun(sequence.into()).or_else(|| begun(on?))
+    }
+
     fn open(&mut self, packet: &[u8], suite: Suite) -> Option<Bytes> {
         if self.name.rtcp {
             let opened = is_encrypted(packet, suite).then(|| self.context.decrypt_rtcp(packet));
             return opened?.ok();
         }
-        self.context.decrypt_rtp_with_header(packet, &header(packet)?).ok()
+        let header = header(packet)?;
+        let opened = self.context.decrypt_rtp_with_header(packet, &header).ok()?;
+        self.newest = self.newest.max(after(self.newest, header.sequence_number));
+        Some(opened)
     }
+}
+
+/// The place of a sequence number in a stream, near the newest one.
+fn after(newest: i64, sequence: u16) -> i64 {
+    newest + i64::from(sequence.wrapping_sub(newest as u16) as i16)
 }
 
 /// A source as we send it.
@@ -167,6 +202,18 @@ struct Leaving {
 }
 
 impl Leaving {
+    /// A source of ours under a new key, whose count goes on where it was under the old one.
+    fn after(earlier: Option<&Self>, name: Name, key: &Key, packet: &[u8]) -> Option<Self> {
+        let sent = earlier.and_then(|earlier| earlier.sent.as_ref());
+        let place = sent.map(|sent| after(sent.newest, Position::read(packet).sequence)).filter(|place| *place > 0);
+        let context = match place {
+            Some(place) if place >> 16 > 0 => wound(key, name.ssrc, place)?,
+            _ => context(key)?,
+        };
+        // Nothing has been sent under this key yet: the packet before this one is not among what was sent.
+        Some(Self { name, context, sent: place.map(|place| Sent { newest: place - 1, bits: 0 }) })
+    }
+
     fn seal(&mut self, packet: &[u8]) -> Sealed {
         if self.name.rtcp {
             return self.context.encrypt_rtcp(packet).map_or(Sealed::Refused, Sealed::Packet);
@@ -202,7 +249,7 @@ impl Sent {
             *sent = Some(Self { newest: sequence.into(), bits: 1 });
             return Number::Fresh;
         };
-        let ahead = i64::from(sequence.wrapping_sub(sent.newest as u16) as i16);
+        let ahead = after(sent.newest, sequence) - sent.newest;
         if ahead > 0 {
             sent.bits = sent.bits.checked_shl(ahead as u32).unwrap_or(0) | 1;
             sent.newest += ahead;
@@ -230,6 +277,21 @@ fn context(key: &Key) -> Option<Context> {
     };
     let windows = (srtp_replay_protection(WINDOW), srtcp_replay_protection(WINDOW));
     Context::new(key.master(), key.salt(), profile, Some(windows.0), Some(windows.1)).ok()
+}
+
+/// A context whose count of one source stands just before this place. The crate lets nobody set it, and counts what it
+/// encrypts: packets that nobody sees, three for each turn of the sequence number.
+fn wound(key: &Key, ssrc: u32, place: i64) -> Option<Context> {
+    const TURN: [u16; 3] = [0x7fff, 0xfffe, 0];
+    let mut context = context(key)?;
+    let half = (place as u16 > 0x7fff).then_some(0x7fff);
+    let turns = usize::try_from(place >> 16).ok()?;
+    let numbers = std::iter::once(0).chain(TURN.into_iter().cycle().take(turns * TURN.len())).chain(half);
+    for sequence_number in numbers {
+        let header = Header { ssrc, sequence_number, ..Header::default() };
+        context.encrypt_rtp_with_header(&[0; HEADER], &header).ok()?;
+    }
+    Some(context)
 }
 
 /// What the crate wants to know of an RTP header: source, number, length. The length is said in words of CSRC.
@@ -395,6 +457,36 @@ mod tests {
         assert!(opened(&mut there, &later).is_none(), "the old key has ended");
         there.turn_to(&Keys { ours: key(suite, 2), theirs: key(suite, 3) });
         assert!(opened(&mut there, &fresh).is_none(), "the same keys again change nothing");
+    }
+
+    /// RFC 3711 section 3.3.1 and those who do otherwise.
+    #[test]
+    fn h10_a_new_key_after_turns_of_the_sequence_number_is_understood_both_ways() {
+        let speech = |turns: u32, from: u32| (from..turns * 65_536 + 40_000).map(|n| rtp(9, n as u16));
+        for suite in [Suite::AesCm128HmacSha1_80, Suite::AeadAes128Gcm] {
+            for (turns, from) in [(0, 100), (1, 60_000), (2, 60_000)] {
+                let (mut here, mut there) = both(suite);
+                for packet in speech(turns, from).step_by(500) {
+                    let sent = sealed(&mut here, &packet);
+                    assert!(opened(&mut there, &sent).is_some());
+                }
+                let keys = |ours, theirs| Keys { ours: key(suite, ours), theirs: key(suite, theirs) };
+                here.turn_to(&keys(3, 2));
+                there.turn_to(&keys(2, 3));
+                for sequence in [40_001, 40_000, 40_003, 65_535, 1, 30_000, 60_000, 20_000] {
+                    let sent = sealed(&mut here, &rtp(9, sequence));
+                    assert_eq!(opened(&mut there, &sent), Some(rtp(9, sequence)), "{suite:?}, {turns} turns");
+                }
+                // One that begins to count anew under a new key, as after a move.
+                here.turn_to(&keys(4, 2));
+                here.moved();
+                there.turn_to(&keys(2, 4));
+                for sequence in [20_001, 20_002, 50_000, 5] {
+                    let sent = sealed(&mut here, &rtp(9, sequence));
+                    assert_eq!(opened(&mut there, &sent), Some(rtp(9, sequence)), "{suite:?}, {turns} turns, anew");
+                }
+            }
+        }
     }
 
     #[test]

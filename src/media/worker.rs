@@ -1,7 +1,7 @@
 //! A relay thread: level-triggered epoll over its ports, the [`Table`] for every decision, a tick for our own sounds.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
@@ -144,6 +144,8 @@ impl Worker {
     fn take(&mut self, slot: Slot) {
         let Some((length, source)) = self.sockets[slot.0].receive(&mut self.buffer) else { return };
         let opened = match &mut self.protections[slot.row()] {
+            // Who cannot be heard is not worth the reckoning.
+            Some(_) if !self.table.may_hear(slot, source) => return self.table.turn_away(slot, source, self.now),
             Some(protection) => protection.open(&mut self.buffer[..length]),
             None => Some(length),
         };
@@ -227,9 +229,9 @@ impl Worker {
 
     fn carry_out(&mut self, command: MediaCommand) {
         match command {
-            MediaCommand::Expect { pair, rtp, rtcp } => {
+            MediaCommand::Expect { pair, rtp, rtcp, signalled } => {
                 if let Some(row) = self.lent(pair) {
-                    self.expect(row, pair.family, rtp, rtcp);
+                    self.expect(row, pair.family, [rtp, rtcp], signalled);
                 }
             }
             MediaCommand::Secure { pair, keys } => {
@@ -326,10 +328,13 @@ impl Worker {
         }
     }
 
-    fn expect(&mut self, row: usize, family: Family, rtp: SocketAddr, rtcp: SocketAddr) {
+    fn expect(&mut self, row: usize, family: Family, announced: [SocketAddr; 2], signalled: Option<IpAddr>) {
         self.sockets[Slot::rtp(row).0].disconnect();
-        let [rtp, rtcp] = [rtp, rtcp].map(|far| self.guard.admit(family, far));
-        self.table.expect(row, rtp, rtcp, self.now);
+        let [rtp, rtcp] = announced.map(|far| self.guard.admit(family, far));
+        let moved = self.table.expect(row, (rtp, rtcp), signalled, self.now);
+        if let (true, Some(protection)) = (moved, &mut self.protections[row]) {
+            protection.moved();
+        }
     }
 
     fn secure(&mut self, row: usize, keys: Option<&Keys>) {
