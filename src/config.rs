@@ -276,6 +276,7 @@ pub struct Call {
     #[serde(with = "words::span")]
     pub verify_after: Duration,
     pub resume_attempts: u8,
+    pub max_reentries: u8,
     #[serde(with = "words::span")]
     pub collect_limit: Duration,
     #[serde(with = "words::span")]
@@ -538,6 +539,7 @@ impl Config {
             max_attempts: call.max_attempts,
             verify_after: call.verify_after,
             resume_attempts: call.resume_attempts,
+            max_reentries: call.max_reentries,
             collect_limit: call.collect_limit,
             max_duration: call.max_duration,
             release_limit: call.release_limit,
@@ -765,6 +767,7 @@ impl Default for Call {
             max_attempts: core.max_attempts,
             verify_after: core.verify_after,
             resume_attempts: core.resume_attempts,
+            max_reentries: core.max_reentries,
             collect_limit: core.collect_limit,
             max_duration: core.max_duration,
             release_limit: core.release_limit,

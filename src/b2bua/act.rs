@@ -80,6 +80,9 @@ impl B2bua {
             *self.counters.rejected.entry("hops").or_default() += 1;
             return self.answer_once(now, origin, invite, 483);
         };
+        if self.reenters_too_often(invite) {
+            return self.loops(now, origin, invite);
+        }
         if let Some(overloaded) = self.no_room(now, origin) {
             return self.unavailable(now, origin, invite, overloaded);
         }
@@ -208,6 +211,9 @@ impl B2bua {
         if let Some(entry) = self.calls.get_mut(&call) {
             *entry.side_mut(role) = Side { leg: Some(leg), pair: Some(pair), ..Side::default() };
         }
+        if role == LegRole::Onward {
+            self.onward_changed(call);
+        }
     }
 
     /// The call begins with the leg's first event; what came before it (the 100) goes out first.
@@ -253,6 +259,9 @@ impl B2bua {
         };
         *entry.side_mut(LegRole::Customer) = Side { leg: customer, pair: Some(pair), ..Side::default() };
         self.calls.insert(reference, entry);
+        if customer.is_some() {
+            self.entered(reference);
+        }
         self.act(now, reference, actions);
     }
 
@@ -327,6 +336,9 @@ impl B2bua {
             debug_assert!(!entry.over, "a leg spoke its last word twice: {event:?}");
             entry.over = true;
             self.close_media(pair, call);
+            if role == LegRole::Onward {
+                self.onward_changed(call);
+            }
         }
         let current = self.leg_of(call, role) == Some(id);
         debug!(call = %call, leg = ?role, current, ?event, "leg");
@@ -648,6 +660,9 @@ impl B2bua {
 
     fn abandon(&mut self, now: Instant, call: CallRef, role: LegRole) {
         let Some(id) = self.calls.get_mut(&call).and_then(|entry| entry.side_mut(role).leg.take()) else { return };
+        if role == LegRole::Onward {
+            self.onward_changed(call);
+        }
         self.dismiss(now, id);
     }
 
@@ -910,6 +925,7 @@ impl B2bua {
     fn end_call(&mut self, now: Instant, call: CallRef, record: Box<CallRecord>) {
         let Some(entry) = self.calls.get_mut(&call) else { return };
         let caller = entry.call.facts.intake.caller.clone();
+        self.left(call);
         self.learn(now, &record, &caller);
         let Some(entry) = self.calls.get_mut(&call) else { return };
         entry.record = Some(record);

@@ -16,6 +16,7 @@ pub mod limiter;
 mod memory;
 pub mod places;
 pub mod ports;
+mod reentries;
 mod referrers;
 pub mod settings;
 pub mod sources;
@@ -55,6 +56,7 @@ use io::{Epoch, Input, Keys, Law, LiveCall, MediaEvent, OperatorCommand, Output,
 use limiter::Limiter;
 use memory::Memory;
 use ports::Ports;
+use reentries::Reentries;
 use referrers::Referrer;
 use settings::Settings;
 use sources::Sources;
@@ -212,6 +214,7 @@ pub struct B2bua {
     keyed: Keyed,
     sources: Sources,
     memory: Memory,
+    reentries: Reentries,
     admitted: route::Admission,
     gate: Gate,
     draining: bool,
@@ -248,6 +251,7 @@ impl B2bua {
             breaker: Breaker::new(settings.breaker),
             limiter: Limiter::new(settings.api_rate),
             memory: Memory::new(settings.conversations),
+            reentries: Reentries::default(),
             settings: Arc::new(settings),
             base,
             epoch,
@@ -466,6 +470,7 @@ impl B2bua {
             registrations: self.errands.registered(),
             conversations_remembered: remembered as u64,
             inputs_laid_down: inputs as u64,
+            conversations_onward: self.reentries.len() as u64,
             breaker_open: u64::from(self.breaker.is_open()),
             draining: u64::from(self.draining),
             ..self.counters.clone()

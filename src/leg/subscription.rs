@@ -5,7 +5,6 @@
 
 use super::notifier::{Asked, Notifier};
 use super::requests::Requests;
-use super::uas::invitation;
 use super::{Invitation, Out, Referral, Surroundings, respond, sensible_answer};
 use crate::sip::dialog::Dialog;
 use crate::sip::hop::Hop;
@@ -85,7 +84,7 @@ impl Invitation {
     /// What a REFER outside every dialog says of the call that it asks for. The caller is whom it names; what stands in
     /// the URI comes before what the REFER itself says. Nobody waits behind such a customer.
     pub fn referred(refer: &Message, referral: &Referral) -> Self {
-        let said = invitation(refer);
+        let said = Self::read(refer);
         let named = |(name, _): &&(String, String)| HeaderName::read(name).is_none();
         let inside = referral.headers.iter().filter(named);
         let inside = inside.map(|(name, value)| (name.clone(), unescaped(value).into_owned()));
