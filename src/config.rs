@@ -205,6 +205,8 @@ pub struct Media {
     pub srtp: Srtp,
     /// Whether SRTP keys may be told over UDP and TCP.
     pub srtp_without_tls: bool,
+    /// Whether our offers let RTCP go over the port of the RTP.
+    pub rtcp_mux: bool,
 }
 
 /// Who answers for the names of trunks and of ASAPP's API.
@@ -482,6 +484,7 @@ impl Config {
             media_addresses: media.address.iter().map(|address| media.told(*address)).collect(),
             srtp: media.srtp,
             srtp_without_tls: media.srtp_without_tls,
+            rtcp_mux: media.rtcp_mux,
             product: sip.product.clone(),
             access: sip.access.clone(),
             unlisted: sip.unlisted,
@@ -728,6 +731,7 @@ impl Default for Media {
             dscp: 46,
             srtp: Settings::default().srtp,
             srtp_without_tls: Settings::default().srtp_without_tls,
+            rtcp_mux: Settings::default().rtcp_mux,
         }
     }
 }

@@ -80,11 +80,11 @@ impl B2bua {
             *self.counters.rejected.entry("hops").or_default() += 1;
             return self.answer_once(now, origin, invite, 483);
         };
-        if self.reenters_too_often(invite) {
-            return self.loops(now, origin, invite);
-        }
         if let Some(overloaded) = self.no_room(now, origin) {
             return self.unavailable(now, origin, invite, overloaded);
+        }
+        if self.reenters_too_often(invite) {
+            return self.loops(now, origin, invite);
         }
         self.next_leg += 1;
         let id = LegId(self.next_leg);
@@ -182,7 +182,7 @@ impl B2bua {
 
     pub(super) fn negotiation(&mut self, here: SocketAddr, offer: Option<Session>, keys: KeyExchange) -> Negotiation {
         let session = self.ids.below(0x7fff_ffff) as u32;
-        Negotiation::new(here, session, offer, keys, &mut self.ids)
+        Negotiation::new(here, session, offer, keys, self.settings.rtcp_mux, &mut self.ids)
     }
 
     pub(super) fn add_leg(&mut self, id: LegId, leg: Leg, tag: String, role: LegRole, call: CallRef, pair: PortPair) {
