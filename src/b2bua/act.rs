@@ -17,7 +17,7 @@ use super::limiter::Priority;
 use super::settings::{Caller, Srtp, Trunk};
 use super::transactions::{Holder, LegId};
 use super::trunks::{NoWay, Route, Way};
-use super::{B2bua, COUNTERS_LIMIT, CallEntry, LegEntry, Side, TimerKey};
+use super::{B2bua, COUNTERS_LIMIT, CallEntry, LegEntry, Side, TimerKey, surroundings};
 use crate::call::context::Carry;
 use crate::call::event::{CallAction, CallEvent, CallTimer};
 use crate::call::intake::Intake;
@@ -32,7 +32,6 @@ use crate::leg::negotiation::{Negotiation, offer_of};
 use crate::leg::uac::Dial;
 use crate::leg::{
     Invitation, Leg, LegCommand, LegEvent, LegRole, LegTimer, LostCause, Material, MediaCounters, Out, Refusal,
-    Surroundings,
 };
 use crate::sdp::{Audio, Family, G711, Session};
 use crate::sip::digest::Keyring;
@@ -103,9 +102,7 @@ impl B2bua {
         self.open(origin, invite, &key, Some(id));
         let negotiation = self.negotiation(SocketAddr::new(here, customer_pair.port), offer, keys);
         let mut out = Vec::new();
-        let session = self.settings.session;
-        let mut s =
-            Surroundings { ids: &mut self.ids, endpoint: &self.endpoint, base: self.base, session, out: &mut out };
+        let mut s = surroundings(&mut self.ids, &self.endpoint, self.base, &self.settings, &mut out);
         match Leg::invited(invite, key.clone(), origin, negotiation, &mut s) {
             Ok((leg, tag)) => {
                 self.add_leg(id, leg, tag, LegRole::Customer, call, customer_pair);
@@ -498,7 +495,9 @@ impl B2bua {
         let own: Vec<String> = headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
         let is_ours = |name: &str| name != "Reason" && own.contains(&name.to_ascii_lowercase());
         headers.extend(self.crossed(call, other, &command).into_iter().filter(|(name, _)| !is_ours(name)));
-        let keyring = self.keyring(id).filter(|_| matches!(command, LegCommand::Refer(_)));
+        let asks_or_tells = matches!(command, LegCommand::Refer(_) | LegCommand::Accept);
+        let peer = self.legs.get(&id).and_then(LegEntry::peer).filter(|_| asks_or_tells);
+        let keyring = peer.and_then(|peer| self.keyring(peer)).map(Box::new);
         let material = Material { headers, body, audio: self.audio_towards(call, role), keyring };
         self.with_leg(id, |leg, s| leg.command(command, &material, s));
         self.work_off(now);
@@ -512,11 +511,10 @@ impl B2bua {
         self.command(now, call, LegRole::Customer, LegCommand::Refer(uri), Carry { lines, ..Carry::default() });
     }
 
-    /// Who we are where the caller of this leg asks it.
-    fn keyring(&self, id: LegId) -> Option<Box<Keyring>> {
-        let caller = self.legs.get(&id)?.caller?;
-        let credentials = self.settings.peers_at(caller).find_map(|peer| peer.credentials.clone())?;
-        Some(Box::new(Keyring::new(credentials, caller)))
+    /// Who we are where a peer asks it.
+    pub(super) fn keyring(&self, peer: IpAddr) -> Option<Keyring> {
+        let credentials = self.settings.peers_at(peer).find_map(|peer| peer.credentials.clone())?;
+        Some(Keyring::new(credentials, peer))
     }
 
     /// The audio that is described to a leg: that of whom it talks to. A successor whom nobody talks to yet takes up what
@@ -647,9 +645,7 @@ impl B2bua {
         self.next_leg += 1;
         let id = LegId(self.next_leg);
         let mut out = Vec::new();
-        let session = self.settings.session;
-        let mut s =
-            Surroundings { ids: &mut self.ids, endpoint: &self.endpoint, base: self.base, session, out: &mut out };
+        let mut s = surroundings(&mut self.ids, &self.endpoint, self.base, &self.settings, &mut out);
         let (leg, tag) = Leg::dial(dial, negotiation, &material, &mut s);
         self.add_leg(id, leg, tag, role, call, pair);
         self.legs.entry(id).and_modify(|entry| (entry.way, entry.callee) = way.unzip());

@@ -84,6 +84,17 @@ fn speaks(endpoint: &Endpoint, settings: &Settings, hop: &Hop) -> bool {
     endpoint.reaches(hop) && settings.media_address(Family::of(hop.ip())).is_some()
 }
 
+/// What a leg needs of us at every step.
+fn surroundings<'a>(
+    ids: &'a mut Ids,
+    endpoint: &'a Endpoint,
+    base: Base,
+    settings: &Settings,
+    out: &'a mut Vec<Out>,
+) -> Surroundings<'a> {
+    Surroundings { ids, endpoint, base, session: settings.session, ring_limit: settings.call.ring_limit, out }
+}
+
 /// How long a stop waits for answers to its BYEs.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
 
@@ -380,10 +391,8 @@ impl B2bua {
     fn with_leg(&mut self, id: LegId, step: impl FnOnce(&mut Leg, &mut Surroundings<'_>)) {
         let Some(entry) = self.legs.get_mut(&id) else { return };
         let mut out = Vec::new();
-        let session = self.settings.session;
-        let mut surroundings =
-            Surroundings { ids: &mut self.ids, endpoint: &self.endpoint, base: self.base, session, out: &mut out };
-        step(&mut entry.leg, &mut surroundings);
+        let mut s = surroundings(&mut self.ids, &self.endpoint, self.base, &self.settings, &mut out);
+        step(&mut entry.leg, &mut s);
         self.work.extend(out.into_iter().map(|wanted| (id, wanted)));
     }
 

@@ -93,7 +93,7 @@ pub struct Peer {
     pub accept_refer: bool,
     /// The hosts that these may lead to, names or IP addresses.
     pub refer_hosts: Vec<String>,
-    /// What they are told, and nobody else, where they ask who sends them a REFER.
+    /// What they are told, and nobody else, where they ask who sends them a REFER or a NOTIFY.
     pub credentials: Option<Credentials>,
 }
 
