@@ -69,8 +69,8 @@ impl Reentries {
 }
 
 impl B2bua {
-    /// Whether as many calls as may stand behind an onward leg of this INVITE's conversation. A caller's number or a Call-ID
-    /// stands for no conversation here: it is the request itself that must name it.
+    /// Whether one more call of this INVITE's conversation may not stand behind its onward leg, if it has one. A caller's
+    /// number or a Call-ID stands for no conversation here: the request itself must name it.
     pub(super) fn reenters_too_often(&self, invite: &Message) -> bool {
         // What would have to be read for it is read only where there is anything to come back from.
         if self.reentries.len() == 0 {
@@ -81,7 +81,7 @@ impl B2bua {
         behind.is_some_and(|behind| behind >= usize::from(self.call_settings.max_reentries))
     }
 
-    /// A customer has called, by whatever way.
+    /// This customer's INVITE has been taken.
     pub(super) fn entered(&mut self, call: CallRef) {
         let Some(intake) = self.calls.get(&call).map(|entry| &entry.call.facts.intake) else { return };
         if intake.source.is_named() {
