@@ -208,6 +208,8 @@ pub struct Media {
     pub srtp: Srtp,
     /// Whether SRTP keys may be told over UDP and TCP.
     pub srtp_without_tls: bool,
+    /// Whether our offers let RTCP go over the port of the RTP.
+    pub rtcp_mux: bool,
 }
 
 /// Who answers for the names of trunks and of ASAPP's API.
@@ -279,6 +281,7 @@ pub struct Call {
     #[serde(with = "words::span")]
     pub verify_after: Duration,
     pub resume_attempts: u8,
+    pub max_reentries: u8,
     #[serde(with = "words::span")]
     pub collect_limit: Duration,
     #[serde(with = "words::span")]
@@ -501,6 +504,7 @@ impl Config {
             media_addresses: media.address.iter().map(|address| media.told(*address)).collect(),
             srtp: media.srtp,
             srtp_without_tls: media.srtp_without_tls,
+            rtcp_mux: media.rtcp_mux,
             product: sip.product.clone(),
             access: sip.access.clone(),
             unlisted: sip.unlisted,
@@ -558,6 +562,7 @@ impl Config {
             max_attempts: call.max_attempts,
             verify_after: call.verify_after,
             resume_attempts: call.resume_attempts,
+            max_reentries: call.max_reentries,
             collect_limit: call.collect_limit,
             max_duration: call.max_duration,
             release_limit: call.release_limit,
@@ -761,6 +766,7 @@ impl Default for Media {
             dscp: 46,
             srtp: Settings::default().srtp,
             srtp_without_tls: Settings::default().srtp_without_tls,
+            rtcp_mux: Settings::default().rtcp_mux,
         }
     }
 }
@@ -800,6 +806,7 @@ impl Default for Call {
             max_attempts: core.max_attempts,
             verify_after: core.verify_after,
             resume_attempts: core.resume_attempts,
+            max_reentries: core.max_reentries,
             collect_limit: core.collect_limit,
             max_duration: core.max_duration,
             release_limit: core.release_limit,

@@ -47,6 +47,7 @@
 //! - What of one leg's headers may the other leg's peer see? [`b2bua::headers`].
 //! - Who takes the customer's place in a call? `src/call/succession.rs` decides, `src/b2bua/takeover.rs` does it.
 //! - A REFER outside every call asks for one? `src/b2bua/referrers.rs`, then `inviting` in `src/call/step.rs`.
+//! - Does a call lead back to us? `has_come_round` in `src/b2bua/route.rs`, and `src/b2bua/reentries.rs`.
 //! - Which conversation is a call part of? [`call::intake`]. What is remembered of it? `src/b2bua/memory.rs`.
 //! - Which keys take a call back from GenerativeAgent? [`call::escape`]; how are they heard? [`media::digits`].
 //! - Whom does a media port listen to? [`media::latch`].

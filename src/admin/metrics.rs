@@ -48,6 +48,7 @@ impl Collector for Scrape {
         page.gauge("draining", "1 while no new call is taken", c.draining)?;
         page.gauge("conversations_remembered", "Conversations that may be resumed", c.conversations_remembered)?;
         page.gauge("inputs_laid_down", "Inputs that wait for their call", c.inputs_laid_down)?;
+        page.gauge("conversations_onward", "Conversations whose customer we dialled on", c.conversations_onward)?;
         page.gauge(
             "conversations_failing",
             "1 while remembered conversations cannot be written down",

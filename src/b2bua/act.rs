@@ -17,7 +17,7 @@ use super::limiter::Priority;
 use super::settings::{Caller, Srtp, Trunk};
 use super::transactions::{Holder, LegId};
 use super::trunks::{NoWay, Route, Way};
-use super::{B2bua, COUNTERS_LIMIT, CallEntry, LegEntry, Side, TimerKey};
+use super::{B2bua, COUNTERS_LIMIT, CallEntry, LegEntry, Side, TimerKey, surroundings};
 use crate::call::context::Carry;
 use crate::call::event::{CallAction, CallEvent, CallTimer};
 use crate::call::intake::Intake;
@@ -32,7 +32,6 @@ use crate::leg::negotiation::{Negotiation, offer_of};
 use crate::leg::uac::Dial;
 use crate::leg::{
     Invitation, Leg, LegCommand, LegEvent, LegRole, LegTimer, LostCause, Material, MediaCounters, Out, Refusal,
-    Surroundings,
 };
 use crate::sdp::{Audio, Family, G711, Session};
 use crate::sip::digest::Keyring;
@@ -83,6 +82,9 @@ impl B2bua {
         if let Some(overloaded) = self.no_room(now, origin) {
             return self.unavailable(now, origin, invite, overloaded);
         }
+        if self.reenters_too_often(invite) {
+            return self.loops(now, origin, invite);
+        }
         self.next_leg += 1;
         let id = LegId(self.next_leg);
         let (offer, here, keys) = match self.offered(origin, invite) {
@@ -100,9 +102,7 @@ impl B2bua {
         self.open(origin, invite, &key, Some(id));
         let negotiation = self.negotiation(SocketAddr::new(here, customer_pair.port), offer, keys);
         let mut out = Vec::new();
-        let session = self.settings.session;
-        let mut s =
-            Surroundings { ids: &mut self.ids, endpoint: &self.endpoint, base: self.base, session, out: &mut out };
+        let mut s = surroundings(&mut self.ids, &self.endpoint, self.base, &self.settings, &mut out);
         match Leg::invited(invite, key.clone(), origin, negotiation, &mut s) {
             Ok((leg, tag)) => {
                 self.add_leg(id, leg, tag, LegRole::Customer, call, customer_pair);
@@ -179,7 +179,7 @@ impl B2bua {
 
     pub(super) fn negotiation(&mut self, here: SocketAddr, offer: Option<Session>, keys: KeyExchange) -> Negotiation {
         let session = self.ids.below(0x7fff_ffff) as u32;
-        Negotiation::new(here, session, offer, keys, &mut self.ids)
+        Negotiation::new(here, session, offer, keys, self.settings.rtcp_mux, &mut self.ids)
     }
 
     pub(super) fn add_leg(&mut self, id: LegId, leg: Leg, tag: String, role: LegRole, call: CallRef, pair: PortPair) {
@@ -207,6 +207,9 @@ impl B2bua {
     pub(super) fn take_side(&mut self, call: CallRef, role: LegRole, leg: LegId, pair: PortPair) {
         if let Some(entry) = self.calls.get_mut(&call) {
             *entry.side_mut(role) = Side { leg: Some(leg), pair: Some(pair), ..Side::default() };
+        }
+        if role == LegRole::Onward {
+            self.onward_changed(call);
         }
     }
 
@@ -254,6 +257,9 @@ impl B2bua {
         };
         *entry.side_mut(LegRole::Customer) = Side { leg: customer, pair: Some(pair), ..Side::default() };
         self.calls.insert(reference, entry);
+        if customer.is_some() {
+            self.entered(reference);
+        }
         self.act(now, reference, actions);
     }
 
@@ -328,6 +334,9 @@ impl B2bua {
             debug_assert!(!entry.over, "a leg spoke its last word twice: {event:?}");
             entry.over = true;
             self.close_media(pair, call);
+            if role == LegRole::Onward {
+                self.onward_changed(call);
+            }
         }
         let current = self.leg_of(call, role) == Some(id);
         debug!(call = %call, leg = ?role, current, ?event, "leg");
@@ -493,7 +502,9 @@ impl B2bua {
         let own: Vec<String> = headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
         let is_ours = |name: &str| name != "Reason" && own.contains(&name.to_ascii_lowercase());
         headers.extend(self.crossed(call, other, &command).into_iter().filter(|(name, _)| !is_ours(name)));
-        let keyring = self.keyring(id).filter(|_| matches!(command, LegCommand::Refer(_)));
+        let asks_or_tells = matches!(command, LegCommand::Refer(_) | LegCommand::Accept);
+        let peer = self.legs.get(&id).and_then(LegEntry::peer).filter(|_| asks_or_tells);
+        let keyring = peer.and_then(|peer| self.keyring(peer)).map(Box::new);
         let material = Material { headers, body, audio: self.audio_towards(call, role), keyring };
         self.with_leg(id, |leg, s| leg.command(command, &material, s));
         self.work_off(now);
@@ -507,11 +518,10 @@ impl B2bua {
         self.command(now, call, LegRole::Customer, LegCommand::Refer(uri), Carry { lines, ..Carry::default() });
     }
 
-    /// Who we are where the caller of this leg asks it.
-    fn keyring(&self, id: LegId) -> Option<Box<Keyring>> {
-        let caller = self.legs.get(&id)?.caller?;
-        let credentials = self.settings.peers_at(caller).find_map(|peer| peer.credentials.clone())?;
-        Some(Box::new(Keyring::new(credentials, caller)))
+    /// Who we are where a peer asks it.
+    pub(super) fn keyring(&self, peer: IpAddr) -> Option<Keyring> {
+        let credentials = self.settings.peers_at(peer).find_map(|peer| peer.credentials.clone())?;
+        Some(Keyring::new(credentials, peer))
     }
 
     /// The audio that is described to a leg: that of whom it talks to. A successor whom nobody talks to yet takes up what
@@ -642,9 +652,7 @@ impl B2bua {
         self.next_leg += 1;
         let id = LegId(self.next_leg);
         let mut out = Vec::new();
-        let session = self.settings.session;
-        let mut s =
-            Surroundings { ids: &mut self.ids, endpoint: &self.endpoint, base: self.base, session, out: &mut out };
+        let mut s = surroundings(&mut self.ids, &self.endpoint, self.base, &self.settings, &mut out);
         let (leg, tag) = Leg::dial(dial, negotiation, &material, &mut s);
         self.add_leg(id, leg, tag, role, call, pair);
         self.legs.entry(id).and_modify(|entry| (entry.way, entry.callee) = way.unzip());
@@ -655,6 +663,9 @@ impl B2bua {
 
     fn abandon(&mut self, now: Instant, call: CallRef, role: LegRole) {
         let Some(id) = self.calls.get_mut(&call).and_then(|entry| entry.side_mut(role).leg.take()) else { return };
+        if role == LegRole::Onward {
+            self.onward_changed(call);
+        }
         self.dismiss(now, id);
     }
 
@@ -918,6 +929,7 @@ impl B2bua {
     fn end_call(&mut self, now: Instant, call: CallRef, record: Box<CallRecord>) {
         let Some(entry) = self.calls.get_mut(&call) else { return };
         let caller = entry.call.facts.intake.caller.clone();
+        self.left(call);
         self.learn(now, &record, &caller);
         let Some(entry) = self.calls.get_mut(&call) else { return };
         entry.record = Some(record);

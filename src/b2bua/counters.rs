@@ -80,6 +80,8 @@ pub struct Counters {
     pub conversations_remembered: u64,
     /// Gauge: inputs that wait for their call.
     pub inputs_laid_down: u64,
+    /// Gauge: conversations with an onward leg, or with a call that came in behind one.
+    pub conversations_onward: u64,
     /// Gauge: calls in memory.
     pub active_calls: u64,
     /// Gauge: legs in memory.
@@ -133,6 +135,7 @@ impl Default for Counters {
             hand_back: Histogram::new(FAST),
             conversations_remembered: 0,
             inputs_laid_down: 0,
+            conversations_onward: 0,
             active_calls: 0,
             active_legs: 0,
             active_transactions: 0,

@@ -17,6 +17,7 @@ mod memory;
 pub mod places;
 pub mod ports;
 mod recording;
+mod reentries;
 mod referrers;
 pub mod settings;
 pub mod sources;
@@ -56,6 +57,7 @@ use io::{Epoch, Input, Keys, Law, LiveCall, MediaEvent, OperatorCommand, Output,
 use limiter::Limiter;
 use memory::Memory;
 use ports::Ports;
+use reentries::Reentries;
 use referrers::Referrer;
 use settings::Settings;
 use sources::Sources;
@@ -81,6 +83,17 @@ enum TimerKey {
 /// Whether a call can be placed there: it reaches us in turn, and we have media in its family of addresses.
 fn speaks(endpoint: &Endpoint, settings: &Settings, hop: &Hop) -> bool {
     endpoint.reaches(hop) && settings.media_address(Family::of(hop.ip())).is_some()
+}
+
+/// What a leg needs of us at every step.
+fn surroundings<'a>(
+    ids: &'a mut Ids,
+    endpoint: &'a Endpoint,
+    base: Base,
+    settings: &Settings,
+    out: &'a mut Vec<Out>,
+) -> Surroundings<'a> {
+    Surroundings { ids, endpoint, base, session: settings.session, ring_limit: settings.call.ring_limit, out }
 }
 
 /// How long a stop waits for answers to its BYEs.
@@ -220,6 +233,7 @@ pub struct B2bua {
     keyed: Keyed,
     sources: Sources,
     memory: Memory,
+    reentries: Reentries,
     admitted: route::Admission,
     gate: Gate,
     draining: bool,
@@ -256,6 +270,7 @@ impl B2bua {
             breaker: Breaker::new(settings.breaker),
             limiter: Limiter::new(settings.api_rate),
             memory: Memory::new(settings.conversations),
+            reentries: Reentries::default(),
             settings: Arc::new(settings),
             base,
             epoch,
@@ -384,10 +399,8 @@ impl B2bua {
     fn with_leg(&mut self, id: LegId, step: impl FnOnce(&mut Leg, &mut Surroundings<'_>)) {
         let Some(entry) = self.legs.get_mut(&id) else { return };
         let mut out = Vec::new();
-        let session = self.settings.session;
-        let mut surroundings =
-            Surroundings { ids: &mut self.ids, endpoint: &self.endpoint, base: self.base, session, out: &mut out };
-        step(&mut entry.leg, &mut surroundings);
+        let mut s = surroundings(&mut self.ids, &self.endpoint, self.base, &self.settings, &mut out);
+        step(&mut entry.leg, &mut s);
         self.work.extend(out.into_iter().map(|wanted| (id, wanted)));
     }
 
@@ -485,6 +498,7 @@ impl B2bua {
             registrations: self.errands.registered(),
             conversations_remembered: remembered as u64,
             inputs_laid_down: inputs as u64,
+            conversations_onward: self.reentries.len() as u64,
             breaker_open: u64::from(self.breaker.is_open()),
             draining: u64::from(self.draining),
             ..self.counters.clone()

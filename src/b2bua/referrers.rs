@@ -3,9 +3,9 @@
 
 use std::time::Instant;
 
-use super::B2bua;
 use super::act::{AskedBy, Door, hops_left, shown};
 use super::transactions::LegId;
+use super::{B2bua, surroundings};
 use crate::call::CallRef;
 use crate::leg::keys::KeyExchange;
 use crate::leg::subscription::Subscription;
@@ -71,11 +71,10 @@ impl B2bua {
 
     /// Takes the REFER on: 202, and a NOTIFY at once.
     fn accept(&mut self, now: Instant, origin: Hop, refer: &Message, key: ServerKey) -> Option<LegId> {
+        let keyring = self.keyring(origin.ip());
         let mut out = Vec::new();
-        let session = self.settings.session;
-        let mut s =
-            Surroundings { ids: &mut self.ids, endpoint: &self.endpoint, base: self.base, session, out: &mut out };
-        let subscription = Subscription::begin(refer, key.clone(), origin, &mut s)?;
+        let mut s = surroundings(&mut self.ids, &self.endpoint, self.base, &self.settings, &mut out);
+        let subscription = Subscription::begin(refer, key.clone(), origin, keyring, &mut s)?;
         self.next_leg += 1;
         let id = LegId(self.next_leg);
         self.open(origin, refer, &key, Some(id));
@@ -99,10 +98,8 @@ impl B2bua {
     pub(super) fn with_referrer(&mut self, id: LegId, step: impl FnOnce(&mut Subscription, &mut Surroundings<'_>)) {
         let Some(entry) = self.referrers.get_mut(&id) else { return };
         let mut out = Vec::new();
-        let session = self.settings.session;
-        let mut surroundings =
-            Surroundings { ids: &mut self.ids, endpoint: &self.endpoint, base: self.base, session, out: &mut out };
-        step(&mut entry.subscription, &mut surroundings);
+        let mut s = surroundings(&mut self.ids, &self.endpoint, self.base, &self.settings, &mut out);
+        step(&mut entry.subscription, &mut s);
         self.work.extend(out.into_iter().map(|wanted| (id, wanted)));
     }
 }

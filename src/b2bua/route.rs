@@ -16,7 +16,7 @@ use crate::sip::message::{HeaderName, Message, Method, Unreadable};
 use crate::sip::refer::Replaces;
 use crate::sip::transaction::key::ServerKey;
 use crate::sip::validate::{self, Rejection};
-use crate::sip::value::literal_host;
+use crate::sip::value::{Via, literal_host};
 use crate::sip::write::Writer;
 
 /// New calls and refusals per second.
@@ -148,6 +148,7 @@ impl B2bua {
             Arrival::Repeated => {}
             Arrival::Merged => self.answer_once(now, origin, &message, 482),
             Arrival::New if message.is(&Method::Cancel) => self.cancel(now, origin, &message, key),
+            Arrival::New if self.has_come_round(&message) => self.loops(now, origin, &message),
             Arrival::New if !self.passes(now, origin, &message) => {}
             Arrival::New if message.to_tag().is_some() => self.open_in_dialog(now, origin, &message, key),
             Arrival::New if message.method().is_some_and(Method::creates_dialog) => match self.may_call(origin.peer) {
@@ -157,6 +158,22 @@ impl B2bua {
             },
             Arrival::New => self.outside_dialog(now, origin, &message),
         }
+    }
+
+    /// Whether this is an INVITE of ours that proxies have brought back: a Via of it has our address and a branch that nobody
+    /// else can make (RFC 3261 section 16.3, item 4). One that stopped at a B2BUA on its way has no such Via.
+    fn has_come_round(&self, message: &Message) -> bool {
+        let ours = |via: Via<'_>| {
+            self.endpoint.is_named_by(&via) && via.branch().is_some_and(|branch| self.keyed.made(branch))
+        };
+        let begins = message.is(&Method::Invite) && message.to_tag().is_none();
+        begins && message.list(HeaderName::Via).filter_map(Via::read).any(ours)
+    }
+
+    /// Refuses a call that would lead to itself (flow T17).
+    pub(super) fn loops(&mut self, now: Instant, origin: Hop, invite: &Message) {
+        *self.counters.rejected.entry("loop").or_default() += 1;
+        self.answer_once(now, origin, invite, 482);
     }
 
     /// A new call, or somebody who asks for the customer's place in one there is.

@@ -30,6 +30,8 @@ pub struct Settings {
     pub srtp: Srtp,
     /// Whether SRTP keys may be told over UDP and TCP, where everybody on the way reads them (RFC 4568 section 7).
     pub srtp_without_tls: bool,
+    /// Whether our offers let RTCP go over the port of the RTP (RFC 5761).
+    pub rtcp_mux: bool,
     /// Sent as User-Agent and Server.
     pub product: String,
     /// Who may send us SIP. Empty: nobody. Trunks are always heard.
@@ -91,7 +93,7 @@ pub struct Peer {
     pub accept_refer: bool,
     /// The hosts that these may lead to, names or IP addresses.
     pub refer_hosts: Vec<String>,
-    /// What they are told, and nobody else, where they ask who sends them a REFER.
+    /// What they are told, and nobody else, where they ask who sends them a REFER or a NOTIFY.
     pub credentials: Option<Credentials>,
 }
 
@@ -399,6 +401,7 @@ impl Default for Settings {
             media_addresses: vec![loopback],
             srtp: Srtp::Allow,
             srtp_without_tls: false,
+            rtcp_mux: false,
             product: concat!("switchback/", env!("CARGO_PKG_VERSION")).to_owned(),
             access: Vec::new(),
             unlisted: Unlisted::Drop,

@@ -4,16 +4,16 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::B2bua;
 use super::act::shown;
 use super::io::PortPair;
 use super::settings::Returns;
 use super::transactions::LegId;
+use super::{B2bua, surroundings};
 use crate::call::CallRef;
 use crate::call::event::CallEvent;
 use crate::leg::keys::KeyExchange;
 use crate::leg::uac::Dial;
-use crate::leg::{Leg, LegCommand, LegEvent, LegRole, LostCause, Material, Referral, Standing, Surroundings};
+use crate::leg::{Leg, LegCommand, LegEvent, LegRole, LostCause, Material, Referral, Standing};
 use crate::sip::hop::{Hop, Transport};
 use crate::sip::message::Message;
 use crate::sip::refer::Replaces;
@@ -58,9 +58,7 @@ impl B2bua {
         self.open(origin, invite, &key, Some(id));
         let negotiation = self.negotiation(SocketAddr::new(here, pair.port), offer, keys);
         let mut out = Vec::new();
-        let session = self.settings.session;
-        let mut s =
-            Surroundings { ids: &mut self.ids, endpoint: &self.endpoint, base: self.base, session, out: &mut out };
+        let mut s = surroundings(&mut self.ids, &self.endpoint, self.base, &self.settings, &mut out);
         match Leg::invited(invite, key.clone(), origin, negotiation, &mut s) {
             Ok((leg, tag)) => {
                 self.add_leg(id, leg, tag, LegRole::Successor, call, pair);

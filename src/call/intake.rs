@@ -53,6 +53,16 @@ pub enum ConversationSource {
     CallId,
 }
 
+impl ConversationSource {
+    /// Whether the request itself named the conversation.
+    pub fn is_named(self) -> bool {
+        match self {
+            Self::Header | Self::Uui | Self::Uri | Self::SessionId => true,
+            Self::Caller | Self::CallId => false,
+        }
+    }
+}
+
 /// What was laid down for a conversation before its call.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -117,17 +127,7 @@ impl Intake {
         let header = |name: &str| header(invitation, name);
         let uui = |name: &str| user_to_user.iter().find(|(n, _)| n == name).map(|(_, value)| value.clone());
         let parameter = |name: &str| parameter(invitation, name);
-        let conversations = [
-            (ConversationSource::Header, header(&settings.conversation_header)),
-            (ConversationSource::Uui, uui("conversation")),
-            (ConversationSource::Uri, parameter(&settings.conversation_header)),
-            (ConversationSource::SessionId, invitation.session_id.clone()),
-        ];
-        // A longer one is none: cut short it could be somebody else's.
-        let usable = |id: String| (1..=MAX_NAME).contains(&id.len()).then_some(ConversationId(id));
-        let (source, conversation) = conversations
-            .into_iter()
-            .find_map(|(source, id)| Some((source, id.and_then(usable)?)))
+        let (source, conversation) = named(invitation, &user_to_user, settings)
             .or_else(|| Some((ConversationSource::Caller, memory.of_caller(&invitation.caller)?)))
             .unwrap_or_else(|| (ConversationSource::CallId, ConversationId(shortened(&invitation.call_id))));
         let laid_down = memory.take(&conversation).unwrap_or_default();
@@ -177,6 +177,11 @@ impl Intake {
         intake
     }
 
+    /// The conversation that the request itself names, and by what.
+    pub fn named(invitation: &Invitation, settings: &IntakeSettings) -> Option<(ConversationSource, ConversationId)> {
+        named(invitation, &user_to_user(invitation), settings)
+    }
+
     fn add(&mut self, name: &str, value: &str, settings: &IntakeSettings) {
         if self.variables.iter().any(|(known, _)| known == name) {
             return;
@@ -188,6 +193,23 @@ impl Intake {
             self.left_out += 1;
         }
     }
+}
+
+fn named(
+    invitation: &Invitation,
+    user_to_user: &[(String, String)],
+    settings: &IntakeSettings,
+) -> Option<(ConversationSource, ConversationId)> {
+    let uui = user_to_user.iter().find(|(name, _)| name == "conversation").map(|(_, value)| value.clone());
+    let conversations = [
+        (ConversationSource::Header, header(invitation, &settings.conversation_header)),
+        (ConversationSource::Uui, uui),
+        (ConversationSource::Uri, parameter(invitation, &settings.conversation_header)),
+        (ConversationSource::SessionId, invitation.session_id.clone()),
+    ];
+    // A longer one is none: cut short it could be somebody else's.
+    let usable = |id: String| (1..=MAX_NAME).contains(&id.len()).then_some(ConversationId(id));
+    conversations.into_iter().find_map(|(source, id)| Some((source, id.and_then(usable)?)))
 }
 
 fn header(invitation: &Invitation, name: &str) -> Option<String> {

@@ -41,6 +41,9 @@ pub struct CallSettings {
     pub verify_after: Duration,
     /// How often a customer whose conversation broke off is reconnected to it through a fresh number.
     pub resume_attempts: u8,
+    /// How many calls of one conversation may be up at once that came in while an earlier one had an onward leg: customers
+    /// whom we dialled on, and whose PBX sends them back.
+    pub max_reentries: u8,
     /// From GenerativeAgent's BYE to giving up on the outputContext.
     pub collect_limit: Duration,
     /// The longest conversation.
@@ -293,6 +296,7 @@ impl Default for CallSettings {
             max_attempts: 2,
             verify_after: Duration::from_secs(2),
             resume_attempts: 0,
+            max_reentries: 1,
             collect_limit: Duration::from_secs(3),
             max_duration: Duration::from_secs(2 * 3600),
             release_limit: Duration::from_secs(35),

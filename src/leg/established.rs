@@ -179,6 +179,7 @@ impl Established {
             LegCommand::Inform(info) if matches!(self.closing, Closing::Open) => self.inform(&info, material, s),
             LegCommand::Refer(to) if matches!(self.closing, Closing::Open) => self.refer(&to, material, s),
             LegCommand::Accept => {
+                self.requests.equip(material.keyring.as_deref());
                 if let Some(asked) = self.asked.take() {
                     let first = self.notifier.is_none();
                     self.notifier = Some(asked.accept(first, &mut self.dialog, &mut self.requests, s));
@@ -282,6 +283,10 @@ impl Established {
                     s.out.push(Out::Event(LegEvent::TransferAsked(Box::new(referral))));
                 }
             }
+            (Some(Method::Subscribe), Closing::Open) => match &mut self.notifier {
+                Some(notifier) => notifier.subscribed(request, key, &mut self.dialog, &mut self.requests, s),
+                None => respond(request, key, sensible_answer(request), s),
+            },
             (Some(Method::Info), Closing::Queued(..) | Closing::Sent) => respond(request, key, 200, s),
             _ => respond(request, key, sensible_answer(request), s),
         }
@@ -429,10 +434,14 @@ impl Established {
     }
 
     /// What asks who we are is told, our BYE whatever state we are in: a dialog that we left must not live on over
-    /// there (flow O4).
+    /// there (flow O4). And so is a NOTIFY that a BYE waits for.
     fn said_again(&mut self, response: &Message, source: Hop, s: &mut Surroundings<'_>) -> Option<ClientKey> {
-        let bye = response.cseq().is_some_and(|cseq| cseq.method == Method::Bye);
-        if !bye && !matches!(self.closing, Closing::Open) {
+        let told = match response.cseq()?.method {
+            Method::Bye => true,
+            Method::Notify => matches!(self.closing, Closing::Open | Closing::Queued(..)),
+            _ => matches!(self.closing, Closing::Open),
+        };
+        if !told {
             return None;
         }
         let tag = response.to_tag().unwrap_or("");

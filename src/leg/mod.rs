@@ -427,6 +427,8 @@ pub struct Surroundings<'a> {
     pub base: Base,
     /// What we ask of sessions.
     pub session: SessionSettings,
+    /// How long somebody may ring whom a REFER to us names.
+    pub ring_limit: Duration,
     /// What the leg wants done.
     pub out: &'a mut Vec<Out>,
 }

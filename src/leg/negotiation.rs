@@ -20,16 +20,28 @@ pub struct Negotiation {
     /// The other leg's audio, as last described to this one.
     other: Option<Audio>,
     keys: KeyExchange,
+    /// Whether RTCP goes over the port of the RTP: as we want it, then as it was agreed on.
+    mux: bool,
 }
 
 impl Negotiation {
-    /// A session at this relay address, with this session id, and the offer that it must answer, if it must.
-    pub fn new(here: SocketAddr, session: u32, offer: Option<Session>, mut keys: KeyExchange, ids: &mut Ids) -> Self {
-        let remote = offer.as_ref().map(|offer| offer.audio.clone());
+    /// A session at this relay address, with this session id, and the offer that it must answer, if it must. Of our own
+    /// offers `mux` says whether RTCP may go over the port of the RTP.
+    pub fn new(
+        here: SocketAddr,
+        session: u32,
+        offer: Option<Session>,
+        mut keys: KeyExchange,
+        mux: bool,
+        ids: &mut Ids,
+    ) -> Self {
+        let audio = offer.as_ref().map(|offer| offer.audio.clone());
         if let Some(offer) = &offer {
             keys.answer(offer, ids);
         }
-        Self { anchor: Anchor::new(here, session), offer, remote, other: None, keys }
+        let mut negotiation = Self { anchor: Anchor::new(here, session), offer, remote: None, other: None, keys, mux };
+        audio.into_iter().for_each(|audio| negotiation.described(audio));
+        negotiation
     }
 
     /// The far side's audio as the other leg should hear of it: once we have answered, only what we agreed on.
@@ -62,7 +74,7 @@ impl Negotiation {
     /// Our offer, made of the other leg's audio and the other G.711 law, or of what we speak ourselves.
     pub fn offer(&mut self, other: Option<&Audio>, ids: &mut Ids) -> String {
         let audio = other.map_or_else(|| Session::own_offer().audio, Audio::with_both_laws);
-        let body = self.anchor.offer(&audio, self.keys.offer(ids));
+        let body = self.anchor.offer(&audio, self.keys.offer(ids), self.mux);
         self.other = Some(audio);
         body
     }
@@ -79,7 +91,7 @@ impl Negotiation {
                 if !self.keys.accept(&session) {
                     return false;
                 }
-                self.remote = Some(session.audio);
+                self.described(session.audio);
                 usable
             }
             _ => false,
@@ -117,9 +129,18 @@ impl Negotiation {
         keys.answer(&offer, ids);
         let answer = self.anchor.answer(&offer, &agreed, keys.said())?;
         self.keys = keys;
-        self.remote = Some(offer.audio.clone());
+        self.described(offer.audio.clone());
         self.offer = Some(offer);
         Some((answer, false))
+    }
+
+    /// The far side has described its audio. Where its RTCP goes holds for what we offer later as well (RFC 5761 section
+    /// 5.1.1); an address of 0.0.0.0 says nothing of it.
+    fn described(&mut self, audio: Audio) {
+        if audio.rtp.is_some() {
+            self.mux = audio.is_muxed();
+        }
+        self.remote = Some(audio);
     }
 
     /// Whether this audio is of our address's family, or nowhere.

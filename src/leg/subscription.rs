@@ -5,9 +5,9 @@
 
 use super::notifier::{Asked, Notifier};
 use super::requests::Requests;
-use super::uas::invitation;
 use super::{Invitation, Out, Referral, Surroundings, respond, sensible_answer};
 use crate::sip::dialog::Dialog;
+use crate::sip::digest::Keyring;
 use crate::sip::hop::Hop;
 use crate::sip::message::{HeaderName, Message, Method};
 use crate::sip::transaction::key::{ClientKey, ServerKey};
@@ -22,10 +22,17 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Answers 202 and tells 100 at once; `None` where the REFER cannot make a dialog.
-    pub fn begin(refer: &Message, key: ServerKey, source: Hop, s: &mut Surroundings<'_>) -> Option<Self> {
+    /// Answers 202 and tells 100 at once; `None` where the REFER cannot make a dialog. The keyring is for who asked, where it
+    /// asks in turn who tells.
+    pub fn begin(
+        refer: &Message,
+        key: ServerKey,
+        source: Hop,
+        keyring: Option<Keyring>,
+        s: &mut Surroundings<'_>,
+    ) -> Option<Self> {
         let mut dialog = Dialog::as_uas(refer, &s.ids.tag(), source)?;
-        let mut requests = Requests::default();
+        let mut requests = Requests::new(keyring);
         let notifier = Asked::new(refer, key).accept(true, &mut dialog, &mut requests, s);
         let subscription = Self { dialog, requests, notifier };
         subscription.end_if_done(s);
@@ -42,11 +49,15 @@ impl Subscription {
         self.notifier.tell(status, &mut self.dialog, &mut self.requests, s);
     }
 
-    /// A request in this dialog: there is no session to end or to change, and one REFER is all that it was made for.
+    /// A request in this dialog: there is no session to end or to change, and one REFER is all that it was made for. Who
+    /// asked may subscribe on, or no longer.
     pub fn request(&mut self, request: &Message, key: ServerKey, s: &mut Surroundings<'_>) {
         let status = match request.method() {
             _ if !self.dialog.matches_request(request) => 481,
             _ if !self.dialog.accept_cseq(request) => 500,
+            Some(Method::Subscribe) => {
+                return self.notifier.subscribed(request, key, &mut self.dialog, &mut self.requests, s);
+            }
             Some(Method::Bye | Method::Invite | Method::Update | Method::Info | Method::Prack) => 481,
             _ => sensible_answer(request),
         };
@@ -85,7 +96,7 @@ impl Invitation {
     /// What a REFER outside every dialog says of the call that it asks for. The caller is whom it names; what stands in
     /// the URI comes before what the REFER itself says. Nobody waits behind such a customer.
     pub fn referred(refer: &Message, referral: &Referral) -> Self {
-        let said = invitation(refer);
+        let said = Self::read(refer);
         let named = |(name, _): &&(String, String)| HeaderName::read(name).is_none();
         let inside = referral.headers.iter().filter(named);
         let inside = inside.map(|(name, value)| (name.clone(), unescaped(value).into_owned()));

@@ -52,7 +52,7 @@ impl Uas {
         let rseq = s.ids.below(1 << 16) as u32 + 1;
         let trying = Writer::response(invite, 100, None).finish();
         s.out.push(Out::Respond { key: key.clone(), status: 100, message: trying });
-        s.out.push(Out::Event(LegEvent::Invited(Box::new(invitation(invite)))));
+        s.out.push(Out::Event(LegEvent::Invited(Box::new(Invitation::read(invite)))));
         let invite = invite.clone();
         Ok(Self {
             invite,
@@ -319,21 +319,24 @@ fn uri_headers(lines: &[(String, String)]) -> String {
     if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }
 }
 
-pub(super) fn invitation(invite: &Message) -> Invitation {
-    let user = |uri: Option<crate::sip::value::Uri<'_>>| {
-        uri.and_then(|uri| uri.user_name()).map(|user| user.into_owned()).unwrap_or_default()
-    };
-    Invitation {
-        call_id: invite.call_id().unwrap_or_default().to_owned(),
-        caller: user(invite.from().map(|from| from.uri)),
-        dialled: user(invite.target()),
-        redirected: invite.header(HeaderName::ReferredBy).is_some()
-            || invite.header(HeaderName::Diversion).is_some()
-            || invite.header_named("History-Info").is_some(),
-        parameters: invite.target().map(|uri| parameters(uri.params)).unwrap_or_default(),
-        session_id: invite.header_named("Session-ID").and_then(session_id),
-        headers: invite.others().map(|(name, value)| (name.to_owned(), unescaped(value).into_owned())).collect(),
-        user_to_user: invite.header_named("User-to-User").map(UserToUser::read),
+impl Invitation {
+    /// What an INVITE outside a dialog says.
+    pub fn read(invite: &Message) -> Self {
+        let user = |uri: Option<crate::sip::value::Uri<'_>>| {
+            uri.and_then(|uri| uri.user_name()).map(|user| user.into_owned()).unwrap_or_default()
+        };
+        Self {
+            call_id: invite.call_id().unwrap_or_default().to_owned(),
+            caller: user(invite.from().map(|from| from.uri)),
+            dialled: user(invite.target()),
+            redirected: invite.header(HeaderName::ReferredBy).is_some()
+                || invite.header(HeaderName::Diversion).is_some()
+                || invite.header_named("History-Info").is_some(),
+            parameters: invite.target().map(|uri| parameters(uri.params)).unwrap_or_default(),
+            session_id: invite.header_named("Session-ID").and_then(session_id),
+            headers: invite.others().map(|(name, value)| (name.to_owned(), unescaped(value).into_owned())).collect(),
+            user_to_user: invite.header_named("User-to-User").map(UserToUser::read),
+        }
     }
 }
 
@@ -360,7 +363,7 @@ mod tests {
                 "INVITE {target} SIP/2.0\r\nVia: SIP/2.0/UDP a;branch=z9hG4bK1\r\nFrom: <sip:1@a>;tag=1\r\n\
                  To: <sip:2@b>\r\nCall-ID: c\r\nCSeq: 1 INVITE\r\nSession-ID: {session}\r\nContent-Length: 0\r\n\r\n"
             );
-            invitation(&Message::read(Bytes::from(text)).unwrap())
+            Invitation::read(&Message::read(Bytes::from(text)).unwrap())
         };
         let uuid = "AB30317F1A784DC48FF824D0D3715D86";
         let invited = read("sip:7000@b;X-GA-taskName=Order%20Status;lr", &format!("{uuid} ; remote=1"));

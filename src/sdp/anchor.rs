@@ -9,6 +9,8 @@ use super::{Audio, Direction, Session, TELEPHONE_EVENT};
 /// The protocols of our own offers.
 const PLAIN: &str = "RTP/AVP";
 const SECURED: &str = "RTP/SAVP";
+/// RTCP on the port of the RTP (RFC 5761).
+const MUX: &str = "a=rtcp-mux\r\n";
 
 /// Our side of one leg's session: where we listen and the identity of our descriptions (RFC 3264 section 8).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,10 +28,14 @@ impl Anchor {
         Self { here, session, version: 0, last: String::new() }
     }
 
-    /// The far side's audio, offered from our address; with these keys, or as plain RTP without any.
-    pub fn offer(&mut self, theirs: &Audio, keys: &[Crypto]) -> String {
+    /// The far side's audio, offered from our address; with these keys, or as plain RTP without any. `mux` offers RTCP on
+    /// the port of the RTP, and the next port still where that is not taken (RFC 5761 section 5.1.1).
+    pub fn offer(&mut self, theirs: &Audio, keys: &[Crypto], mux: bool) -> String {
         let protocol = if keys.is_empty() { PLAIN } else { SECURED };
-        self.describe(|anchor, out| anchor.audio(out, (protocol, keys), &theirs.formats, theirs, theirs.direction))
+        self.describe(|anchor, out| {
+            anchor.audio(out, (protocol, keys), &theirs.formats, theirs, theirs.direction);
+            out.push_str(if mux { MUX } else { "" });
+        })
     }
 
     /// The answer to `offer`: what the other leg accepted of it, from our address, with the key that is ours. `None` when
@@ -44,7 +50,7 @@ impl Anchor {
                         let protocol = if keys.is_empty() { PLAIN } else { offer.protocol() };
                         anchor.audio(out, (protocol, keys), &agreed.formats, &agreed, direction);
                         if offer.audio.is_muxed() {
-                            out.push_str("a=rtcp-mux\r\n");
+                            out.push_str(MUX);
                         }
                     } else {
                         let _ = write!(out, "m={media} 0 {protocol} {their_formats}\r\n");
@@ -153,7 +159,7 @@ mod tests {
         assert_eq!(offer.audio.rtp, Some("192.0.2.1:5000".parse().unwrap()));
         assert_eq!(offer.audio.rtcp, Some("192.0.2.1:5009".parse().unwrap()));
         assert_eq!(
-            anchor().offer(&offer.audio, &[]),
+            anchor().offer(&offer.audio, &[], false),
             "v=0\r\no=- 7 1 IN IP4 203.0.113.1\r\ns=-\r\nc=IN IP4 203.0.113.1\r\nt=0 0\r\n\
              m=audio 20000 RTP/AVP 8 0 18 101\r\na=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-15\r\na=ptime:20\r\n\
              a=sendrecv\r\n"
@@ -174,14 +180,18 @@ mod tests {
     }
 
     #[test]
-    fn m8_rtcp_mux_is_answered_where_it_is_offered_and_never_offered() {
+    fn m8_rtcp_mux_is_answered_where_it_is_offered_and_offered_where_it_is_wanted() {
         let plain = Session::read(OFFER.as_bytes()).unwrap();
         let muxed = Session::read(format!("{OFFER}a=rtcp-mux\n").as_bytes()).unwrap();
         assert_eq!((plain.audio.is_muxed(), muxed.audio.rtcp), (false, muxed.audio.rtp), "a=rtcp is for those without");
         let accepted = Session::read(ANSWER.as_bytes()).unwrap().audio;
         assert!(anchor().answer(&muxed, &accepted, &[]).unwrap().ends_with("a=sendrecv\r\na=rtcp-mux\r\n"));
         assert!(!anchor().answer(&plain, &accepted, &[]).unwrap().contains("rtcp-mux"));
-        assert!(!anchor().offer(&muxed.audio, &[]).contains("rtcp-mux"), "the other leg is another matter");
+        assert!(!anchor().offer(&muxed.audio, &[], false).contains("rtcp-mux"), "the other leg is another matter");
+        let offered = anchor().offer(&plain.audio, &[], true);
+        assert!(offered.ends_with("a=sendrecv\r\na=rtcp-mux\r\n"), "{offered}");
+        let read = Session::read(offered.as_bytes()).unwrap().audio;
+        assert!(read.is_muxed() && read.rtp == Some(anchor().here), "{read:?}");
     }
 
     #[test]

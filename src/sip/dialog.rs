@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::hop::{Hop, Transport};
 use super::message::{HeaderName, Message, Method};
 use super::refer::{ReferTo, Replaces};
-use super::value::{NameAddr, Uri, literal_host};
+use super::value::{NameAddr, Uri, Via, literal_host};
 use super::write::Writer;
 
 /// Who we are on this network: what goes into Via and Contact.
@@ -38,6 +38,13 @@ impl Endpoint {
     /// Whether we are reachable over this transport at all.
     pub fn speaks(&self, transport: Transport) -> bool {
         self.listeners.iter().any(|(own, _)| *own == transport)
+    }
+
+    /// Whether this Via names an address of ours, as [`Self::via`] writes it.
+    pub fn is_named_by(&self, via: &Via<'_>) -> bool {
+        let named = literal_host(via.host).zip(via.port).map(|(host, port)| SocketAddr::new(host, port));
+        let mut own = self.listeners.iter().map(|(_, own)| *own).chain([self.address]);
+        named.is_some_and(|named| own.any(|own| own == named))
     }
 
     /// The Via value for a branch; asks for rport (RFC 3581). Over TLS the far side, whose certificate we have seen and

@@ -1,4 +1,5 @@
-//! Tags, branches and Call-IDs, 96 random bits each, from a seed: the same seed gives the same ids.
+//! Tags, branches and Call-IDs, 96 random bits each, from a seed: the same seed gives the same ids. A branch carries a mark
+//! besides, by which whoever has the seed knows it again.
 
 use std::hash::{Hash, Hasher as _};
 
@@ -12,6 +13,7 @@ use super::message::{HeaderName, Message};
 #[derive(Debug)]
 pub struct Ids {
     random: StdRng,
+    keyed: Keyed,
 }
 
 /// A keyed hash: the same input gives the same 64 bits to whoever has the key, and to nobody else.
@@ -42,15 +44,29 @@ impl Keyed {
         let cseq = request.header(HeaderName::CSeq);
         format!("{:016x}", self.hash(&(branch, request.call_id(), request.from_tag(), cseq)))
     }
+
+    /// Whether [`Ids`] of the same seed made this branch. The branch itself tells: none of those that were sent is
+    /// remembered for it.
+    pub fn made(&self, branch: &str) -> bool {
+        let parts = branch.strip_prefix(MAGIC_COOKIE).and_then(|rest| rest.split_at_checked(ID_LENGTH));
+        parts.is_some_and(|(id, mark)| mark == self.mark(id))
+    }
+
+    /// The word in front keeps it apart from what else is hashed with this key.
+    fn mark(&self, id: &str) -> String {
+        format!("{:016x}", self.hash(&("branch", id)))
+    }
 }
 
 /// What every branch of ours begins with (RFC 3261 section 8.1.1.7).
 pub const MAGIC_COOKIE: &str = "z9hG4bK";
+/// Digits of an id's 96 bits.
+const ID_LENGTH: usize = 24;
 
 impl Ids {
     /// Ids from a seed.
     pub fn from_seed(seed: [u8; 32]) -> Self {
-        Self { random: StdRng::from_seed(seed) }
+        Self { random: StdRng::from_seed(seed), keyed: Keyed::from_seed(&seed) }
     }
 
     /// 128 random bits.
@@ -75,9 +91,11 @@ impl Ids {
         self.token("")
     }
 
-    /// A Via branch.
+    /// A Via branch that [`Keyed::made`] knows again.
     pub fn branch(&mut self) -> String {
-        self.token(MAGIC_COOKIE)
+        let id = self.token("");
+        let mark = self.keyed.mark(&id);
+        format!("{MAGIC_COOKIE}{id}{mark}")
     }
 
     /// A Call-ID.
@@ -87,5 +105,38 @@ impl Ids {
 
     fn token(&mut self, prefix: &str) -> String {
         format!("{prefix}{:016x}{:08x}", self.random.next_u64(), self.random.next_u32())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbered(number: u8) -> [u8; 32] {
+        let mut seed = [0; 32];
+        seed[0] = number;
+        seed
+    }
+
+    #[test]
+    fn a_branch_is_known_by_its_seed_and_by_no_other() {
+        let (ours, theirs) = (numbered(1), numbered(2));
+        let (mut ids, keyed) = (Ids::from_seed(ours), Keyed::from_seed(&ours));
+        for _ in 0..100 {
+            let branch = ids.branch();
+            assert!(branch.starts_with(MAGIC_COOKIE) && keyed.made(&branch), "{branch}");
+            assert!(!Keyed::from_seed(&theirs).made(&branch), "{branch}");
+            let (cut, longer, moved) = (&branch[..branch.len() - 1], format!("{branch}.1"), branch.replace('0', "1"));
+            assert!(!keyed.made(cut) && !keyed.made(&longer) && (moved == branch || !keyed.made(&moved)), "{branch}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_branch_of_ours_is_none() {
+        let keyed = Keyed::from_seed(&[7; 32]);
+        let stateless = format!("{MAGIC_COOKIE}{:024x}{:016x}", 5, keyed.hash(&format!("{:024x}", 5)));
+        for text in ["", MAGIC_COOKIE, "z9hG4bK-ivr-1", "z9hG4bKü23456789012345678901234", &stateless] {
+            assert!(!keyed.made(text), "{text}");
+        }
     }
 }

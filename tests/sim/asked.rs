@@ -4,6 +4,7 @@ use switchback::b2bua::io::{OperatorCommand, Sound, Transport};
 use switchback::b2bua::settings::{Network, Peer, Settings};
 use switchback::call::rules::{Entry, Matcher};
 use switchback::call::verdict::{EndedBy, Outcome, Phase};
+use switchback::sip::digest::Credentials;
 
 use crate::asapp::NUMBER;
 use crate::engine::{Engine, IVR, Lane, address, ms, secs, settings};
@@ -619,4 +620,208 @@ fn t1_both_changes_of_a_customers_leg_work_on_one_that_we_called() {
     other.expect("200 BYE");
     genagent.expect_and_ok("BYE");
     assert_eq!(w.record().takeovers, 1);
+}
+
+// --- the subscription (RFC 6665) --------------------------------------------------------------------------------------
+
+fn subscribe(line: &mut Line, event: &str, expires: &str) {
+    let request = line.request("SUBSCRIBE").with("Event", event).with("Contact", format!("<sip:ivr@{IVR}>"));
+    line.send(&if expires.is_empty() { request } else { request.with("Expires", expires) });
+}
+
+#[test]
+fn t1_a_subscription_is_said_to_last_as_long_as_the_customer_may_ring() {
+    for (ring_limit, lasts) in [(secs(30), 62), (secs(300), 332)] {
+        let (w, desk_phone) = world_with(|settings| settings.call.ring_limit = ring_limit);
+        let mut ivr = draft(&w, &desk()).request("REFER");
+        ivr.expect("202 REFER");
+        let active = format!("active;expires={lasts}");
+        notified(&mut ivr, "100", &active);
+        let mut customer = desk_phone.expect_invite();
+        customer.respond(180);
+        notified(&mut ivr, "180", &active);
+        customer.respond(486);
+        customer.expect("ACK");
+        notified(&mut ivr, "486", "terminated;reason=noresource");
+    }
+}
+
+#[test]
+fn t1_the_referrer_refreshes_its_subscription() {
+    let (w, desk_phone) = world();
+    let (mut ivr, mut customer) = asked(&w, &desk_phone);
+    customer.respond(180);
+    notified(&mut ivr, "180", "active");
+    let number = ivr.invite.cseq();
+    for (event, expires) in [("refer", "3600"), ("refer", ""), (&format!("refer;id={number}"), "62")] {
+        subscribe(&mut ivr, event, expires);
+        let answer = ivr.expect("200 SUBSCRIBE");
+        assert_eq!((answer.header("Expires"), answer.has("Contact")), ("62", true));
+        notified(&mut ivr, "180 Ringing", "active;expires=62");
+    }
+    subscribe(&mut ivr, "refer", "61");
+    assert_eq!(ivr.expect("423 SUBSCRIBE").header("Min-Expires"), "62");
+    subscribe(&mut ivr, "refer;id=99", "3600");
+    ivr.expect("481 SUBSCRIBE");
+    subscribe(&mut ivr, "presence", "3600");
+    assert_eq!(ivr.expect("489 SUBSCRIBE").header("Allow-Events"), "refer");
+    customer.respond(486);
+    customer.expect("ACK");
+    notified(&mut ivr, "486", "terminated;reason=noresource");
+    w.run_for(ms(100));
+    subscribe(&mut ivr, "refer", "3600");
+    ivr.expect("481 SUBSCRIBE");
+}
+
+#[test]
+fn t1_a_referrer_who_subscribes_no_longer_is_told_so_and_the_call_goes_on() {
+    let (w, desk_phone) = world();
+    let (mut ivr, mut customer) = asked(&w, &desk_phone);
+    customer.respond(180);
+    notified(&mut ivr, "180", "active");
+    subscribe(&mut ivr, "refer", "0");
+    assert_eq!(ivr.expect("200 SUBSCRIBE").header("Expires"), "0");
+    notified(&mut ivr, "180 Ringing", "terminated;reason=timeout");
+    customer.answer();
+    customer.expect("ACK");
+    let mut genagent = talks(&w, &customer);
+    ivr.expect_nothing_for(secs(5));
+    assert_eq!(w.counters().active_legs, 2, "nobody is told any more");
+    subscribe(&mut ivr, "refer", "3600");
+    ivr.expect("481 SUBSCRIBE");
+    customer.bye();
+    customer.expect("200 BYE");
+    genagent.expect_and_ok("BYE");
+}
+
+#[test]
+fn t1_the_end_of_a_subscription_waits_for_the_notify_before_it_and_is_not_taken_back() {
+    for answers in [false, true] {
+        let (w, desk_phone) = world();
+        let mut ivr = draft(&w, &desk()).request("REFER");
+        ivr.expect("202 REFER");
+        let notify = ivr.expect("NOTIFY");
+        let mut customer = desk_phone.expect_invite();
+        subscribe(&mut ivr, "refer", "0");
+        ivr.expect("200 SUBSCRIBE");
+        customer.respond(180);
+        if answers {
+            customer.answer();
+            customer.expect("ACK");
+        }
+        w.run_for(ms(50));
+        ivr.reply(&notify, 200);
+        let last =
+            if answers { ("200 OK", "terminated;reason=noresource") } else { ("180", "terminated;reason=timeout") };
+        notified(&mut ivr, last.0, last.1);
+        if !answers {
+            customer.answer();
+            customer.expect("ACK");
+        }
+        let mut genagent = talks(&w, &customer);
+        ivr.expect_nothing_for(secs(1));
+        customer.bye();
+        customer.expect("200 BYE");
+        genagent.expect_and_ok("BYE");
+    }
+}
+
+fn known(settings: &mut Settings) {
+    let [username, password] = ["ivr", "secret"].map(str::to_owned);
+    settings.peers[0].credentials = Some(Credentials { username, password, realm: None });
+}
+
+fn asks_who(line: &Line, notify: &Sip, nonce: &str) {
+    let challenge = format!("Digest realm=\"ivr\", nonce=\"{nonce}\", qop=\"auth\", algorithm=SHA-256");
+    line.send(&line.response(notify, 401).with("WWW-Authenticate", challenge));
+}
+
+#[test]
+fn t1_a_referrer_who_asks_who_tells_it_is_told_once() {
+    let (w, desk_phone) = world_with(known);
+    let mut ivr = draft(&w, &desk()).request("REFER");
+    ivr.expect("202 REFER");
+    let notify = ivr.expect("NOTIFY");
+    assert!(!notify.has("Authorization"));
+    asks_who(&ivr, &notify, "n1");
+    let again = notified(&mut ivr, "100", "active");
+    assert_eq!((again.cseq(), again.all("Authorization").len()), (notify.cseq() + 1, 1));
+    assert!(again.header("Authorization").contains("username=\"ivr\"") && again.branch() != notify.branch());
+    let mut customer = desk_phone.expect_invite();
+    customer.respond(180);
+    let notify = ivr.expect("NOTIFY");
+    assert!(notify.has("Authorization"), "it has asked before");
+    asks_who(&ivr, &notify, "n2");
+    let again = ivr.expect("NOTIFY");
+    assert_eq!(again.cseq(), notify.cseq() + 1);
+    asks_who(&ivr, &again, "n3");
+    w.run_for(ms(50));
+    customer.answer();
+    customer.expect("ACK");
+    let mut genagent = talks(&w, &customer);
+    ivr.expect_nothing_for(secs(1));
+    assert_eq!(w.counters().active_legs, 2, "it does not believe us: nobody is there to be told");
+    customer.bye();
+    customer.expect("200 BYE");
+    genagent.expect_and_ok("BYE");
+}
+
+#[test]
+fn t1_a_referrer_for_whom_there_are_no_credentials_is_told_no_more() {
+    let (w, desk_phone) = world();
+    let mut ivr = draft(&w, &desk()).request("REFER");
+    ivr.expect("202 REFER");
+    let notify = ivr.expect("NOTIFY");
+    asks_who(&ivr, &notify, "n1");
+    let mut customer = desk_phone.expect_invite();
+    ivr.expect_nothing_for(secs(1));
+    customer.respond(486);
+    customer.expect("ACK");
+    ivr.expect_nothing_for(secs(1));
+}
+
+#[test]
+fn t4_the_last_notify_before_our_bye_is_told_to_who_asks_and_the_bye_waits() {
+    let (w, desk_phone) = world_with(known);
+    let (mut customer, mut genagent) = crate::happy::talk(&w);
+    let refer = customer.request("REFER").with("Refer-To", desk()).with("Contact", format!("<sip:pbx@{IVR}>"));
+    customer.send(&refer);
+    customer.expect("202 REFER");
+    notified(&mut customer, "100", "active;expires=62");
+    subscribe(&mut customer, "refer", "3600");
+    customer.expect("200 SUBSCRIBE");
+    notified(&mut customer, "100", "active;expires=62");
+    let mut desk = desk_phone.expect_invite();
+    desk.answer();
+    desk.expect("ACK");
+    let last = customer.expect("NOTIFY");
+    asks_who(&customer, &last, "n1");
+    let again = notified(&mut customer, "200", "terminated");
+    assert!(again.has("Authorization") && !last.has("Authorization"));
+    customer.expect_and_ok("BYE");
+    desk.bye();
+    desk.expect("200 BYE");
+    genagent.expect_and_ok("BYE");
+}
+
+#[test]
+fn t4_a_customers_side_that_subscribes_no_longer_is_followed_all_the_same() {
+    let (w, desk_phone) = world();
+    let (mut customer, mut genagent) = crate::happy::talk(&w);
+    subscribe(&mut customer, "refer", "3600");
+    customer.expect("405 SUBSCRIBE");
+    let refer = customer.request("REFER").with("Refer-To", desk()).with("Contact", format!("<sip:pbx@{IVR}>"));
+    customer.send(&refer);
+    customer.expect("202 REFER");
+    notified(&mut customer, "100", "active");
+    subscribe(&mut customer, "refer", "0");
+    customer.expect("200 SUBSCRIBE");
+    notified(&mut customer, "100", "terminated;reason=timeout");
+    let mut desk = desk_phone.expect_invite();
+    desk.answer();
+    desk.expect("ACK");
+    customer.expect_and_ok("BYE");
+    desk.bye();
+    desk.expect("200 BYE");
+    genagent.expect_and_ok("BYE");
 }

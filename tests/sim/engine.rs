@@ -449,6 +449,7 @@ impl Engine {
             ("transactions", counters.active_transactions),
             ("timers", counters.active_timers),
             ("dialogs", counters.active_dialogs),
+            ("conversations onward", counters.conversations_onward),
             ("ports lent", counters.ports_lent),
             ("ports draining", counters.ports_draining),
             ("pairs open in the relay", self.relay.open() as u64),

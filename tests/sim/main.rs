@@ -4,7 +4,8 @@
 //!   `audit` (what must hold whatever happens), `complaints` (no unexpected WARN), `ladder`, `random`;
 //! - the parties: `peer` and `asapp` follow a script, `robots` live on their own; `text` is their SIP;
 //! - the flows, named after their lines: `happy`, `ladders`, `first`, `api`, `context`, `outbound`, `guard`, `races`,
-//!   `media`, `memory`, `refer`, `ways`, `headers`, `replaces`, `security`, `challenge`, `floods`, `operator`, `escape`, `recording`;
+//!   `media`, `memory`, `refer`, `ways`, `loops`, `headers`, `replaces`, `security`, `challenge`, `floods`, `operator`,
+//!   `escape`, `recording`;
 //! - the nets: `table` (every event in every state), `orders` (every order of arrival), `expiry` (every order around a
 //!   number's end), `chaos` (ten thousand calls).
 //!
@@ -33,6 +34,7 @@ mod headers;
 mod introduce;
 mod ladder;
 mod ladders;
+mod loops;
 mod media;
 mod memory;
 mod offers;

@@ -1,5 +1,7 @@
 //! H9, M6, O7, O9: offers and answers in every shape, before and within a call.
 
+use std::net::SocketAddr;
+
 use switchback::b2bua::io::{FailureClass, Law};
 use switchback::call::verdict::{EndedBy, NotConnected, Outcome, Phase};
 
@@ -227,4 +229,91 @@ fn o1_a_refusal_of_the_whole_world_costs_no_second_number() {
         let evidence = w.record().verdict.evidence;
         assert_eq!((evidence.not_connected, evidence.sip_status), (Some(NotConnected::TrunkFailed), Some(status)));
     }
+}
+
+/// Where the relay sends RTCP to this line's far side.
+fn rtcp(w: &World, line: &Line) -> Option<SocketAddr> {
+    w.stage().engine.relay.towards(line.rtp).and_then(|(_, pair)| pair.rtcp)
+}
+
+fn beside(line: &Line) -> SocketAddr {
+    SocketAddr::new(line.rtp.ip(), line.rtp.port() + 1)
+}
+
+fn muxed(line: &Line) -> String {
+    line.sdp() + MUX
+}
+
+const MUX: &str = "a=rtcp-mux\r\n";
+
+#[test]
+fn m8_rtcp_mux_that_we_offer_is_taken_up_or_not_and_stays_so() {
+    for taken in [true, false] {
+        let w = World::set(|settings| settings.rtcp_mux = true);
+        let (mut customer, mut genagent) = dialled(&w);
+        assert!(genagent.invite.body.contains(MUX), "{}", genagent.invite.body);
+        let answer = if taken { muxed(&genagent) } else { genagent.sdp() };
+        genagent.respond_with(200, answer.clone());
+        genagent.expect("ACK");
+        assert!(!customer.expect("200").body.contains(MUX), "the customer has not offered it");
+        customer.ack();
+        w.run_for(ms(5));
+        let wanted = if taken { genagent.rtp } else { beside(&genagent) };
+        assert_eq!((rtcp(&w, &genagent), rtcp(&w, &customer)), (Some(wanted), Some(beside(&customer))));
+        let plain = customer.sdp();
+        for (line, kept, answer) in [(&mut genagent, taken, answer), (&mut customer, false, plain)] {
+            line.offer("INVITE", "");
+            let ours = line.expect("200");
+            assert_eq!(ours.body.contains(MUX), kept, "{}", ours.body);
+            line.ack_with(answer);
+        }
+        w.run_for(ms(50));
+        assert_eq!((rtcp(&w, &genagent), rtcp(&w, &customer)), (Some(wanted), Some(beside(&customer))));
+        hang_up(&mut customer, &mut genagent);
+    }
+}
+
+#[test]
+fn m8_rtcp_mux_in_the_offer_of_our_200() {
+    for taken in [true, false] {
+        let w = World::set(|settings| settings.rtcp_mux = true);
+        let mut customer = w.ivr.call().without_offer().invite();
+        customer.expect("180");
+        w.api.expect_create().answer_number(NUMBER, secs(60));
+        let mut genagent = w.carrier.expect_invite();
+        genagent.answer();
+        genagent.expect("ACK");
+        assert!(customer.expect("200").body.contains(MUX));
+        customer.ack_with(if taken { muxed(&customer) } else { customer.sdp() });
+        w.run_for(ms(5));
+        assert_eq!(rtcp(&w, &customer), Some(if taken { customer.rtp } else { beside(&customer) }));
+        hang_up(&mut customer, &mut genagent);
+    }
+}
+
+#[test]
+fn m8_rtcp_mux_is_offered_to_nobody_by_default_and_kept_where_it_was_taken_up() {
+    let w = World::new();
+    let mut customer = w.ivr.call().offering(text::sdp("198.51.100.10", 40_002) + MUX).invite();
+    customer.expect("180");
+    w.api.expect_create().answer_number(NUMBER, secs(60));
+    let mut genagent = w.carrier.expect_invite();
+    assert!(!genagent.invite.body.contains(MUX), "{}", genagent.invite.body);
+    genagent.answer();
+    genagent.expect("ACK");
+    assert!(customer.expect("200").body.contains(MUX));
+    customer.ack();
+    let hold = held(&customer, "c=0") + MUX;
+    offer(&mut customer, "INVITE", hold);
+    customer.offer("INVITE", "");
+    assert!(customer.expect("200").body.contains(MUX), "a hold has not changed it");
+    customer.ack_with(muxed(&customer));
+    w.run_for(ms(5));
+    assert_eq!(rtcp(&w, &customer), Some(customer.rtp));
+    // A new offer without it ends it.
+    let plain = customer.sdp();
+    assert!(!offer(&mut customer, "INVITE", plain).body.contains(MUX));
+    w.run_for(ms(5));
+    assert_eq!(rtcp(&w, &customer), Some(beside(&customer)));
+    hang_up(&mut customer, &mut genagent);
 }

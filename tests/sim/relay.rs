@@ -12,6 +12,8 @@ use switchback::call::CallRef;
 pub struct Pair {
     /// Where its far side is.
     pub far: Option<SocketAddr>,
+    /// Where its far side wants RTCP.
+    pub rtcp: Option<SocketAddr>,
     /// What the far side hears.
     pub hears: Hears,
     /// What it hears in place of its peer.
@@ -54,7 +56,10 @@ impl Relay {
         self.check(command);
         match *command {
             MediaCommand::Secure { pair, ref keys } => self.pairs.entry(pair).or_default().keys = keys.clone(),
-            MediaCommand::Expect { pair, rtp, .. } => self.pairs.entry(pair).or_default().far = Some(rtp),
+            MediaCommand::Expect { pair, rtp, rtcp, .. } => {
+                let model = self.pairs.entry(pair).or_default();
+                (model.far, model.rtcp) = (Some(rtp), Some(rtcp));
+            }
             MediaCommand::Bridge(a, b) => {
                 [a, b].into_iter().for_each(|pair| self.part(pair));
                 self.pairs.entry(a).or_default().hears = Hears::Pair(b);
