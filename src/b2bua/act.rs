@@ -19,7 +19,7 @@ use super::transactions::{Holder, LegId};
 use super::trunks::{NoWay, Route, Way};
 use super::{B2bua, COUNTERS_LIMIT, CallEntry, LegEntry, Side, TimerKey, surroundings};
 use crate::call::context::Carry;
-use crate::call::event::{CallAction, CallEvent, CallTimer};
+use crate::call::event::{CallAction, CallEvent, CallTimer, Press};
 use crate::call::intake::Intake;
 use crate::call::record::{CallRecord, Epoch};
 use crate::call::settings::CallSettings;
@@ -465,7 +465,7 @@ impl B2bua {
                     warn!(call = %call, transfer = transfer.0, "the number led to somebody else: leg cut");
                 }
                 CallAction::Connect { with, watched } => self.connect(call, with, watched),
-                CallAction::Pass(role, digit) => self.pass(now, call, role, digit),
+                CallAction::Pass(role, press) => self.pass(now, call, role, press),
                 CallAction::Play(sound) => self.play(now, call, sound),
                 CallAction::Record(on) => self.record(call, on),
                 CallAction::Start(timer, at) => self.timers.start(TimerKey::Call(call, timer), at),
@@ -865,12 +865,22 @@ impl B2bua {
         }
     }
 
-    /// The relay takes telephone events to whoever hears them; to everybody else an INFO goes.
-    fn pass(&mut self, now: Instant, call: CallRef, role: LegRole, digit: Digit) {
+    /// The relay takes telephone events to whoever hears them, and makes one of what came by INFO; to everybody else an
+    /// INFO goes.
+    fn pass(&mut self, now: Instant, call: CallRef, role: LegRole, press: Press) {
         let Some(id) = self.leg_of(call, role) else { return };
-        if self.legs.get(&id).is_some_and(|entry| entry.leg.telephone_events().is_none()) {
-            self.with_leg(id, |leg, s| leg.command(LegCommand::Inform(digit.info()), &Material::default(), s));
-            self.work_off(now);
+        let Some(entry) = self.legs.get(&id).filter(|entry| !entry.over) else { return };
+        let (pair, hears_events) = (entry.pair, entry.leg.telephone_events().is_some());
+        match press {
+            Press::Heard(_) if hears_events => {}
+            Press::Told(digit, _) if hears_events => {
+                self.outputs.push_back(Output::Media(MediaCommand::Press { pair, digit }));
+            }
+            Press::Heard(digit) => {
+                self.with_leg(id, |leg, s| leg.command(LegCommand::Inform(digit.info()), &Material::default(), s));
+                self.work_off(now);
+            }
+            Press::Told(_, info) => self.command(now, call, role, LegCommand::Inform(info), Carry::default()),
         }
     }
 

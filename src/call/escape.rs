@@ -25,6 +25,11 @@ impl Digit {
         Some(Self(event as u8))
     }
 
+    /// The number of its event.
+    pub fn event(self) -> u8 {
+        self.0
+    }
+
     /// The key as people write it.
     pub fn key(self) -> char {
         char::from(KEYS.as_bytes()[usize::from(self.0)])

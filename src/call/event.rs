@@ -13,7 +13,7 @@ use super::record::CallRecord;
 use super::ticket::DialTicket;
 use super::verdict::NotConnected;
 use super::webhook::Inquiry;
-use crate::leg::{LegCommand, LegEvent, LegRole, Referral};
+use crate::leg::{Info, LegCommand, LegEvent, LegRole, Referral};
 
 /// Something happened to a call.
 #[derive(Debug, Clone)]
@@ -121,6 +121,24 @@ impl Sound {
     pub const ALL: [Self; 5] = [Self::Ringback, Self::Waiting, Self::Onward, Self::Hold, Self::Announcement];
 }
 
+/// How a key that was pressed came to us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Press {
+    /// As a telephone event, which the relay takes to whoever hears those.
+    Heard(Digit),
+    /// By this INFO, which nobody takes anywhere.
+    Told(Digit, Info),
+}
+
+impl Press {
+    /// The key.
+    pub fn digit(&self) -> Digit {
+        match self {
+            Self::Heard(digit) | Self::Told(digit, _) => *digit,
+        }
+    }
+}
+
 /// What a call wants done, in order.
 #[derive(Debug, PartialEq, Eq)]
 pub enum CallAction {
@@ -165,7 +183,7 @@ pub enum CallAction {
         watched: bool,
     },
     /// A key was pressed on the other side: tell this leg of it, unless the relay takes it there.
-    Pass(LegRole, Digit),
+    Pass(LegRole, Press),
     /// Let the customer hear this instead of a peer.
     Play(Sound),
     /// Record what the customer says and hears from now on, or no longer.

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use super::context::Carry;
-use super::event::{CallAction, CallEvent, CallTimer, Sound};
+use super::event::{CallAction, CallEvent, CallTimer, Press, Sound};
 use super::rules::Rung;
 use super::state::{CallState, Facts, HandingBack, LegStage, Releasing, UnderWay};
 use super::step::{Actions, customer_gone as customer_left, end, released, unused};
@@ -458,12 +458,12 @@ fn talking(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         }
         CallEvent::Leg(role, LegEvent::Informed(info)) if role != LegRole::GenerativeAgent => {
             let other = if role == LegRole::Customer { LegRole::Onward } else { LegRole::Customer };
-            actions.push(facts.tell(other, LegCommand::Inform(info)));
+            facts.inform(other, info, actions);
             CallState::HandingBack(state)
         }
         CallEvent::Pressed(role, digit) if role != LegRole::GenerativeAgent => {
             let other = if role == LegRole::Customer { LegRole::Onward } else { LegRole::Customer };
-            actions.push(CallAction::Pass(other, digit));
+            actions.push(CallAction::Pass(other, Press::Heard(digit)));
             CallState::HandingBack(state)
         }
         CallEvent::Timer(CallTimer::MaxDuration) => over(facts, state, EndedBy::Us, Cause::TIMEOUT, now, actions),

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use super::asapp::{CreateTransfer, OutputContext, TransferKind};
 use super::context::{Carry, Known, PublishedContext};
-use super::escape::Escape;
-use super::event::{CallAction, CallEvent, CallTimer, Sound};
+use super::escape::{Digit, Escape};
+use super::event::{CallAction, CallEvent, CallTimer, Press, Sound};
 use super::intake::Intake;
 use super::record::{AttemptRecord, CallRecord, Epoch, HandBackRecord, RungRecord, masked};
 use super::recording::Recording;
@@ -17,7 +17,7 @@ use super::succession::{Succession, succession};
 use super::ticket::DialTicket;
 use super::verdict::{Evidence, Outcome, Verdict};
 use super::{CallRef, TransferId, step};
-use crate::leg::{Cause, LegCommand, LegEvent, LegRole, MediaCounters};
+use crate::leg::{Cause, Info, LegCommand, LegEvent, LegRole, MediaCounters};
 
 /// How finely the room inside a URI is fitted.
 const FITTINGS: usize = 16;
@@ -453,6 +453,16 @@ impl Facts {
             carry.lines.extend(self.recording_line());
         }
         CallAction::Leg(role, command, carry)
+    }
+
+    /// An INFO of the other side is for this leg: a key that is pressed, or something else. The key, if it is one.
+    pub(super) fn inform(&self, role: LegRole, info: Info, actions: &mut Vec<CallAction>) -> Option<Digit> {
+        let digit = Digit::in_info(&info);
+        actions.push(match digit {
+            Some(digit) => CallAction::Pass(role, Press::Told(digit, info)),
+            None => self.tell(role, LegCommand::Inform(info)),
+        });
+        digit
     }
 
     /// Hang up a leg that is still there.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::TransferId;
 use super::asapp::{ApiFailure, FailureClass, OutputContext, Transfer, TransferStatus};
 use super::escape::{Digit, Escape};
-use super::event::{CallAction, CallEvent, CallTimer, Sound};
+use super::event::{CallAction, CallEvent, CallTimer, Press, Sound};
 use super::handback::{hand_back, handing_back};
 use super::settings::CallSettings;
 use super::state::{Asking, Bridged, CallState, Collecting, Dialing, Facts, LegStage, Party, Releasing, Requesting};
@@ -481,16 +481,14 @@ fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, ac
         }
         CallEvent::Leg(role, LegEvent::Informed(info)) if role != LegRole::Onward => {
             let other = if role == LegRole::Customer { LegRole::GenerativeAgent } else { LegRole::Customer };
-            let digit = Digit::in_info(&info);
-            actions.push(facts.tell(other, LegCommand::Inform(info)));
-            match digit {
+            match facts.inform(other, info, actions) {
                 Some(digit) => pressed(facts, state, role, digit, now, actions),
                 None => CallState::Bridged(state),
             }
         }
         CallEvent::Pressed(role, digit) if role != LegRole::Onward => {
             let other = if role == LegRole::Customer { LegRole::GenerativeAgent } else { LegRole::Customer };
-            actions.push(CallAction::Pass(other, digit));
+            actions.push(CallAction::Pass(other, Press::Heard(digit)));
             pressed(facts, state, role, digit, now, actions)
         }
         CallEvent::Timer(CallTimer::MaxDuration) => {

@@ -71,9 +71,10 @@ impl Negotiation {
         Some((hears, offered.and_then(Audio::telephone_event).unwrap_or(hears)))
     }
 
-    /// Our offer, made of the other leg's audio and the other G.711 law, or of what we speak ourselves.
+    /// Our offer, made of the other leg's audio, the other G.711 law and telephone events, or of what we speak ourselves.
     pub fn offer(&mut self, other: Option<&Audio>, ids: &mut Ids) -> String {
-        let audio = other.map_or_else(|| Session::own_offer().audio, Audio::with_both_laws);
+        let widened = |other: &Audio| other.with_both_laws().with_telephone_events();
+        let audio = other.map_or_else(|| Session::own_offer().audio, widened);
         let body = self.anchor.offer(&audio, self.keys.offer(ids), self.mux);
         self.other = Some(audio);
         body

@@ -1,13 +1,16 @@
-//! Telephone events in RTP (RFC 4733): which keys a far side presses, each told once.
+//! Telephone events in RTP (RFC 4733): which keys a far side presses, each told once, and how keys are said to it that
+//! came another way.
 //!
 //! Every packet of one event has the event's timestamp and says how long it lasts so far; the last one is sent three
 //! times. Any of them may be lost, late or doubled, and not everybody does as the standard says: the sequence number
 //! tells what is late, and an event that goes on under another timestamp is still the same key.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use rtp_rs::RtpReader;
 
+use super::tones::FRAME;
 use crate::b2bua::io::Digit;
 
 /// Keys of one far side that are told of in a second; nobody presses more, and a flood reaches nobody.
@@ -18,7 +21,75 @@ const REORDERED: u16 = 100;
 /// later where packets were lost; in samples.
 const LOST: u32 = 400;
 /// Octets of an event in a packet.
-const EVENT: usize = 4;
+pub const EVENT: usize = 4;
+
+/// Packets of a key of ours: 100 ms; the last one is sent twice more (RFC 4733 section 2.5.1.4), and 60 ms follow in
+/// which nothing is said.
+const LENGTH: u16 = 5;
+const REPEATS: u16 = 2;
+const PAUSE: u16 = 3;
+/// Keys of ours that wait for each other; more are not said.
+const MOST_WAITING: usize = 32;
+/// -10 dBm0.
+const VOLUME: u8 = 10;
+const END: u8 = 0x80;
+
+/// Keys that a far side is to hear of us, one after the other, a packet at each frame.
+#[derive(Debug, Default)]
+pub struct Saying {
+    keys: VecDeque<Digit>,
+    /// How many frames of the first one have passed.
+    frame: u16,
+    /// Its timestamp.
+    timestamp: u32,
+}
+
+/// What a frame of a key is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Said {
+    /// A packet, the first of its event or a later one with this timestamp, with this payload.
+    Packet(Option<u32>, [u8; EVENT]),
+    /// Nothing: a pause between keys.
+    Pause,
+}
+
+impl Saying {
+    /// One more key.
+    pub fn press(&mut self, digit: Digit) {
+        if self.keys.len() < MOST_WAITING {
+            self.keys.push_back(digit);
+        }
+    }
+
+    /// Whether there is nothing to say.
+    pub fn is_over(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// The next frame; `None` when all has been said.
+    pub fn frame(&mut self) -> Option<Said> {
+        let digit = *self.keys.front()?;
+        let frame = self.frame;
+        self.frame += 1;
+        if self.frame == LENGTH + REPEATS + PAUSE {
+            self.frame = 0;
+            self.keys.pop_front();
+        }
+        if frame >= LENGTH + REPEATS {
+            return Some(Said::Pause);
+        }
+        let duration = FRAME as u16 * (frame + 1).min(LENGTH);
+        let end = if frame + 1 >= LENGTH { END } else { 0 };
+        let [high, low] = duration.to_be_bytes();
+        let begun = (frame > 0).then_some(self.timestamp);
+        Some(Said::Packet(begun, [digit.event(), end | VOLUME, high, low]))
+    }
+
+    /// The key has begun at this timestamp, which all its packets have.
+    pub fn begun(&mut self, timestamp: u32) {
+        self.timestamp = timestamp;
+    }
+}
 
 /// What has been pressed of late. Plain data.
 #[derive(Debug, Default)]

@@ -228,6 +228,7 @@ impl Media {
             | MediaCommand::Hold { pair, .. }
             | MediaCommand::Events { pair, .. }
             | MediaCommand::Law { pair, .. }
+            | MediaCommand::Press { pair, .. }
             | MediaCommand::Watch { pair, .. }
             | MediaCommand::Record { pair, .. }
             | MediaCommand::Pause { pair, .. }

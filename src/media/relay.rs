@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rtp_rs::RtpReader;
 
 use super::beep::Beep;
-use super::digits::Presses;
+use super::digits::{EVENT, Presses, Said, Saying};
 use super::latch::{Heard, Latch, Mark, Stale};
 use super::laws::Laws;
 use super::quality::Ear;
@@ -189,6 +189,8 @@ struct Row {
     /// The only G.711 law that the far side hears.
     law: Option<Law>,
     presses: Presses,
+    /// Keys that the far side hears in place of what it is fed.
+    saying: Saying,
     watch: Option<Watch>,
     /// When something was last accepted.
     heard: Option<Instant>,
@@ -467,6 +469,14 @@ impl Table {
         self.rows[index].events = types;
     }
 
+    /// The row's far side hears this key, if it hears telephone events.
+    pub fn press(&mut self, index: usize, digit: Digit) {
+        let row = &mut self.rows[index];
+        if row.events.is_some() {
+            row.saying.press(digit);
+        }
+    }
+
     /// The only G.711 law that the row's far side hears: what comes in the other one is turned into it.
     pub fn law(&mut self, index: usize, law: Option<Law>) {
         self.rows[index].law = law;
@@ -524,13 +534,22 @@ impl Table {
     /// True while the row's far side is to hear a sound.
     pub fn is_sounding(&self, index: usize) -> bool {
         let row = &self.rows[index];
-        row.cover.is_some() || matches!(row.feed, Feed::Sound(_))
+        row.cover.is_some() || !row.saying.is_over() || matches!(row.feed, Feed::Sound(_))
     }
 
-    /// Writes the next packet of the row's sound, due now; `None` while there is none or nobody to send it to.
-    pub fn sound(&mut self, index: usize, packet: &mut [u8; HEADER + FRAME], due: Instant) -> Option<SocketAddr> {
+    /// Writes the next packet of the row's sound, due now: where it goes, and its length. `None` while there is none or
+    /// nobody to send it to.
+    pub fn sound(
+        &mut self,
+        index: usize,
+        packet: &mut [u8; HEADER + FRAME],
+        due: Instant,
+    ) -> Option<(SocketAddr, usize)> {
         let row = &mut self.rows[index];
         let target = row.rtp.target.filter(|_| !row.held)?;
+        if let Some(said) = row.saying.frame() {
+            return row.say(said, packet, due).then_some((target, HEADER + EVENT));
+        }
         let playing = match (&mut row.cover, &mut row.feed) {
             (Some(playing), _) | (None, Feed::Sound(playing)) => playing,
             (None, Feed::Row(_) | Feed::Nothing) => return None,
@@ -545,7 +564,7 @@ impl Table {
         if row.recording.is_some() {
             self.record(index, Track::Heard, packet, due);
         }
-        Some(target)
+        Some((target, packet.len()))
     }
 
     /// Watches for silence from now on, or no longer.
@@ -622,6 +641,7 @@ impl Row {
             events: None,
             law: None,
             presses: Presses::default(),
+            saying: Saying::default(),
             watch: None,
             heard: None,
             counters: MediaCounters::default(),
@@ -648,7 +668,19 @@ impl Row {
 
     /// Whether its far side is sent what another row feeds it.
     fn hears_peer(&self) -> bool {
-        !self.held && self.cover.is_none()
+        !self.held && self.cover.is_none() && self.saying.is_over()
+    }
+
+    /// Writes a packet of a key of ours: its event has one timestamp, while the stream's goes on. False when this is none.
+    fn say(&mut self, said: Said, packet: &mut [u8], due: Instant) -> bool {
+        let (Said::Packet(begun, payload), Some(types)) = (said, self.events) else { return false };
+        self.outgoing.originate(packet, types.hears, begun.is_none(), due);
+        match begun {
+            Some(timestamp) => packet[4..8].copy_from_slice(&timestamp.to_be_bytes()),
+            None => self.saying.begun(Position::read(packet).timestamp),
+        }
+        packet[HEADER..HEADER + EVENT].copy_from_slice(&payload);
+        true
     }
 
     /// This source is the far side's RTP from now on; RTCP learned from another host is forgotten.
@@ -1010,7 +1042,7 @@ mod tests {
         assert!(!scene.passes(0, "192.0.2.1:4000") && !scene.passes(1, "192.0.2.2:5000"));
         let mut packet = [0; HEADER + FRAME];
         let target = scene.table.sound(0, &mut packet, scene.now);
-        assert_eq!((target, packet[1]), (Some(address("192.0.2.1:4000")), 0x88), "PCMA with the marker");
+        assert_eq!((target, packet[1]), (Some((address("192.0.2.1:4000"), 172)), 0x88), "PCMA with the marker");
         scene.table.bridge(0, 1);
         assert!(!scene.table.is_sounding(0));
         assert!(scene.passes(0, "192.0.2.1:4000"));
@@ -1043,13 +1075,52 @@ mod tests {
         assert_eq!(scene.packet(0, "192.0.2.1:4000", 8), Step::Drop, "music of the other side");
         let mut packet = [0; HEADER + FRAME];
         let target = scene.table.sound(1, &mut packet, scene.now);
-        assert_eq!((target, packet[1], packet[3]), (Some(address("192.0.2.2:5000")), 0x80, 8), "PCMU with the marker");
+        assert_eq!(
+            (target, packet[1], packet[3]),
+            (Some((address("192.0.2.2:5000"), 172)), 0x80, 8),
+            "PCMU with the marker"
+        );
         assert_ne!(scene.packet(1, "192.0.2.2:5000", 1), Step::Drop, "it is heard");
         assert_eq!(scene.report(0, "192.0.2.1:4001"), Step::Drop, "the reports are of the music");
         assert_ne!(scene.report(1, "192.0.2.2:5001"), Step::Drop, "who is heard is told so");
         scene.table.cover(1, None);
         assert!(!scene.table.is_sounding(1));
         assert_eq!(scene.renumbered(0, "192.0.2.1:4000", 60), (Step::Forward(Slot(2), address("192.0.2.2:5000")), 9));
+    }
+
+    #[test]
+    fn m5_keys_that_came_by_info_are_heard_as_events_in_place_of_speech() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        scene.table.events(0, Some(EventTypes { hears: 97, told: 97 }));
+        scene.packet(1, "192.0.2.2:5000", 7);
+        "12".chars().for_each(|key| scene.table.press(0, Digit::read(key).unwrap()));
+        assert_eq!(scene.packet(1, "192.0.2.2:5000", 8), Step::Drop, "nobody speaks into a key");
+        let (mut said, mut packet) = (Vec::new(), [0; HEADER + FRAME]);
+        while scene.table.is_sounding(0) {
+            if let Some((target, length)) = scene.table.sound(0, &mut packet, scene.now) {
+                assert_eq!((target, length, packet[1] & PAYLOAD_TYPE), (address("192.0.2.1:4000"), 16, 97));
+                said.push((Position::read(&packet), packet[1] & 0x80 != 0, packet[HEADER..16].to_vec()));
+            }
+            scene.now += Duration::from_millis(20);
+        }
+        assert_eq!(said.len(), 14, "seven packets a key");
+        for (key, event) in said.chunks(7).enumerate() {
+            let durations: Vec<u16> = event.iter().map(|(.., it)| u16::from_be_bytes([it[2], it[3]])).collect();
+            assert_eq!(durations, [160, 320, 480, 640, 800, 800, 800]);
+            let ends: Vec<bool> = event.iter().map(|(.., it)| it[1] & 0x80 != 0).collect();
+            assert_eq!(ends, [false, false, false, false, true, true, true]);
+            assert!(event.iter().all(|(at, _, it)| at.timestamp == event[0].0.timestamp && it[0] == key as u8 + 1));
+            assert_eq!(
+                event.iter().map(|(_, marker, _)| *marker).collect::<Vec<_>>(),
+                [true, false, false, false, false, false, false]
+            );
+        }
+        assert!(said.windows(2).all(|two| two[1].0.sequence == two[0].0.sequence.wrapping_add(1)), "no gap");
+        assert_eq!(said[7].0.timestamp - said[0].0.timestamp, 1600, "200 ms from key to key");
+        assert_ne!(scene.packet(1, "192.0.2.2:5000", 20), Step::Drop, "speech goes on");
+        scene.table.events(0, None);
+        scene.table.press(0, Digit::read('3').unwrap());
+        assert!(!scene.table.is_sounding(0), "who hears no events is told by INFO");
     }
 
     #[test]

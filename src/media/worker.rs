@@ -266,6 +266,12 @@ impl Worker {
                     self.table.events(row, types);
                 }
             }
+            MediaCommand::Press { pair, digit } => {
+                if let Some(row) = self.lent(pair) {
+                    self.table.press(row, digit);
+                    self.sounds(row);
+                }
+            }
             MediaCommand::Law { pair, law } => {
                 if let Some(row) = self.lent(pair) {
                     self.table.law(row, law);
@@ -378,9 +384,9 @@ impl Worker {
         self.sounding.retain(|&row| self.table.is_sounding(row));
         for at in 0..self.sounding.len() {
             let row = self.sounding[at];
-            if let Some(target) = self.table.sound(row, &mut packet, self.next_tick) {
-                self.buffer[..packet.len()].copy_from_slice(&packet);
-                self.send(Slot::rtp(row), target, packet.len());
+            if let Some((target, length)) = self.table.sound(row, &mut packet, self.next_tick) {
+                self.buffer[..length].copy_from_slice(&packet[..length]);
+                self.send(Slot::rtp(row), target, length);
             }
         }
         self.heed();

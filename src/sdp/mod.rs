@@ -94,6 +94,8 @@ pub enum G711 {
 
 /// The encoding of pressed keys that we can read and renumber: at the clock rate of the telephone codecs (RFC 4733).
 const TELEPHONE_EVENT: &str = "telephone-event/8000";
+/// The payload type that most of them have.
+const USUAL_EVENTS: u8 = 101;
 /// Lines with a key that are looked at.
 const MAX_CRYPTO: usize = 16;
 
@@ -264,6 +266,20 @@ impl Audio {
         let at = both.formats.iter().position(|format| format == law).map_or(0, |at| at + 1);
         both.formats.insert(at, other.to_owned());
         both
+    }
+
+    /// With telephone events where it has none: keys that come to us another way can be heard by them.
+    #[must_use]
+    pub fn with_telephone_events(&self) -> Self {
+        let taken = |number: &u8| self.formats.iter().any(|format| *format == number.to_string());
+        let free = std::iter::once(USUAL_EVENTS).chain(96..=127).find(|number| !taken(number));
+        let mut with = self.clone();
+        if let (None, Some(number)) = (self.telephone_event(), free) {
+            let lines = [("rtpmap", format!("{number} {TELEPHONE_EVENT}")), ("fmtp", format!("{number} 0-15"))];
+            with.formats.push(number.to_string());
+            with.attributes.extend(lines.map(|(name, value)| (name.to_owned(), value)));
+        }
+        with
     }
 
     /// Whether its owner wants RTCP on the port of its RTP.

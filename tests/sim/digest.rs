@@ -135,8 +135,8 @@ fn o4_what_was_asked_once_is_shown_at_once_and_counted() {
     genagent.expect("ACK");
     customer.expect("200");
     customer.ack();
-    let info = customer.request("INFO").with("Content-Type", "application/dtmf-relay");
-    customer.send(&Sip { body: "Signal=1\r\n".to_owned(), ..info });
+    let info = customer.request("INFO").with("Content-Type", "application/media_control+xml");
+    customer.send(&Sip { body: "<media_control/>".to_owned(), ..info });
     customer.expect("200 INFO");
     let info = genagent.expect_and_ok("INFO");
     customer.bye();
@@ -184,8 +184,8 @@ fn o4_prack_info_and_the_bye_of_a_losing_fork_are_explained() {
     genagent.send(&genagent.forked(200, "-b").with_sdp(genagent.sdp()));
     genagent.expect("ACK");
     explained(&mut genagent, "BYE", "b");
-    let info = customer.request("INFO").with("Content-Type", "application/dtmf-relay");
-    customer.send(&Sip { body: "Signal=1\r\n".to_owned(), ..info });
+    let info = customer.request("INFO").with("Content-Type", "application/media_control+xml");
+    customer.send(&Sip { body: "<media_control/>".to_owned(), ..info });
     customer.expect("200 INFO");
     explained(&mut genagent, "INFO", "i");
     w.run_for(secs(1));
@@ -461,8 +461,8 @@ fn s3_a_customer_who_asks_is_told_nothing() {
     genagent.expect("ACK");
     customer.expect("200");
     customer.ack();
-    let info = genagent.request("INFO").with("Content-Type", "application/dtmf-relay");
-    genagent.send(&Sip { body: "Signal=1\r\n".to_owned(), ..info });
+    let info = genagent.request("INFO").with("Content-Type", "application/media_control+xml");
+    genagent.send(&Sip { body: "<media_control/>".to_owned(), ..info });
     genagent.expect("200 INFO");
     genagent.bye();
     genagent.expect("200 BYE");

@@ -83,8 +83,8 @@ fn with_session(session: &str) -> Vec<(&str, &str)> {
 }
 
 fn info(line: &mut Line, headers: &[(&str, &str)]) {
-    let mut info = said(line.request("INFO"), headers).with("Content-Type", "application/dtmf-relay");
-    info.body = "Signal=5\r\n".to_owned();
+    let mut info = said(line.request("INFO"), headers).with("Content-Type", "application/media_control+xml");
+    info.body = "<media_control/>".to_owned();
     line.send(&info);
     line.expect("200 INFO");
 }
@@ -104,7 +104,7 @@ fn by_default_one_session_id_crosses_and_nothing_else() {
     info(&mut customer, &with_session(a));
     let relayed = genagent.expect_and_ok("INFO");
     hides_all(&relayed);
-    assert_eq!((relayed.header("Session-ID"), relayed.body.as_str()), (a, "Signal=5\r\n"));
+    assert_eq!((relayed.header("Session-ID"), relayed.body.as_str()), (a, "<media_control/>"));
     let bye = said(genagent.request("BYE"), &with_session(b));
     genagent.send(&bye);
     genagent.expect("200 BYE");

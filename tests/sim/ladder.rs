@@ -88,6 +88,7 @@ impl Ladder {
             | MediaCommand::Secure { .. }
             | MediaCommand::Hold { .. }
             | MediaCommand::Events { .. }
+            | MediaCommand::Press { .. }
             | MediaCommand::Law { .. }
             | MediaCommand::Watch { .. }
             | MediaCommand::Record { .. }

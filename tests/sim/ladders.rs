@@ -146,11 +146,11 @@ fn h4_info_hold_and_a_new_offer_pass_while_the_queue_talks() {
     let (mut customer, mut queue) = taken_over(&w);
     for from_customer in [true, false] {
         let (from, to) = if from_customer { (&mut customer, &mut queue) } else { (&mut queue, &mut customer) };
-        let mut info = from.request("INFO").with("Content-Type", "application/dtmf-relay");
-        info.body = "Signal=5\r\n".to_owned();
+        let mut info = from.request("INFO").with("Content-Type", "application/media_control+xml");
+        info.body = "<media_control/>".to_owned();
         from.send(&info);
         from.expect("200 INFO");
-        assert_eq!(to.expect_and_ok("INFO").body, "Signal=5\r\n");
+        assert_eq!(to.expect_and_ok("INFO").body, "<media_control/>");
     }
     let port = queue.told;
     let sdp = text::audio("198.51.100.40", queue.rtp.port(), "0 8 101", "sendonly");

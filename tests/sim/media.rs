@@ -179,15 +179,25 @@ fn m3_the_carrier_moves_its_audio() {
 }
 
 #[test]
-fn m5_digits_as_info_reach_the_other_side() {
+fn m5_keys_told_by_info_are_heard_as_telephone_events_and_any_other_info_passes_as_it_is() {
     let w = World::new();
     let (mut customer, mut genagent) = talk(&w);
-    let mut info = customer.request("INFO").with("Content-Type", "application/dtmf-relay");
-    info.body = "Signal=5\r\nDuration=160".to_owned();
+    let pressed = |w: &World, line: &Line| w.stage().engine.relay.towards(line.rtp).map(|(_, it)| it.pressed.clone());
+    for (content_type, body) in [("application/dtmf-relay", "Signal=5\r\nDuration=160"), ("application/dtmf", "#")] {
+        let mut info = customer.request("INFO").with("Content-Type", content_type);
+        info.body = body.to_owned();
+        customer.send(&info);
+        customer.expect("200 INFO");
+    }
+    genagent.expect_nothing_for(secs(1));
+    assert_eq!(pressed(&w, &genagent).as_deref(), Some("5#"));
+    let mut info = customer.request("INFO").with("Content-Type", "application/vnd.pbx");
+    info.body = "hello".to_owned();
     customer.send(&info);
     customer.expect("200 INFO");
     let relayed = genagent.expect_and_ok("INFO");
-    assert_eq!((relayed.header("Content-Type"), &relayed.body), ("application/dtmf-relay", &info.body));
+    assert_eq!((relayed.header("Content-Type"), &relayed.body), ("application/vnd.pbx", &info.body));
+    assert_eq!(pressed(&w, &genagent).as_deref(), Some("5#"));
     let options = genagent.request("OPTIONS");
     genagent.send(&options);
     genagent.expect("200 OPTIONS");

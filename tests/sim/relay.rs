@@ -26,6 +26,8 @@ pub struct Pair {
     pub law: Option<Law>,
     /// What its packets are protected with.
     pub keys: Option<Keys>,
+    /// The keys that it was told to say.
+    pub pressed: String,
     /// The silence that is reported.
     pub watch: Option<Duration>,
     /// The call into whose recording goes what its far side says and hears.
@@ -81,6 +83,7 @@ impl Relay {
                 self.tapes.insert(call);
             }
             MediaCommand::Pause { pair, .. } => self.pairs.entry(pair).or_default().recorded = None,
+            MediaCommand::Press { pair, digit } => self.pairs.entry(pair).or_default().pressed.push(digit.key()),
             MediaCommand::EndRecording(call) => {
                 self.tapes.remove(&call);
             }
@@ -109,6 +112,7 @@ impl Relay {
             | MediaCommand::Hold { pair, .. }
             | MediaCommand::Events { pair, .. }
             | MediaCommand::Law { pair, .. }
+            | MediaCommand::Press { pair, .. }
             | MediaCommand::Watch { pair, .. }
             | MediaCommand::Record { pair, .. }
             | MediaCommand::Pause { pair, .. }

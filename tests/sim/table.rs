@@ -432,7 +432,7 @@ fn worded(action: &CallAction, now: Instant) -> String {
         CallAction::Misdirected(_) => "alarm: misdirected".to_owned(),
         CallAction::Connect { with, watched: true } => format!("connect {}", name_of(*with)),
         CallAction::Connect { with, watched: false } => format!("connect {} unwatched", name_of(*with)),
-        CallAction::Pass(role, digit) => format!("{}: key {}", name_of(*role), digit.key()),
+        CallAction::Pass(role, press) => format!("{}: key {}", name_of(*role), press.digit().key()),
         CallAction::Play(sound) => format!("play {sound:?}"),
         CallAction::Record(on) => (if *on { "record" } else { "record no longer" }).to_owned(),
         CallAction::Start(timer, at) => format!("{timer:?} {}", after(*at)),
