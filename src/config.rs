@@ -29,7 +29,7 @@ use crate::b2bua::settings::{
 };
 use crate::call::escape::Sequence;
 use crate::call::rules::{Rule, Target as CoreTarget, one_or_many};
-use crate::call::settings::{Answer, CallSettings, ContextSettings, EntrySetting, IntakeSettings, Ringing};
+use crate::call::settings::{Answer, CallSettings, ContextSettings, EntrySetting, IntakeSettings, Ringing, WayIn};
 use crate::leg::session_timer::SessionSettings;
 use crate::sdp::Family;
 use crate::sip::hop::Transport;
@@ -41,7 +41,7 @@ pub use profile::Profile;
 pub use trunk::Trunk;
 pub use user::User;
 pub use webhook::Webhook;
-pub use words::{Advertised, ClientAuth, Destination, Keep, LogFormat, PortRange, Source};
+pub use words::{Advertised, ClientAuth, Destination, Keep, LogFormat, PortRange, Source, WayWord};
 
 /// Everything the program can be told, read and checked.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -224,16 +224,19 @@ pub struct Asapp {
     pub base_url: String,
     /// Whether `base_url` may be plain `http://`.
     pub allow_http: bool,
-    /// The id of the credentials, never empty after [`Config::load`].
+    /// The id of the credentials, never empty after [`Config::load`] where the API is asked.
     #[serde(serialize_with = "words::nothing")]
     pub api_id: SecretString,
     /// A file with the id instead.
     pub api_id_file: Option<PathBuf>,
-    /// The secret of the credentials, never empty after [`Config::load`].
+    /// The secret of the credentials, never empty after [`Config::load`] where the API is asked.
     #[serde(serialize_with = "words::nothing")]
     pub api_secret: SecretString,
     /// A file with the secret instead.
     pub api_secret_file: Option<PathBuf>,
+    /// Whether the API is asked for every call, or the headers of the INVITE say everything.
+    #[serde(deserialize_with = "words::choice")]
+    pub way: WayWord,
     /// GenerativeAgent's static SIP URI; empty: numbers are asked for and dialled.
     pub sip_uri: String,
     /// Country of the numbers asked for.
@@ -526,7 +529,7 @@ impl Config {
     fn call_settings(&self) -> CallSettings {
         let call = &self.call;
         CallSettings {
-            sip_uri: Some(self.asapp.sip_uri.clone()).filter(|uri| !uri.is_empty()),
+            way_in: self.asapp.way_in(),
             country: self.asapp.country.clone(),
             number_prefixes: self.asapp.number_prefixes.clone(),
             barred_prefixes: self.asapp.barred_prefixes.clone(),
@@ -627,6 +630,18 @@ impl Media {
     /// The address peers reach this one of ours at.
     pub fn told(&self, here: IpAddr) -> IpAddr {
         self.advertise.iter().copied().find(|told| told.is_ipv4() == here.is_ipv4()).unwrap_or(here)
+    }
+}
+
+impl Asapp {
+    /// How GenerativeAgent is reached.
+    pub fn way_in(&self) -> WayIn {
+        let uri = self.sip_uri.clone();
+        match self.way {
+            WayWord::Headers => WayIn::Headers { uri },
+            WayWord::Api if uri.is_empty() => WayIn::Number,
+            WayWord::Api => WayIn::Sip { uri },
+        }
     }
 }
 
@@ -740,6 +755,7 @@ impl Default for Asapp {
             api_id_file: None,
             api_secret: SecretString::default(),
             api_secret_file: None,
+            way: WayWord::Api,
             sip_uri: String::new(),
             country: call.country,
             number_prefixes: call.number_prefixes,

@@ -37,6 +37,7 @@
 //! - What happens when GenerativeAgent hangs up? `bridged` in `src/call/step.rs`, and the two functions below it.
 //! - Where does the customer go then, or when GenerativeAgent is never reached? [`call::rules`] names the ladder,
 //!   `src/call/handback.rs` climbs it.
+//! - What is GenerativeAgent told of a call that no API knows of? `src/call/input.rs`.
 //! - What is a receiver sent, and in which form? [`call::context`]; what known ones read is in `src/config/presets.toml`.
 //! - What may become a dial string, and until when? [`call::ticket`].
 //! - What may become of a REFER of ours? `src/leg/refer.rs`. How is it written? [`sip::refer`].

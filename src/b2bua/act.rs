@@ -447,6 +447,10 @@ impl B2bua {
                 CallAction::Report(status) => self.report(now, call, status),
                 CallAction::CallSuccessor(referral) => self.call_successor(now, call, &referral),
                 CallAction::ChangeHands => self.change_hands(now, call),
+                CallAction::Reserve(transfer) => {
+                    let found = self.reserve(now, call).is_ok();
+                    self.tell_call(now, call, CallEvent::Reserved(transfer, found));
+                }
                 CallAction::Create(transfer, deadline) => self.create(now, call, transfer, deadline),
                 CallAction::Fetch(transfer, deadline) => self.fetch(now, call, transfer, deadline),
                 CallAction::Verify(transfer, deadline) => self.verify(now, call, transfer, deadline),
@@ -559,16 +563,20 @@ impl B2bua {
         let trunk = self.trunks.settings(way);
         let Some(entry) = self.calls.get_mut(&call) else { return };
         entry.call.facts.leaves_by(&trunk.name);
-        let (uri, transfer) = match &callee {
+        let (uri, input) = match &callee {
             Callee::Number(number) => {
                 let digits = if trunk.plus { number.as_str() } else { number.trim_start_matches('+') };
-                (format!("sip:{}{digits}@{};user=phone", trunk.prefix, trunk.domain), None)
+                (format!("sip:{}{digits}@{};user=phone", trunk.prefix, trunk.domain), Vec::new())
             }
-            Callee::Sip { uri, transfer } => (uri.clone(), Some((TRANSFER_HEADER.to_owned(), transfer.0.clone()))),
+            Callee::Sip { uri, transfer } => (uri.clone(), vec![(TRANSFER_HEADER.to_owned(), transfer.0.clone())]),
+            Callee::Headers { uri, .. } => (uri.clone(), entry.call.facts.input.clone()),
         };
         let own = self.endpoint.towards(&way.hop);
         let (from, more) = caller(&trunk, &entry.call.facts.intake.caller, entry.private, own);
-        let headers = [entry.headers.clone(), more, Vec::from_iter(transfer)].concat();
+        // What we tell GenerativeAgent ourselves stands there once, whatever the customer's INVITE lets cross.
+        let is_input = |name: &str| input.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
+        let crossed = entry.headers.iter().filter(|(name, _)| !is_input(name)).cloned();
+        let headers = crossed.chain(more).chain(input.iter().cloned()).collect();
         let dial = Dial {
             uri: &uri,
             from: &from,
@@ -671,17 +679,23 @@ impl B2bua {
 
     // --- ASAPP ---
 
+    /// Keeps a trunk ready for the call's next attempt.
+    fn reserve(&mut self, now: Instant, call: CallRef) -> Result<(), NoWay> {
+        let entry = self.calls.get_mut(&call).ok_or(NoWay::Down)?;
+        let reserved = self.trunks.reserve(now, &mut entry.route, &mut self.ids);
+        if let Err(why) = reserved {
+            let word = if why == NoWay::Down { "trunks_down" } else { "trunks_full" };
+            *self.counters.rejected.entry(word).or_default() += 1;
+        }
+        reserved
+    }
+
     fn create(&mut self, now: Instant, call: CallRef, transfer: TransferId, deadline: Instant) {
-        let Some(entry) = self.calls.get_mut(&call) else { return };
+        let Some(entry) = self.calls.get(&call) else { return };
         let operation = ApiOperation::Create(Box::new(entry.call.facts.wanted()));
         // The rate is looked at first: a probe of the breaker that is then shed would keep it open.
-        let route = self.trunks.reserve(now, &mut entry.route, &mut self.ids);
-        let withheld = match route {
-            Err(why) => {
-                let word = if why == NoWay::Down { "trunks_down" } else { "trunks_full" };
-                *self.counters.rejected.entry(word).or_default() += 1;
-                FailureClass::NoTrunk
-            }
+        let withheld = match self.reserve(now, call) {
+            Err(_) => FailureClass::NoTrunk,
             Ok(()) if !self.limiter.admit(now, Priority::Create) => FailureClass::Shed,
             Ok(()) if !self.breaker.admit(now) => FailureClass::Withheld,
             Ok(()) => return self.ask(now, call, transfer, operation, deadline),
@@ -997,6 +1011,7 @@ fn event_word(event: &CallEvent) -> &'static str {
         CallEvent::Leg(_, LegEvent::Refused { .. }) => "refused",
         CallEvent::Leg(_, LegEvent::Lost(_)) => "lost",
         CallEvent::WayFailed(_) => "way failed",
+        CallEvent::Reserved(..) => "reserved",
         CallEvent::Created(..) => "created",
         CallEvent::Fetched(..) => "fetched",
         CallEvent::Advised(..) => "advised",

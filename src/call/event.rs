@@ -22,6 +22,8 @@ pub enum CallEvent {
     Leg(LegRole, LegEvent),
     /// The way by which the number is being dialled failed like this, and there is another.
     WayFailed(String),
+    /// A trunk has been looked for, for the attempt of this id; whether there is one.
+    Reserved(TransferId, bool),
     /// ASAPP answered a create.
     Created(TransferId, Result<Transfer, ApiFailure>),
     /// ASAPP answered a fetch.
@@ -149,6 +151,8 @@ pub enum CallAction {
     Report(u16),
     /// Call whom the customer's side named, as its successor; one that cannot be called is lost at once.
     CallSuccessor(Referral),
+    /// Look for a trunk that takes the attempt of this id, which no number is asked for; [`CallEvent::Reserved`] follows.
+    Reserve(TransferId),
     /// Ask for a number under this id.
     Create(TransferId, Instant),
     /// Look this transfer up.

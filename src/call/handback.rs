@@ -243,6 +243,7 @@ fn dialing(
         | CallEvent::Created(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
+        | CallEvent::Reserved(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
@@ -339,6 +340,7 @@ fn referring(
         | CallEvent::Created(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
+        | CallEvent::Reserved(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::Pressed(..)
@@ -476,6 +478,7 @@ fn talking(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
+        | CallEvent::Reserved(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
@@ -564,6 +567,7 @@ fn announcing(
         CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
+        | CallEvent::Reserved(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
@@ -595,6 +599,7 @@ fn parting(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
+        | CallEvent::Reserved(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands

@@ -5,6 +5,7 @@ pub mod context;
 pub mod escape;
 pub mod event;
 mod handback;
+mod input;
 pub mod intake;
 mod packing;
 pub mod record;

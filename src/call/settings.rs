@@ -15,8 +15,8 @@ use super::webhook::Webhook;
 /// Settings of the supervised transfer.
 #[derive(Debug, Clone)]
 pub struct CallSettings {
-    /// The static SIP URI of GenerativeAgent: then no number is asked for and none is dialled.
-    pub sip_uri: Option<String>,
+    /// How GenerativeAgent is reached.
+    pub way_in: WayIn,
     /// `phoneNumber.country` asked for, and the only one accepted.
     pub country: String,
     /// E.164 prefixes a transfer number may have, plus sign included (`+1`).
@@ -82,6 +82,33 @@ impl CallSettings {
     /// What a receiver with this profile is sent.
     pub fn profile(&self, name: Option<&str>) -> &ContextSettings {
         name.and_then(|name| self.profiles.get(name)).unwrap_or(&self.context)
+    }
+}
+
+/// How GenerativeAgent is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WayIn {
+    /// At a temporary number that ASAPP's API names.
+    Number,
+    /// At its static SIP URI, as a call transfer that the API knows.
+    Sip {
+        /// The URI.
+        uri: String,
+    },
+    /// At its static SIP URI, and the API is asked for nothing: the headers of the INVITE say everything.
+    Headers {
+        /// The URI.
+        uri: String,
+    },
+}
+
+impl WayIn {
+    /// Whether ASAPP's API knows of the call: what it tells of no call, nobody asks it.
+    pub fn asks_api(&self) -> bool {
+        match self {
+            Self::Number | Self::Sip { .. } => true,
+            Self::Headers { .. } => false,
+        }
     }
 }
 
@@ -278,7 +305,7 @@ fn causes<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<Outcome, u8>, D
 impl Default for CallSettings {
     fn default() -> Self {
         Self {
-            sip_uri: None,
+            way_in: WayIn::Number,
             country: "US".to_owned(),
             number_prefixes: vec!["+1".to_owned()],
             barred_prefixes: vec!["+1900".to_owned()],

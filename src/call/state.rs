@@ -11,11 +11,11 @@ use super::event::{CallAction, CallEvent, CallTimer, Sound};
 use super::intake::Intake;
 use super::record::{AttemptRecord, CallRecord, Epoch, HandBackRecord, RungRecord, masked};
 use super::rules::{self, Entry, Rung, Situation};
-use super::settings::{Answer, BodyForm, CallSettings, ContextSettings, Ringing};
+use super::settings::{Answer, BodyForm, CallSettings, ContextSettings, Ringing, WayIn};
 use super::succession::{Succession, succession};
 use super::ticket::DialTicket;
 use super::verdict::{Evidence, Outcome, Verdict};
-use super::{CallRef, TransferId, step};
+use super::{CallRef, TransferId, input, step};
 use crate::leg::{Cause, LegCommand, LegEvent, LegRole, MediaCounters};
 
 /// How finely the room inside a URI is fitted.
@@ -32,7 +32,7 @@ const FITTINGS: usize = 16;
 pub enum CallState {
     /// The customer's side is being called, because a REFER asked for it.
     Inviting,
-    /// A number is being asked for; the customer hears ringing.
+    /// A number is being asked for, or only a trunk looked for; the customer hears ringing.
     Requesting(Requesting),
     /// The number is being dialled; the customer hears ringing.
     Dialing(Dialing),
@@ -70,6 +70,8 @@ pub enum Asking {
     Creating,
     /// A create's outcome is unknown; a fetch of the same id settles it.
     Settling,
+    /// A trunk is looked for; the API is not asked.
+    Reserving,
     /// Nothing: a create follows when `RetryDue` fires.
     PausingToCreate,
     /// Nothing: a fetch of the same id follows when `RetryDue` fires.
@@ -229,6 +231,8 @@ pub struct Facts {
     pub epoch: Epoch,
     /// What the first request said.
     pub intake: Intake,
+    /// Header lines by which GenerativeAgent learns of it, where the API is not asked; empty where it is.
+    pub input: Vec<(String, String)>,
     /// The context reference.
     pub reference: String,
     /// The INVITE, or the REFER, arrived.
@@ -340,14 +344,19 @@ impl Facts {
     fn new(
         call: CallRef,
         reference: String,
-        intake: Intake,
+        mut intake: Intake,
         settings: Arc<CallSettings>,
         epoch: Epoch,
         now: Instant,
     ) -> Self {
+        let input = match settings.way_in {
+            WayIn::Number | WayIn::Sip { .. } => Vec::new(),
+            WayIn::Headers { .. } => input::headers(&mut intake, settings.context.max_invite_lines),
+        };
         Self {
             call,
             intake,
+            input,
             settings,
             epoch,
             reference,
@@ -577,9 +586,9 @@ impl Facts {
         let context = !self.without_context;
         CreateTransfer {
             conversation: intake.conversation.clone(),
-            kind: match self.settings.sip_uri {
-                Some(_) => TransferKind::Sip,
-                None => TransferKind::PhoneNumber { country: self.settings.country.clone() },
+            kind: match self.settings.way_in {
+                WayIn::Number => TransferKind::PhoneNumber { country: self.settings.country.clone() },
+                WayIn::Sip { .. } | WayIn::Headers { .. } => TransferKind::Sip,
             },
             task: intake.task.clone().filter(|_| context),
             variables: if context { intake.variables.clone() } else { Vec::new() },

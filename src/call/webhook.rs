@@ -115,6 +115,7 @@ pub(super) fn consulting(
             advised(facts, state, webhook, answer, now, actions)
         }
         CallEvent::Advised(..)
+        | CallEvent::Reserved(..)
         | CallEvent::Leg(..)
         | CallEvent::Created(..)
         | CallEvent::WayFailed(_)

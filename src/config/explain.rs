@@ -6,7 +6,7 @@ use super::words::{Prefix, span};
 use super::{Config, Destination, Keep, Listener, Sounds, routes};
 use crate::b2bua::settings::{Caller, Srtp};
 use crate::call::rules::Entry;
-use crate::call::settings::{Answer, BodyForm, ContextSettings, Ringing, Uui};
+use crate::call::settings::{Answer, BodyForm, ContextSettings, Ringing, Uui, WayIn};
 use crate::call::verdict::Outcome;
 
 /// What happens to a call, and the table of last words.
@@ -37,22 +37,34 @@ fn story(config: &Config, to: &mut String) -> std::fmt::Result {
         writeln!(to, "  A REFER of {name} is followed to {hosts}; any other gets 603.")?;
     }
     writeln!(to, "  At most {} calls, {} new ones a second; above that 503.", sip.max_calls, sip.max_calls_per_second)?;
-    writeln!(
-        to,
-        "  The customer hears {} while we ask {} for {} and dial it.",
-        match (call.answer, call.ringing) {
-            (Answer::First, _) => "our ringing tone, being answered at once,",
-            (Answer::OnBridge, Ringing::Local) => "the caller's own ringing tone (180)",
-            (Answer::OnBridge, Ringing::EarlyMedia) => "our ringing tone (183)",
-        },
-        asapp.base_url,
-        match asapp.sip_uri.as_str() {
-            "" => format!("a number in {}", asapp.country),
-            uri => format!("a transfer to {uri}"),
-        }
-    )?;
-    writeln!(to, "  Asking may take {budget}, in at most {} attempts.", call.max_attempts)?;
-    writeln!(to, "  The number is dialled, never later than {margin} before it expires, and may ring {ring}. Over:")?;
+    let heard = match (call.answer, call.ringing) {
+        (Answer::First, _) => "our ringing tone, being answered at once,",
+        (Answer::OnBridge, Ringing::Local) => "the caller's own ringing tone (180)",
+        (Answer::OnBridge, Ringing::EarlyMedia) => "our ringing tone (183)",
+    };
+    let (way_in, url, attempts) = (asapp.way_in(), &asapp.base_url, call.max_attempts);
+    if let WayIn::Headers { uri } = &way_in {
+        writeln!(
+            to,
+            "  The customer hears {heard} while we call {uri}. No API is asked: X-GA-* headers in the INVITE say"
+        )?;
+        writeln!(
+            to,
+            "  what it is about, in {} octets at most. It may ring {ring}. Over:",
+            config.context.max_invite_lines
+        )?;
+    } else {
+        let wanted = match &way_in {
+            WayIn::Sip { uri } => format!("a transfer to {uri}"),
+            WayIn::Number | WayIn::Headers { .. } => format!("a number in {}", asapp.country),
+        };
+        writeln!(to, "  The customer hears {heard} while we ask {url} for {wanted} and dial it.")?;
+        writeln!(to, "  Asking may take {budget}, in at most {attempts} attempts.")?;
+        writeln!(
+            to,
+            "  The number is dialled, never later than {margin} before it expires, and may ring {ring}. Over:"
+        )?;
+    }
     let mut trunks: Vec<_> = trunk.iter().collect();
     trunks.sort_by_key(|(_, trunk)| trunk.order);
     for (name, trunk) in trunks {
@@ -86,7 +98,18 @@ fn story(config: &Config, to: &mut String) -> std::fmt::Result {
             span::format(call.escape_pause)
         )?;
     }
-    writeln!(to, "  When GenerativeAgent hangs up, we ask for its outputContext for up to {collect} and hand back.")?;
+    match asapp.way_in().asks_api() {
+        true => {
+            writeln!(
+                to,
+                "  When GenerativeAgent hangs up, we ask for its outputContext for up to {collect} and hand back."
+            )
+        }
+        false => writeln!(
+            to,
+            "  When GenerativeAgent hangs up, we hand back at once; its outputContext comes only by REFER."
+        ),
+    }?;
     sounds(config, to)?;
     conversations(config, to)?;
     match &config.records.path {

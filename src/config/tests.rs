@@ -312,6 +312,8 @@ fn what_cannot_work_is_refused_with_its_fix() {
         ("sip.access = ['192.0.2.10']\npeer.pbx.from = ['192.0.2.10']\npeer.pbx.refer_hosts = ['a b']", "is no host"),
         ("asapp.barred_prefixes = ['900']", "plus sign"),
         ("asapp.sip_uri = 'genagent@x'", "no SIP URI"),
+        ("asapp.way = 'headers'", "write asapp.sip_uri"),
+        ("asapp.way = 'header'", "expected `api` or `headers`"),
         ("asapp.country = 'usa'", "two capital letters"),
         ("asapp.api_secret_file = 'x'", "both given"),
         ("admin.listen = '0.0.0.0:8080'", "token_file"),
@@ -340,6 +342,23 @@ fn m5_the_escape_is_explained_and_checked() {
     assert!(refused.contains("`star` is not up to 16 keys of 0-9, *, #, A-D: write \"*0\""), "{refused}");
     let hasty = with("call.escape = '0'").unwrap().warnings();
     assert!(hasty.iter().any(|warning| warning.contains("call.escape is a single key")), "{hasty:?}");
+}
+
+#[test]
+fn h14_by_headers_no_api_is_needed_and_none_is_told_of() {
+    let least = "trunk.main.address = '192.0.2.10:5060'\nasapp.way = 'headers'\nasapp.sip_uri = 'sip:genagent@x'\n";
+    let config = Config::parse(least).unwrap();
+    assert_eq!(config.core_settings().call.way_in, WayIn::Headers { uri: "sip:genagent@x".to_owned() });
+    let explained = config.explain();
+    assert!(explained.contains("while we call sip:genagent@x. No API is asked"), "{explained}");
+    assert!(!explained.contains("api.asapp.com") && !explained.contains("Asking may take"), "{explained}");
+    let contextless =
+        |config: &Config| config.warnings().iter().any(|it| it.contains("no trunk has return = \"refer\""));
+    assert!(contextless(&config));
+    assert!(!contextless(&Config::parse(&format!("{least}trunk.main.return = 'refer'\n")).unwrap()));
+    assert!(!contextless(&with("").unwrap()));
+    let variables = [("SWITCHBACK__ASAPP__WAY", "headers"), ("SWITCHBACK__ASAPP__SIP_URI", "sip:a@b")];
+    assert_eq!(from_environment(&variables).unwrap().asapp.way, WayWord::Headers);
 }
 
 #[test]

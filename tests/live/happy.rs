@@ -60,6 +60,24 @@ async fn h14_a_transfer_of_type_sip_goes_to_genagents_own_uri() {
 }
 
 #[tokio::test]
+async fn h14_by_headers_alone_the_call_goes_there_and_comes_back_and_no_api_is_asked() {
+    let setting = Setting::default().key("asapp.way", "headers").key("asapp.sip_uri", "sip:genagent@asapp.example");
+    let stage = Stage::set(setting.key("trunk.main.return", "refer")).await;
+    let carrier = stage.carrier("genagent_hands_back_by_refer").pause(TALK).start();
+    let ivr = stage.ivr("ivr_gets_it_back").play(SOON).await;
+    let carrier = carrier.well(SOON).await;
+    assert_eq!(carrier.logged("conversation"), ivr.logged("sent"));
+    let told = ["task", "customer", "name"].map(|name| carrier.logged(name)[0]);
+    assert_eq!(told, ["OrderStatus", "c-1", "Ada%20%C3%9C"]);
+    assert_eq!((ivr.logged("transfer"), ivr.logged("outcome")), (vec!["SYSTEM"], vec!["system"]));
+    assert_eq!(ivr.logged("sentiment"), ["neutral"]);
+    let (outcome, record) = stage.verdict().await;
+    assert_eq!((outcome.as_str(), &record["input_variables"]), ("system", &serde_json::json!(["name", "customerId"])));
+    assert!(stage.api().requests().is_empty());
+    stage.close(&[]).await;
+}
+
+#[tokio::test]
 async fn h2_a_solved_call_comes_back_as_system() {
     handed_back_with("SYSTEM", "system").await;
 }

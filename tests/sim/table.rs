@@ -11,7 +11,7 @@ use switchback::call::event::{CallAction, CallEvent, CallTimer};
 use switchback::call::intake::Intake;
 use switchback::call::record::Epoch;
 use switchback::call::rules::{Rung, Target};
-use switchback::call::settings::CallSettings;
+use switchback::call::settings::{CallSettings, WayIn};
 use switchback::call::state::{
     Asking, Bridged, Call, CallState, Collecting, Dialing, Facts, HandingBack, LegStage, Party, Releasing, Requesting,
     UnderWay,
@@ -60,6 +60,8 @@ fn every_event_in_every_state() {
     compare("tests/sim/table.txt", &text);
 }
 
+const GENAGENT: &str = "sip:genagent@asapp.example";
+
 type Row = (&'static str, String, String, String);
 
 /// A state by name, and a fresh call in it.
@@ -85,6 +87,27 @@ fn states() -> Vec<(&'static str, At)> {
             let deadline = now + secs(8);
             let state = Requesting { transfer: transfer(), asking, asked: now, deadline, failures: 0 };
             Call::at(facts(now, Ringing, None, 0), CallState::Requesting(state))
+        })
+    };
+    let reserving = || -> At {
+        Box::new(|now| {
+            let deadline = now + secs(8);
+            let asking = Asking::Reserving;
+            let state = Requesting { transfer: transfer(), asking, asked: now, deadline, failures: 0 };
+            Call::at(by_headers(facts(now, Ringing, None, 0)), CallState::Requesting(state))
+        })
+    };
+    let dialing_uri = || -> At {
+        Box::new(|now| {
+            let ticket = DialTicket::of_uri(GENAGENT, &transfer(), now);
+            let state = Dialing { transfer: transfer(), guard: ticket.guard(), ticket: Some(ticket) };
+            Call::at(by_headers(facts(now, Ringing, Ringing, 1)), CallState::Dialing(state))
+        })
+    };
+    let untold = || -> At {
+        Box::new(|now| {
+            let state = Bridged { transfer: transfer(), party: Party::Accepted, escape: Escape::default() };
+            Call::at(by_headers(facts(now, Up, Up, 1)), CallState::Bridged(state))
         })
     };
     let dialing = |dialled, unheard: bool| -> At {
@@ -170,6 +193,7 @@ fn states() -> Vec<(&'static str, At)> {
         ("inviting", inviting()),
         ("requesting: creating", requesting(Asking::Creating)),
         ("requesting: settling", requesting(Asking::Settling)),
+        ("requesting: reserving", reserving()),
         ("requesting: create due", requesting(Asking::PausingToCreate)),
         ("requesting: settle due", requesting(Asking::PausingToSettle)),
         ("dialing: nobody heard", dialing(1, true)),
@@ -177,9 +201,11 @@ fn states() -> Vec<(&'static str, At)> {
         ("dialing: last attempt", dialing(2, false)),
         ("dialing: to resume, last attempt", resuming()),
         ("dialing: answered first, last attempt", answered_first()),
+        ("dialing: by headers only", dialing_uri()),
         ("bridged: unverified", bridged(Party::Unverified)),
         ("bridged: doubtful", bridged(Party::Doubtful)),
         ("bridged: accepted", bridged(Party::Accepted)),
+        ("bridged: by headers only", untold()),
         ("bridged: half escaped", escaping()),
         ("bridged: a successor rings", succeeding(Option::None)),
         ("bridged: asker gone, successor rings", succeeding(Some(gone))),
@@ -215,6 +241,7 @@ fn facts(now: Instant, customer: LegStage, genagent: LegStage, dialled: u8) -> F
         intake: Intake::read(&invitation, &settings.intake, &mut ()),
         settings,
         epoch: Epoch { instant: now, unix_ms: UNIX_MS },
+        input: Vec::new(),
         reference: "reference".into(),
         received: now,
         answered: None,
@@ -238,6 +265,13 @@ fn facts(now: Instant, customer: LegStage, genagent: LegStage, dialled: u8) -> F
         hand_back: None,
     };
     facts.begin_attempt(now);
+    facts
+}
+
+/// The same call where no API is asked.
+fn by_headers(mut facts: Facts) -> Facts {
+    let way_in = WayIn::Headers { uri: GENAGENT.to_owned() };
+    facts.settings = Arc::new(CallSettings { way_in, ..CallSettings::clone(&facts.settings) });
     facts
 }
 
@@ -323,6 +357,8 @@ fn events() -> Vec<(String, CallEvent)> {
     let other = CallRef(1).transfer(9);
     events.push(("created under another id: a number".into(), CallEvent::Created(other, Ok(active(NUMBER, secs(60))))));
     events.push(("the way failed".into(), CallEvent::WayFailed("silent".into())));
+    events.push(("a trunk is found".into(), CallEvent::Reserved(transfer(), true)));
+    events.push(("no trunk is found".into(), CallEvent::Reserved(transfer(), false)));
     events.push(("advised: dial".into(), CallEvent::Advised(1, Ok(r#"{"ladder":["dial:queue"]}"#.into()))));
     events.push(("advised: no answer".into(), CallEvent::Advised(1, Err("no answer in 2s".into()))));
     events.push(("advised too late".into(), CallEvent::Advised(0, Ok(r#"{"ladder":["bye"]}"#.into()))));
@@ -345,6 +381,7 @@ fn named(state: &CallState) -> String {
             match state.asking {
                 Asking::Creating => "creating",
                 Asking::Settling => "settling",
+                Asking::Reserving => "reserving",
                 Asking::PausingToCreate => "create due",
                 Asking::PausingToSettle => "settle due",
             }
@@ -422,6 +459,7 @@ fn worded(action: &CallAction, now: Instant) -> String {
         CallAction::Introduce => "introduce".to_owned(),
         CallAction::Abandon(role) => format!("abandon {}", name_of(*role)),
         CallAction::FellBack(reason, rung) => format!("fell back by {rung}: {}", reason.as_str()),
+        CallAction::Reserve(_) => "reserve".to_owned(),
         CallAction::Create(transfer, at) => {
             format!("create #{} {}", transfer.0.rsplit('-').next().unwrap_or(""), after(*at))
         }
