@@ -228,7 +228,9 @@ fn client(config: &Config, resolver: &Resolver) -> Result<Option<AsappClient>> {
     if !asapp.way_in().asks_api() {
         return Ok(None);
     }
+    let returner = config.user.get(&asapp.return_user).map(|user| user.password.clone());
     let settings = AsappSettings {
+        returner: returner.map(|password| (asapp.return_user.clone(), password)),
         allow_http: asapp.allow_http,
         connect_timeout: asapp.connect_timeout,
         ..AsappSettings::new(asapp.base_url.clone(), asapp.api_id.clone(), asapp.api_secret.clone())

@@ -8,6 +8,7 @@ mod explain;
 mod gather;
 mod peer;
 mod profile;
+mod returns;
 mod routes;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,7 @@ use crate::sip::value::Uri;
 
 pub use peer::Peer;
 pub use profile::Profile;
+pub use returns::ReturnWord;
 pub use trunk::Trunk;
 pub use user::User;
 pub use webhook::Webhook;
@@ -239,6 +241,13 @@ pub struct Asapp {
     pub way: WayWord,
     /// GenerativeAgent's static SIP URI; empty: numbers are asked for and dialled.
     pub sip_uri: String,
+    /// How GenerativeAgent is asked to give customers back from there.
+    #[serde(rename = "return", deserialize_with = "words::choice")]
+    pub returns: ReturnWord,
+    /// Where to, by REFER or INVITE.
+    pub return_uri: String,
+    /// Who its INVITE says it is where it is asked, one of `[user.NAME]`.
+    pub return_user: String,
     /// Country of the numbers asked for.
     pub country: String,
     /// E.164 prefixes a transfer number may have.
@@ -640,7 +649,7 @@ impl Asapp {
         match self.way {
             WayWord::Headers => WayIn::Headers { uri },
             WayWord::Api if uri.is_empty() => WayIn::Number,
-            WayWord::Api => WayIn::Sip { uri },
+            WayWord::Api => WayIn::Sip { uri, returns: self.gives_back() },
         }
     }
 }
@@ -757,6 +766,9 @@ impl Default for Asapp {
             api_secret_file: None,
             way: WayWord::Api,
             sip_uri: String::new(),
+            returns: ReturnWord::Bye,
+            return_uri: String::new(),
+            return_user: String::new(),
             country: call.country,
             number_prefixes: call.number_prefixes,
             barred_prefixes: call.barred_prefixes,

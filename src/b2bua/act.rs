@@ -249,6 +249,7 @@ impl B2bua {
             spare_pair: Some(spare),
             sound: None,
             referrer,
+            returning: None,
             record: None,
         };
         *entry.side_mut(LegRole::Customer) = Side { leg: customer, pair: Some(pair), ..Side::default() };
@@ -446,6 +447,7 @@ impl B2bua {
                 CallAction::Abandon(role) => self.abandon(now, call, role),
                 CallAction::Report(status) => self.report(now, call, status),
                 CallAction::CallSuccessor(referral) => self.call_successor(now, call, &referral),
+                CallAction::TakeBack => self.take_back(now, call),
                 CallAction::ChangeHands => self.change_hands(now, call),
                 CallAction::Reserve(transfer) => {
                     let found = self.reserve(now, call).is_ok();
@@ -513,7 +515,7 @@ impl B2bua {
 
     /// The audio that is described to a leg: that of whom it talks to. A successor whom nobody talks to yet takes up what
     /// was agreed on with the customer's leg.
-    fn audio_towards(&self, call: CallRef, role: LegRole) -> Option<Audio> {
+    pub(super) fn audio_towards(&self, call: CallRef, role: LegRole) -> Option<Audio> {
         let entry = self.calls.get(&call)?;
         let audio = |role| self.legs.get(&entry.side(role).leg?)?.leg.audio_for_other();
         let opposite = audio(entry.opposite(role));
@@ -692,7 +694,7 @@ impl B2bua {
 
     fn create(&mut self, now: Instant, call: CallRef, transfer: TransferId, deadline: Instant) {
         let Some(entry) = self.calls.get(&call) else { return };
-        let operation = ApiOperation::Create(Box::new(entry.call.facts.wanted()));
+        let operation = ApiOperation::Create(Box::new(entry.call.facts.wanted(&transfer)));
         // The rate is looked at first: a probe of the breaker that is then shed would keep it open.
         let withheld = match self.reserve(now, call) {
             Err(_) => FailureClass::NoTrunk,
@@ -1014,6 +1016,7 @@ fn event_word(event: &CallEvent) -> &'static str {
         CallEvent::Reserved(..) => "reserved",
         CallEvent::Created(..) => "created",
         CallEvent::Fetched(..) => "fetched",
+        CallEvent::Returned(..) => "returned",
         CallEvent::Advised(..) => "advised",
         CallEvent::Heard(_) => "heard",
         CallEvent::ChangedHands => "changed hands",

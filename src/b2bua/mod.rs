@@ -17,6 +17,7 @@ mod memory;
 pub mod places;
 pub mod ports;
 mod referrers;
+mod returning;
 pub mod settings;
 pub mod sources;
 mod takeover;
@@ -138,6 +139,8 @@ struct CallEntry {
     sound: Option<(Sound, Option<Law>)>,
     /// Who asked by REFER for the customer to be called.
     referrer: Option<LegId>,
+    /// Who brings the customer back from GenerativeAgent, until the call has said whether it may.
+    returning: Option<LegId>,
     /// The call has ended; its record waits for counters.
     record: Option<Box<CallRecord>>,
 }

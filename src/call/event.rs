@@ -28,6 +28,8 @@ pub enum CallEvent {
     Created(TransferId, Result<Transfer, ApiFailure>),
     /// ASAPP answered a fetch.
     Fetched(TransferId, Result<Transfer, ApiFailure>),
+    /// GenerativeAgent brings the customer of this transfer back by an INVITE of its own, with these headers.
+    Returned(TransferId, Vec<(String, String)>),
     /// A webhook answered the question of the rung with this number, or did not.
     Advised(usize, Result<Bytes, String>),
     /// The first RTP came from this leg.
@@ -145,6 +147,8 @@ pub enum CallAction {
     Consult(Box<Inquiry>),
     /// Hang up a leg that we dialled, and hear no more of it.
     Abandon(LegRole),
+    /// Answer the INVITE that brings the customer back, and hang up on it. Where it is not told to be, it is refused.
+    TakeBack,
     /// Let the successor, if it could be answered, be the customer's leg; hang up the old one and hear no more of it.
     ChangeHands,
     /// Tell whoever asked by REFER for the customer to be called how that goes; a final status is the last word.

@@ -244,6 +244,7 @@ fn dialing(
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Reserved(..)
+        | CallEvent::Returned(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
@@ -341,6 +342,7 @@ fn referring(
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Reserved(..)
+        | CallEvent::Returned(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::Pressed(..)
@@ -479,6 +481,7 @@ fn talking(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Reserved(..)
+        | CallEvent::Returned(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
@@ -568,6 +571,7 @@ fn announcing(
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Reserved(..)
+        | CallEvent::Returned(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
@@ -600,6 +604,7 @@ fn parting(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Reserved(..)
+        | CallEvent::Returned(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands

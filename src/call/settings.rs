@@ -7,6 +7,8 @@ use serde::de::value::{Error as ValueError, StringDeserializer};
 use serde::de::{Error, IntoDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::TransferId;
+use super::asapp::SipReturn;
 use super::escape::Sequence;
 use super::rules::{Entry, Rule, Target};
 use super::verdict::Outcome;
@@ -94,6 +96,8 @@ pub enum WayIn {
     Sip {
         /// The URI.
         uri: String,
+        /// How it is to give the customer back.
+        returns: Return,
     },
     /// At its static SIP URI, and the API is asked for nothing: the headers of the INVITE say everything.
     Headers {
@@ -109,6 +113,55 @@ impl WayIn {
             Self::Number | Self::Sip { .. } => true,
             Self::Headers { .. } => false,
         }
+    }
+}
+
+/// How GenerativeAgent is asked to give customers back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Return {
+    /// By BYE.
+    Bye,
+    /// By REFER to this URI, which nobody calls.
+    Refer(String),
+    /// By an INVITE of its own, to a URI that each transfer has for itself.
+    Invite(ReturnUri),
+}
+
+impl Return {
+    /// What a create says of it.
+    pub fn of(&self, transfer: &TransferId) -> SipReturn {
+        match self {
+            Self::Bye => SipReturn::Bye,
+            Self::Refer(uri) => SipReturn::Refer(uri.clone()),
+            Self::Invite(uri) => SipReturn::Invite(uri.of(transfer)),
+        }
+    }
+}
+
+/// `sip:USER@PLACE`, in which a transfer's id follows the user: nothing else tells whom a returning INVITE brings back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReturnUri {
+    user: String,
+    place: String,
+}
+
+impl ReturnUri {
+    /// Reads a URI with a plain user; `None` when it has none.
+    pub fn read(uri: &str) -> Option<Self> {
+        let (user, place) = uri.strip_prefix("sip:")?.split_once('@')?;
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+        let whole = !user.is_empty() && user.bytes().all(plain) && !place.is_empty();
+        whole.then(|| Self { user: user.to_owned(), place: place.to_owned() })
+    }
+
+    /// The URI of one transfer.
+    pub fn of(&self, transfer: &TransferId) -> String {
+        format!("sip:{}-{}@{}", self.user, transfer.0, self.place)
+    }
+
+    /// The transfer whose URI has this user; one that is none of ours names a transfer that nobody has.
+    pub fn transfer(&self, user: &str) -> Option<TransferId> {
+        Some(TransferId(user.strip_prefix(&self.user)?.strip_prefix('-')?.to_owned()))
     }
 }
 

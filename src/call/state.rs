@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::asapp::{CreateTransfer, OutputContext, TransferKind};
+use super::asapp::{CreateTransfer, OutputContext, SipReturn, TransferKind};
 use super::context::{Carry, Known, PublishedContext};
 use super::escape::Escape;
 use super::event::{CallAction, CallEvent, CallTimer, Sound};
@@ -38,7 +38,7 @@ pub enum CallState {
     Dialing(Dialing),
     /// Both talk.
     Bridged(Bridged),
-    /// GenerativeAgent has hung up; the customer waits while its outputContext is fetched.
+    /// GenerativeAgent has left; the customer waits while its outputContext is fetched.
     Collecting(Collecting),
     /// The customer is being handed back, or has been and talks with whoever took over.
     HandingBack(HandingBack),
@@ -116,6 +116,8 @@ pub enum Party {
 pub struct Collecting {
     /// The transfer.
     pub transfer: TransferId,
+    /// How GenerativeAgent left.
+    pub left: Left,
     /// When it is too late.
     pub deadline: Instant,
     /// Whether a fetch is under way.
@@ -124,6 +126,15 @@ pub struct Collecting {
     pub polls: u8,
     /// Exchanges that failed in a row.
     pub failures: u8,
+}
+
+/// How GenerativeAgent left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// By BYE, which may as well have been a network's.
+    HungUp,
+    /// It gave the customer back, by REFER or by an INVITE of its own.
+    GaveBack,
 }
 
 /// The customer is being handed back.
@@ -581,14 +592,15 @@ impl Facts {
     }
 
     /// What a create asks for.
-    pub fn wanted(&self) -> CreateTransfer {
+    pub fn wanted(&self, transfer: &TransferId) -> CreateTransfer {
         let intake = &self.intake;
         let context = !self.without_context;
         CreateTransfer {
             conversation: intake.conversation.clone(),
-            kind: match self.settings.way_in {
+            kind: match &self.settings.way_in {
                 WayIn::Number => TransferKind::PhoneNumber { country: self.settings.country.clone() },
-                WayIn::Sip { .. } | WayIn::Headers { .. } => TransferKind::Sip,
+                WayIn::Sip { returns, .. } => TransferKind::Sip(returns.of(transfer)),
+                WayIn::Headers { .. } => TransferKind::Sip(SipReturn::Bye),
             },
             task: intake.task.clone().filter(|_| context),
             variables: if context { intake.variables.clone() } else { Vec::new() },

@@ -11,11 +11,13 @@ use super::escape::{Digit, Escape};
 use super::event::{CallAction, CallEvent, CallTimer, Sound};
 use super::handback::{hand_back, handing_back};
 use super::settings::{CallSettings, WayIn};
-use super::state::{Asking, Bridged, CallState, Collecting, Dialing, Facts, LegStage, Party, Releasing, Requesting};
+use super::state::{
+    Asking, Bridged, CallState, Collecting, Dialing, Facts, Left, LegStage, Party, Releasing, Requesting,
+};
 use super::succession::give_up;
 use super::ticket::DialTicket;
 use super::verdict::{EndedBy, NotConnected, Outcome, Phase, Verdict};
-use crate::leg::{Cause, LegCommand, LegEvent, LegRole, LostCause, Referral, Side};
+use crate::leg::{Cause, LegCommand, LegEvent, LegRole, LostCause, Side};
 
 pub(super) type Actions = Vec<CallAction>;
 
@@ -102,6 +104,7 @@ fn inviting(facts: &mut Facts, now: Instant, event: CallEvent, actions: &mut Act
         | CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Reserved(..)
+        | CallEvent::Returned(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
@@ -224,6 +227,7 @@ fn requesting(
         | CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Reserved(..)
+        | CallEvent::Returned(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
@@ -448,6 +452,7 @@ fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, ac
         CallEvent::Leg(..)
         | CallEvent::Fetched(..)
         | CallEvent::Reserved(..)
+        | CallEvent::Returned(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
@@ -500,7 +505,7 @@ fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, ac
     match event {
         // GenerativeAgent hung up. Its BYE is answered already; the customer waits while we ask why.
         CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::HungUp { .. }) => match facts.settings.way_in.asks_api() {
-            true => collect(facts, state, now, actions),
+            true => collect(facts, state, Left::HungUp, now, actions),
             false => untold(facts, now, actions),
         },
         CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::Lost(_) | LegEvent::Refused { .. })
@@ -509,7 +514,13 @@ fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, ac
             broken_off(facts, verdict, now, actions)
         }
         CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::TransferAsked(referral)) => {
-            returned(facts, &referral, now, actions)
+            actions.push(facts.tell(LegRole::GenerativeAgent, LegCommand::Accept));
+            actions.push(facts.tell(LegRole::GenerativeAgent, LegCommand::Report(200)));
+            returned(facts, state, &referral.headers, now, actions)
+        }
+        CallEvent::Returned(transfer, headers) if transfer == state.transfer => {
+            actions.push(CallAction::TakeBack);
+            returned(facts, state, &headers, now, actions)
         }
         CallEvent::Timer(CallTimer::VerifyDue) => {
             actions.push(CallAction::Verify(state.transfer.clone(), now + facts.settings.api_timeout));
@@ -549,6 +560,7 @@ fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, ac
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Reserved(..)
+        | CallEvent::Returned(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
@@ -581,15 +593,23 @@ fn untold(facts: &mut Facts, now: Instant, actions: &mut Actions) -> CallState {
     genagent_ended(facts, Outcome::Unspecified, now, actions)
 }
 
-/// GenerativeAgent hands back by REFER: what it says in the URI is its outputContext, and whom it names is not called. Its
-/// leg ends as soon as it has been told that this was done.
-fn returned(facts: &mut Facts, referral: &Referral, now: Instant, actions: &mut Actions) -> CallState {
+/// GenerativeAgent hands back, by REFER or by an INVITE of its own: what its headers say is its outputContext, and whom it
+/// names is not called. Its leg ends as soon as it has been told that this was done. Headers that name no transferType
+/// are no outputContext: the API has it, where there is one.
+fn returned(
+    facts: &mut Facts,
+    state: Bridged,
+    headers: &[(String, String)],
+    now: Instant,
+    actions: &mut Actions,
+) -> CallState {
     facts.genagent_ended = Some(now);
-    let output = OutputContext::of_headers(&referral.headers, &facts.settings.context);
-    let outcome = learn_output(facts, Some(output));
-    actions.push(facts.tell(LegRole::GenerativeAgent, LegCommand::Accept));
-    actions.push(facts.tell(LegRole::GenerativeAgent, LegCommand::Report(200)));
     facts.hang_up(LegRole::GenerativeAgent, Cause::NORMAL, actions);
+    let output = OutputContext::of_headers(headers);
+    if output.transfer_type.is_none() && facts.settings.way_in.asks_api() {
+        return collect(facts, state, Left::GaveBack, now, actions);
+    }
+    let outcome = learn_output(facts, Some(output));
     let verdict = facts.verdict(outcome, EndedBy::Genagent, Phase::Talking);
     actions.push(CallAction::Play(Sound::Waiting));
     hand_back(facts, verdict, now, actions)
@@ -645,12 +665,12 @@ fn broken_off(facts: &mut Facts, verdict: Verdict, now: Instant, actions: &mut A
 // --- Collecting --------------------------------------------------------------------------------------------------
 
 /// Parks the customer and asks for the outputContext; enters [`CallState::Collecting`].
-fn collect(facts: &mut Facts, state: Bridged, now: Instant, actions: &mut Actions) -> CallState {
+fn collect(facts: &mut Facts, state: Bridged, left: Left, now: Instant, actions: &mut Actions) -> CallState {
     let deadline = now + facts.settings.collect_limit;
     actions.push(CallAction::StopTimers);
     actions.push(CallAction::Play(Sound::Waiting));
     actions.push(CallAction::Start(CallTimer::CollectLimit, deadline));
-    let collecting = Collecting { transfer: state.transfer, deadline, fetching: false, polls: 0, failures: 0 };
+    let collecting = Collecting { transfer: state.transfer, left, deadline, fetching: false, polls: 0, failures: 0 };
     fetch(facts, collecting, actions)
 }
 
@@ -675,8 +695,20 @@ fn collecting(
         CallEvent::Timer(CallTimer::PollDue) if !state.fetching => fetch(facts, state, actions),
         CallEvent::Timer(CallTimer::CollectLimit) => {
             let told = facts.evidence.api_status.is_some();
-            let outcome = if told { Outcome::Unconfirmed } else { Outcome::ContextMissing };
+            let outcome = if told { incomplete(&state) } else { Outcome::ContextMissing };
             genagent_ended(facts, outcome, now, actions)
+        }
+        // It said goodbye before it brought the customer back.
+        CallEvent::Returned(transfer, headers) if transfer == state.transfer && state.left == Left::HungUp => {
+            actions.push(CallAction::TakeBack);
+            let output = OutputContext::of_headers(&headers);
+            match output.transfer_type {
+                Some(_) => {
+                    let outcome = learn_output(facts, Some(output));
+                    genagent_ended(facts, outcome, now, actions)
+                }
+                None => CallState::Collecting(Collecting { left: Left::GaveBack, ..state }),
+            }
         }
         CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
             let fetching = state.fetching.then_some(state.transfer);
@@ -696,6 +728,7 @@ fn collecting(
         | CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Reserved(..)
+        | CallEvent::Returned(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
@@ -719,7 +752,7 @@ fn collected(
             let outcome = learn(facts, transfer);
             match status {
                 Some(TransferStatus::Completed) => genagent_ended(facts, outcome, now, actions),
-                Some(TransferStatus::Expired) => genagent_ended(facts, Outcome::Unconfirmed, now, actions),
+                Some(TransferStatus::Expired) => genagent_ended(facts, incomplete(&state), now, actions),
                 _ => {
                     let wait = POLLS[usize::from(state.polls.saturating_sub(1)).min(POLLS.len() - 1)];
                     actions.push(CallAction::Start(CallTimer::PollDue, now + wait));
@@ -746,6 +779,14 @@ fn collected(
             actions.push(CallAction::Start(CallTimer::PollDue, now + wait));
             CallState::Collecting(Collecting { failures: state.failures.saturating_add(1), ..state })
         }
+    }
+}
+
+/// The API does not say COMPLETED. After a BYE the conversation may go on; one that was given back is over.
+fn incomplete(state: &Collecting) -> Outcome {
+    match state.left {
+        Left::HungUp => Outcome::Unconfirmed,
+        Left::GaveBack => Outcome::ContextMissing,
     }
 }
 
@@ -902,6 +943,7 @@ fn releasing(facts: &mut Facts, state: Releasing, now: Instant, event: CallEvent
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Reserved(..)
+        | CallEvent::Returned(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands

@@ -54,7 +54,7 @@ impl DialTicket {
         }
         let callee = match &settings.way_in {
             WayIn::Number => Callee::Number(permitted(transfer, settings)?),
-            WayIn::Sip { uri } => Callee::Sip { uri: uri.clone(), transfer: id.clone() },
+            WayIn::Sip { uri, .. } => Callee::Sip { uri: uri.clone(), transfer: id.clone() },
             WayIn::Headers { .. } => return Err("the API was not to be asked".to_owned()),
         };
         // Both times are ASAPP's, so our wall clock does not matter; from here on only the monotonic clock counts.

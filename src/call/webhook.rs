@@ -116,6 +116,7 @@ pub(super) fn consulting(
         }
         CallEvent::Advised(..)
         | CallEvent::Reserved(..)
+        | CallEvent::Returned(..)
         | CallEvent::Leg(..)
         | CallEvent::Created(..)
         | CallEvent::WayFailed(_)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use super::words::span;
-use super::{ClientAuth, Config, Destination, Sip, WayWord, peer, profile, routes, trunk, user, webhook};
+use super::{ClientAuth, Config, Destination, Sip, WayWord, peer, profile, returns, routes, trunk, user, webhook};
 use crate::b2bua::headers::may_cross;
 use crate::b2bua::settings::Returns;
 use crate::call::settings::ContextSettings;
@@ -23,6 +23,7 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
     user::problems(config, &mut problems);
     peer::problems(config, &mut problems);
     asapp(config, &mut problems);
+    returns::problems(config, &mut problems);
     routes::problems(config, &mut problems);
     profile::problems(config, &mut problems);
     webhook::problems(config, &mut problems);

@@ -5,8 +5,9 @@ use std::fmt::Write;
 use super::words::{Prefix, span};
 use super::{Config, Destination, Keep, Listener, Sounds, routes};
 use crate::b2bua::settings::{Caller, Srtp};
+use crate::call::TransferId;
 use crate::call::rules::Entry;
-use crate::call::settings::{Answer, BodyForm, ContextSettings, Ringing, Uui, WayIn};
+use crate::call::settings::{Answer, BodyForm, ContextSettings, Return, Ringing, Uui, WayIn};
 use crate::call::verdict::Outcome;
 
 /// What happens to a call, and the table of last words.
@@ -55,7 +56,7 @@ fn story(config: &Config, to: &mut String) -> std::fmt::Result {
         )?;
     } else {
         let wanted = match &way_in {
-            WayIn::Sip { uri } => format!("a transfer to {uri}"),
+            WayIn::Sip { uri, .. } => format!("a transfer to {uri}"),
             WayIn::Number | WayIn::Headers { .. } => format!("a number in {}", asapp.country),
         };
         writeln!(to, "  The customer hears {heard} while we ask {url} for {wanted} and dial it.")?;
@@ -97,6 +98,21 @@ fn story(config: &Config, to: &mut String) -> std::fmt::Result {
             String::from(call.escape.clone()),
             span::format(call.escape_pause)
         )?;
+    }
+    if let WayIn::Sip { returns, .. } = asapp.way_in() {
+        match returns {
+            Return::Bye => {}
+            Return::Refer(uri) => {
+                writeln!(to, "  GenerativeAgent is asked to give a customer back by REFER to {uri}.")?
+            }
+            Return::Invite(uri) => {
+                let uri = uri.of(&TransferId("ID".to_owned()));
+                writeln!(
+                    to,
+                    "  GenerativeAgent is asked to give a customer back by INVITE to {uri}, ID being the transfer's."
+                )?;
+            }
+        }
     }
     match asapp.way_in().asks_api() {
         true => {

@@ -5,7 +5,7 @@ use secrecy::ExposeSecret;
 
 use super::words::span;
 use super::*;
-use crate::call::settings::{Uui, UuiForm};
+use crate::call::settings::{Return, Uui, UuiForm};
 use crate::call::verdict::Outcome;
 
 const EXAMPLE: &str = include_str!("../../deploy/switchback.toml");
@@ -359,6 +359,41 @@ fn h14_by_headers_no_api_is_needed_and_none_is_told_of() {
     assert!(!contextless(&with("").unwrap()));
     let variables = [("SWITCHBACK__ASAPP__WAY", "headers"), ("SWITCHBACK__ASAPP__SIP_URI", "sip:a@b")];
     assert_eq!(from_environment(&variables).unwrap().asapp.way, WayWord::Headers);
+}
+
+const SIP: &str = "asapp.sip_uri = 'sip:genagent@x'\n";
+
+#[test]
+fn h14_the_way_back_is_checked_and_explained() {
+    let uri = "asapp.return_uri = 'sip:back@sbc.example.com'\n";
+    let invite = format!("{SIP}{uri}asapp.return = 'invite'\n");
+    for (lines, hint) in [
+        (format!("{uri}asapp.return = 'invite'"), "write asapp.sip_uri and way"),
+        (format!("{SIP}asapp.return = 'invite'"), "write asapp.return_uri"),
+        (format!("{SIP}{uri}"), "leave it out"),
+        (format!("{SIP}asapp.return = 'fax'"), "expected one of"),
+        (format!("{SIP}asapp.return = 'invite'\nasapp.return_uri = 'sip:a@b?X=y'"), "is no SIP URI"),
+        (format!("{SIP}asapp.return = 'invite'\nasapp.return_uri = 'sip:sbc.example.com'"), "no plain user"),
+        (format!("{SIP}asapp.return = 'invite'\nasapp.return_uri = 'sip:a@{}'", "b".repeat(990)), "too long"),
+        (format!("{SIP}{uri}asapp.return = 'refer'"), "write return = \"refer\" below the trunk"),
+        (format!("{invite}asapp.return_user = 'ga'"), "write [user.ga]"),
+        (format!("{invite}asapp.return_user = 'ga'\nuser.ga.password = 'x'"), "sip.challenge"),
+        (
+            format!("{SIP}{uri}asapp.return = 'refer'\ntrunk.main.return = 'refer'\nasapp.return_user = 'ga'"),
+            "write return = \"invite\"",
+        ),
+    ] {
+        let error = refusal(&lines);
+        assert!(error.contains(hint), "{lines}: {error}");
+        assert_eq!(error.lines().count(), 1, "{lines}: {error}");
+    }
+    let told = with(&invite).unwrap().explain();
+    assert!(told.contains("by INVITE to sip:back-ID@sbc.example.com"), "{told}");
+    let refer = with(&format!("{SIP}{uri}asapp.return = 'refer'\ntrunk.main.return = 'refer'")).unwrap();
+    let returns = Return::Refer("sip:back@sbc.example.com".to_owned());
+    assert_eq!(refer.core_settings().call.way_in, WayIn::Sip { uri: "sip:genagent@x".to_owned(), returns });
+    let challenged = "sip.access = ['192.0.2.10']\nsip.challenge = ['192.0.2.10']\nuser.ga.password = 'x'\n";
+    with(&format!("{challenged}{invite}asapp.return_user = 'ga'")).unwrap();
 }
 
 #[test]

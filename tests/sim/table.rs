@@ -13,8 +13,8 @@ use switchback::call::record::Epoch;
 use switchback::call::rules::{Rung, Target};
 use switchback::call::settings::{CallSettings, WayIn};
 use switchback::call::state::{
-    Asking, Bridged, Call, CallState, Collecting, Dialing, Facts, HandingBack, LegStage, Party, Releasing, Requesting,
-    UnderWay,
+    Asking, Bridged, Call, CallState, Collecting, Dialing, Facts, HandingBack, Left, LegStage, Party, Releasing,
+    Requesting, UnderWay,
 };
 use switchback::call::succession::Succession;
 use switchback::call::ticket::DialTicket;
@@ -153,9 +153,10 @@ fn states() -> Vec<(&'static str, At)> {
         })
     };
     let gone = LegEvent::HungUp { by: Side::Far, reason: Option::None };
-    let collecting = |fetching| -> At {
+    let collecting = |fetching, left| -> At {
         Box::new(move |now| {
-            let state = Collecting { transfer: transfer(), deadline: now + secs(3), fetching, polls: 1, failures: 0 };
+            let state =
+                Collecting { transfer: transfer(), left, deadline: now + secs(3), fetching, polls: 1, failures: 0 };
             Call::at(facts(now, Up, Over, 1), CallState::Collecting(state))
         })
     };
@@ -209,8 +210,9 @@ fn states() -> Vec<(&'static str, At)> {
         ("bridged: half escaped", escaping()),
         ("bridged: a successor rings", succeeding(Option::None)),
         ("bridged: asker gone, successor rings", succeeding(Some(gone))),
-        ("collecting: fetching", collecting(true)),
-        ("collecting: poll due", collecting(false)),
+        ("collecting: fetching", collecting(true, Left::HungUp)),
+        ("collecting: poll due", collecting(false, Left::HungUp)),
+        ("collecting: given back, fetching", collecting(true, Left::GaveBack)),
         ("handing back: dialing", handing_back(dialing_onward(0), Up, Ringing)),
         ("handing back: dialing, unanswered", handing_back(dialing_onward(1), Ringing, Ringing)),
         ("handing back: dialing, to introduce", handing_back(attended(), Up, Ringing)),
@@ -357,6 +359,11 @@ fn events() -> Vec<(String, CallEvent)> {
     let other = CallRef(1).transfer(9);
     events.push(("created under another id: a number".into(), CallEvent::Created(other, Ok(active(NUMBER, secs(60))))));
     events.push(("the way failed".into(), CallEvent::WayFailed("silent".into())));
+    let silent = Referral { headers: Vec::new(), ..referral.clone() };
+    let asks = LegEvent::TransferAsked(Box::new(silent));
+    events.push(("GenerativeAgent refers in silence".into(), CallEvent::Leg(LegRole::GenerativeAgent, asks)));
+    events.push(("GenerativeAgent calls back".into(), CallEvent::Returned(transfer(), referral.headers.clone())));
+    events.push(("GenerativeAgent calls in silence".into(), CallEvent::Returned(transfer(), Vec::new())));
     events.push(("a trunk is found".into(), CallEvent::Reserved(transfer(), true)));
     events.push(("no trunk is found".into(), CallEvent::Reserved(transfer(), false)));
     events.push(("advised: dial".into(), CallEvent::Advised(1, Ok(r#"{"ladder":["dial:queue"]}"#.into()))));
@@ -460,6 +467,7 @@ fn worded(action: &CallAction, now: Instant) -> String {
         CallAction::Abandon(role) => format!("abandon {}", name_of(*role)),
         CallAction::FellBack(reason, rung) => format!("fell back by {rung}: {}", reason.as_str()),
         CallAction::Reserve(_) => "reserve".to_owned(),
+        CallAction::TakeBack => "take back".to_owned(),
         CallAction::Create(transfer, at) => {
             format!("create #{} {}", transfer.0.rsplit('-').next().unwrap_or(""), after(*at))
         }
