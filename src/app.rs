@@ -226,17 +226,24 @@ fn seed() -> [u8; 32] {
 }
 
 /// Named DNS servers answer for the API's host, too; without them the system's resolver knows more than the DNS.
-fn client(config: &Config, resolver: &Resolver) -> Result<AsappClient> {
+///
+/// There is none where the API is not asked.
+fn client(config: &Config, resolver: &Resolver) -> Result<Option<AsappClient>> {
     let asapp = &config.asapp;
+    if !asapp.way_in().asks_api() {
+        return Ok(None);
+    }
+    let returner = config.user.get(&asapp.return_user).map(|user| user.password.clone());
     let settings = AsappSettings {
+        returner: returner.map(|password| (asapp.return_user.clone(), password)),
         allow_http: asapp.allow_http,
         connect_timeout: asapp.connect_timeout,
         ..AsappSettings::new(asapp.base_url.clone(), asapp.api_id.clone(), asapp.api_secret.clone())
     };
-    Ok(match config.dns.servers.is_empty() {
+    Ok(Some(match config.dns.servers.is_empty() {
         true => AsappClient::new(settings)?,
         false => AsappClient::finding(settings, find_host(resolver.clone()))?,
-    })
+    }))
 }
 
 fn find_host(resolver: Resolver) -> FindHost {
@@ -428,7 +435,7 @@ fn shared(witness: Box<dyn Witness>) -> SharedWitness {
 
 /// The hands of the core.
 struct World {
-    client: AsappClient,
+    client: Option<AsappClient>,
     replies: mpsc::UnboundedSender<ApiReply>,
     webhooks: Webhooks,
     advised: mpsc::UnboundedSender<Advice>,
@@ -452,7 +459,9 @@ impl World {
 impl Hands for World {
     fn ask_asapp(&mut self, request: ApiRequest) {
         self.witnessed(|witness| witness.asked(clock::now(), &request));
-        let (client, replies, witness) = (self.client.clone(), self.replies.clone(), self.witness.clone());
+        debug_assert!(self.client.is_some(), "the API is asked where there is none: {request:?}");
+        let Some(client) = self.client.clone() else { return };
+        let (replies, witness) = (self.replies.clone(), self.witness.clone());
         tokio::spawn(async move {
             let reply = client.perform(request).await;
             if let Some(Ok(mut witness)) = witness.as_ref().map(|witness| witness.lock()) {

@@ -8,6 +8,7 @@ mod explain;
 mod gather;
 mod peer;
 mod profile;
+mod returns;
 mod routes;
 #[cfg(test)]
 mod tests;
@@ -30,7 +31,7 @@ use crate::b2bua::settings::{
 use crate::call::escape::Sequence;
 use crate::call::recording::{Occasion, RecordingSettings};
 use crate::call::rules::{Rule, Target as CoreTarget, one_or_many};
-use crate::call::settings::{Answer, CallSettings, ContextSettings, EntrySetting, IntakeSettings, Ringing};
+use crate::call::settings::{Answer, CallSettings, ContextSettings, EntrySetting, IntakeSettings, Ringing, WayIn};
 use crate::leg::session_timer::SessionSettings;
 use crate::sdp::Family;
 use crate::sip::hop::Transport;
@@ -39,10 +40,11 @@ use crate::sip::value::Uri;
 
 pub use peer::Peer;
 pub use profile::Profile;
+pub use returns::ReturnWord;
 pub use trunk::Trunk;
 pub use user::User;
 pub use webhook::Webhook;
-pub use words::{Advertised, ClientAuth, Destination, Keep, LogFormat, PortRange, Source};
+pub use words::{Advertised, ClientAuth, Destination, Keep, LogFormat, PortRange, Source, WayWord};
 
 /// Everything the program can be told, read and checked.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -229,18 +231,28 @@ pub struct Asapp {
     pub base_url: String,
     /// Whether `base_url` may be plain `http://`.
     pub allow_http: bool,
-    /// The id of the credentials, never empty after [`Config::load`].
+    /// The id of the credentials, never empty after [`Config::load`] where the API is asked.
     #[serde(serialize_with = "words::nothing")]
     pub api_id: SecretString,
     /// A file with the id instead.
     pub api_id_file: Option<PathBuf>,
-    /// The secret of the credentials, never empty after [`Config::load`].
+    /// The secret of the credentials, never empty after [`Config::load`] where the API is asked.
     #[serde(serialize_with = "words::nothing")]
     pub api_secret: SecretString,
     /// A file with the secret instead.
     pub api_secret_file: Option<PathBuf>,
+    /// Whether the API is asked for every call, or the headers of the INVITE say everything.
+    #[serde(deserialize_with = "words::choice")]
+    pub way: WayWord,
     /// GenerativeAgent's static SIP URI; empty: numbers are asked for and dialled.
     pub sip_uri: String,
+    /// How GenerativeAgent is asked to give customers back from there.
+    #[serde(rename = "return", deserialize_with = "words::choice")]
+    pub returns: ReturnWord,
+    /// Where to, by REFER or INVITE.
+    pub return_uri: String,
+    /// Who its INVITE says it is where it is asked, one of `[user.NAME]`.
+    pub return_user: String,
     /// Country of the numbers asked for.
     pub country: String,
     /// E.164 prefixes a transfer number may have.
@@ -550,7 +562,7 @@ impl Config {
     fn call_settings(&self) -> CallSettings {
         let call = &self.call;
         CallSettings {
-            sip_uri: Some(self.asapp.sip_uri.clone()).filter(|uri| !uri.is_empty()),
+            way_in: self.asapp.way_in(),
             country: self.asapp.country.clone(),
             number_prefixes: self.asapp.number_prefixes.clone(),
             barred_prefixes: self.asapp.barred_prefixes.clone(),
@@ -670,6 +682,18 @@ impl Recording {
     }
 }
 
+impl Asapp {
+    /// How GenerativeAgent is reached.
+    pub fn way_in(&self) -> WayIn {
+        let uri = self.sip_uri.clone();
+        match self.way {
+            WayWord::Headers => WayIn::Headers { uri },
+            WayWord::Api if uri.is_empty() => WayIn::Number,
+            WayWord::Api => WayIn::Sip { uri, returns: self.gives_back() },
+        }
+    }
+}
+
 impl Target {
     fn core(&self) -> CoreTarget {
         CoreTarget {
@@ -781,7 +805,11 @@ impl Default for Asapp {
             api_id_file: None,
             api_secret: SecretString::default(),
             api_secret_file: None,
+            way: WayWord::Api,
             sip_uri: String::new(),
+            returns: ReturnWord::Bye,
+            return_uri: String::new(),
+            return_user: String::new(),
             country: call.country,
             number_prefixes: call.number_prefixes,
             barred_prefixes: call.barred_prefixes,

@@ -37,12 +37,14 @@
 //! - What happens when GenerativeAgent hangs up? `bridged` in `src/call/step.rs`, and the two functions below it.
 //! - Where does the customer go then, or when GenerativeAgent is never reached? [`call::rules`] names the ladder,
 //!   `src/call/handback.rs` climbs it.
+//! - What is GenerativeAgent told of a call that no API knows of? `src/call/input.rs`.
 //! - What is a receiver sent, and in which form? [`call::context`]; what known ones read is in `src/config/presets.toml`.
 //! - What may become a dial string, and until when? [`call::ticket`].
 //! - What may become of a REFER of ours? `src/leg/refer.rs`. How is it written? [`sip::refer`].
 //! - A CANCEL crosses a 200, a BYE overtakes an ACK? [`leg::uac`] and [`leg::established`].
 //! - Who are we when a trunk asks, and who is it that calls? [`sip::digest`], [`sip::gate`].
 //! - Which trunk takes a call, and where are its servers? [`b2bua::trunks`], [`sip::locate`].
+//! - GenerativeAgent brings a customer back by an INVITE of its own? `src/b2bua/returning.rs`.
 //! - Which message belongs to whom? `src/b2bua/route.rs`. What becomes of an intent? `src/b2bua/act.rs`.
 //! - What of one leg's headers may the other leg's peer see? [`b2bua::headers`].
 //! - Who takes the customer's place in a call? `src/call/succession.rs` decides, `src/b2bua/takeover.rs` does it.

@@ -45,6 +45,8 @@ pub struct AsappSettings {
     pub api_id: SecretString,
     /// Header `asapp-api-secret`.
     pub api_secret: SecretString,
+    /// What GenerativeAgent shows of itself where its returning INVITE is asked: user name and password.
+    pub returner: Option<(String, SecretString)>,
     /// Allows an `http://` base URL, which sends the secret in the clear: for a mock on the same machine.
     pub allow_http: bool,
     /// Name, TCP and TLS together.
@@ -62,6 +64,7 @@ impl AsappSettings {
             base_url: base_url.into(),
             api_id,
             api_secret,
+            returner: None,
             allow_http: false,
             connect_timeout: Duration::from_millis(1500),
             max_body: 1024 * 1024,
@@ -109,6 +112,7 @@ pub struct AsappClient {
     transfers: Url,
     api_id: SecretString,
     api_secret: SecretString,
+    returner: Option<(String, SecretString)>,
     max_body: usize,
 }
 
@@ -152,6 +156,7 @@ impl AsappClient {
             transfers,
             api_id: settings.api_id,
             api_secret: settings.api_secret,
+            returner: settings.returner,
             max_body: settings.max_body,
         })
     }
@@ -176,7 +181,9 @@ impl AsappClient {
     async fn send(&self, request: &ApiRequest, deadline: Instant) -> Result<Response, ApiFailure> {
         let (method, url, body) = match &request.operation {
             ApiOperation::Create(create) => {
-                (Method::POST, self.transfers.clone(), Some(wire::create_body(&request.transfer, create)))
+                let returner = self.returner.as_ref().map(|(name, word)| (name.as_str(), word.expose_secret()));
+                let body = wire::create_body(&request.transfer, create, returner);
+                (Method::POST, self.transfers.clone(), Some(body))
             }
             ApiOperation::Fetch => (Method::GET, below(self.transfers.clone(), &[&request.transfer.0]), None),
         };
@@ -262,8 +269,9 @@ impl AsappClient {
             ApiOperation::Fetch => &[],
         };
         let values = variables.iter().map(|(_, value)| value.as_str()).filter(|value| value.len() >= TELLING);
-        let credentials = [&self.api_secret, &self.api_id].map(|secret| secret.expose_secret().trim());
-        let clean = credentials.into_iter().chain(values).fold(text.to_owned(), |text, word| text.replace(word, "***"));
+        let secrets = [&self.api_secret, &self.api_id].into_iter().chain(self.returner.as_ref().map(|(_, word)| word));
+        let credentials = secrets.map(|secret| secret.expose_secret().trim());
+        let clean = credentials.chain(values).fold(text.to_owned(), |text, word| text.replace(word, "***"));
         clean.trim().chars().map(|c| if printable(c) { c } else { ' ' }).take(LINE).collect()
     }
 }

@@ -8,12 +8,12 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 use serde_json::{Map, Value, json};
 
-use crate::b2bua::io::{CreateTransfer, OutputContext, Transfer, TransferKind, TransferStatus};
+use crate::b2bua::io::{CreateTransfer, OutputContext, SipReturn, Transfer, TransferKind, TransferStatus};
 use crate::call::TransferId;
 
 /// The body of a create request. `inputContext` and its members are left out when there is nothing in them; of
-/// variables with the same name the last one counts.
-pub(super) fn create_body(id: &TransferId, create: &CreateTransfer) -> String {
+/// variables with the same name the last one counts. `returner`: what a returning INVITE is to show of itself.
+pub(super) fn create_body(id: &TransferId, create: &CreateTransfer, returner: Option<(&str, &str)>) -> String {
     let mut input = Map::new();
     if let Some(task) = &create.task {
         input.insert("taskName".to_owned(), json!(task));
@@ -28,9 +28,16 @@ pub(super) fn create_body(id: &TransferId, create: &CreateTransfer) -> String {
             body["type"] = "PHONE_NUMBER".into();
             body["phoneNumber"] = json!({ "country": country });
         }
-        TransferKind::Sip => {
+        TransferKind::Sip(returns) => {
             body["type"] = "SIP".into();
-            body["sip"] = json!({ "returnTransferType": "BYE" });
+            body["sip"] = match returns {
+                SipReturn::Bye => json!({ "returnTransferType": "BYE" }),
+                SipReturn::Refer(uri) => json!({ "returnTransferType": "REFER", "returnURI": uri }),
+                SipReturn::Invite(uri) => json!({ "returnTransferType": "INVITE", "returnURI": uri }),
+            };
+            if let (SipReturn::Invite(_), Some((username, password))) = (returns, returner) {
+                body["sip"]["returnInviteAuthentication"] = json!({ "username": username, "password": password });
+            }
         }
     }
     if !input.is_empty() {
@@ -155,7 +162,7 @@ mod tests {
             task: task.map(str::to_owned),
             variables: pairs(variables),
         };
-        create_body(&id(), &create)
+        create_body(&id(), &create, None)
     }
 
     #[test]
@@ -164,6 +171,26 @@ mod tests {
             create(Some("Billing"), &[("zeta", "1"), ("alpha", "\"\r\n"), ("zeta", "2")]),
             r#"{"id":"00ff-1","externalConversationId":"conv","type":"PHONE_NUMBER","phoneNumber":{"country":"US"},"inputContext":{"taskName":"Billing","inputVariables":{"zeta":"2","alpha":"\"\r\n"}}}"#
         );
+    }
+
+    #[test]
+    fn a_transfer_of_type_sip_says_how_it_is_to_come_back() {
+        let sip = |returns, returner| {
+            let conversation = ConversationId("conv".to_owned());
+            let create =
+                CreateTransfer { conversation, kind: TransferKind::Sip(returns), task: None, variables: Vec::new() };
+            let body: Value = serde_json::from_str(&create_body(&id(), &create, returner)).unwrap();
+            assert_eq!((&body["type"], &body["phoneNumber"]), (&json!("SIP"), &Value::Null));
+            body["sip"].clone()
+        };
+        let (uri, returner) = (|| "sip:back@x".to_owned(), Some(("genagent", "s3cret")));
+        assert_eq!(sip(SipReturn::Bye, returner), json!({ "returnTransferType": "BYE" }));
+        let refer = json!({ "returnTransferType": "REFER", "returnURI": "sip:back@x" });
+        assert_eq!(sip(SipReturn::Refer(uri()), returner), refer);
+        let mut invite = json!({ "returnTransferType": "INVITE", "returnURI": "sip:back@x" });
+        assert_eq!(sip(SipReturn::Invite(uri()), None), invite);
+        invite["returnInviteAuthentication"] = json!({ "username": "genagent", "password": "s3cret" });
+        assert_eq!(sip(SipReturn::Invite(uri()), returner), invite);
     }
 
     #[test]

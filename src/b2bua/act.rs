@@ -253,6 +253,7 @@ impl B2bua {
             sound: None,
             referrer,
             recording: None,
+            returning: None,
             record: None,
         };
         *entry.side_mut(LegRole::Customer) = Side { leg: customer, pair: Some(pair), ..Side::default() };
@@ -456,7 +457,12 @@ impl B2bua {
                 CallAction::Abandon(role) => self.abandon(now, call, role),
                 CallAction::Report(status) => self.report(now, call, status),
                 CallAction::CallSuccessor(referral) => self.call_successor(now, call, &referral),
+                CallAction::TakeBack => self.take_back(now, call),
                 CallAction::ChangeHands => self.change_hands(now, call),
+                CallAction::Reserve(transfer) => {
+                    let found = self.reserve(now, call).is_ok();
+                    self.tell_call(now, call, CallEvent::Reserved(transfer, found));
+                }
                 CallAction::Create(transfer, deadline) => self.create(now, call, transfer, deadline),
                 CallAction::Fetch(transfer, deadline) => self.fetch(now, call, transfer, deadline),
                 CallAction::Verify(transfer, deadline) => self.verify(now, call, transfer, deadline),
@@ -526,7 +532,7 @@ impl B2bua {
 
     /// The audio that is described to a leg: that of whom it talks to. A successor whom nobody talks to yet takes up what
     /// was agreed on with the customer's leg.
-    fn audio_towards(&self, call: CallRef, role: LegRole) -> Option<Audio> {
+    pub(super) fn audio_towards(&self, call: CallRef, role: LegRole) -> Option<Audio> {
         let entry = self.calls.get(&call)?;
         let audio = |role| self.legs.get(&entry.side(role).leg?)?.leg.audio_for_other();
         let opposite = audio(entry.opposite(role));
@@ -576,16 +582,20 @@ impl B2bua {
         let trunk = self.trunks.settings(way);
         let Some(entry) = self.calls.get_mut(&call) else { return };
         entry.call.facts.leaves_by(&trunk.name);
-        let (uri, transfer) = match &callee {
+        let (uri, input) = match &callee {
             Callee::Number(number) => {
                 let digits = if trunk.plus { number.as_str() } else { number.trim_start_matches('+') };
-                (format!("sip:{}{digits}@{};user=phone", trunk.prefix, trunk.domain), None)
+                (format!("sip:{}{digits}@{};user=phone", trunk.prefix, trunk.domain), Vec::new())
             }
-            Callee::Sip { uri, transfer } => (uri.clone(), Some((TRANSFER_HEADER.to_owned(), transfer.0.clone()))),
+            Callee::Sip { uri, transfer } => (uri.clone(), vec![(TRANSFER_HEADER.to_owned(), transfer.0.clone())]),
+            Callee::Headers { uri, .. } => (uri.clone(), entry.call.facts.input.clone()),
         };
         let own = self.endpoint.towards(&way.hop);
         let (from, more) = caller(&trunk, &entry.call.facts.intake.caller, entry.private, own);
-        let headers = [entry.headers.clone(), more, Vec::from_iter(transfer)].concat();
+        // What we tell GenerativeAgent ourselves stands there once, whatever the customer's INVITE lets cross.
+        let is_input = |name: &str| input.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
+        let crossed = entry.headers.iter().filter(|(name, _)| !is_input(name)).cloned();
+        let headers = crossed.chain(more).chain(input.iter().cloned()).collect();
         let dial = Dial {
             uri: &uri,
             from: &from,
@@ -689,17 +699,23 @@ impl B2bua {
 
     // --- ASAPP ---
 
+    /// Keeps a trunk ready for the call's next attempt.
+    fn reserve(&mut self, now: Instant, call: CallRef) -> Result<(), NoWay> {
+        let entry = self.calls.get_mut(&call).ok_or(NoWay::Down)?;
+        let reserved = self.trunks.reserve(now, &mut entry.route, &mut self.ids);
+        if let Err(why) = reserved {
+            let word = if why == NoWay::Down { "trunks_down" } else { "trunks_full" };
+            *self.counters.rejected.entry(word).or_default() += 1;
+        }
+        reserved
+    }
+
     fn create(&mut self, now: Instant, call: CallRef, transfer: TransferId, deadline: Instant) {
-        let Some(entry) = self.calls.get_mut(&call) else { return };
-        let operation = ApiOperation::Create(Box::new(entry.call.facts.wanted()));
+        let Some(entry) = self.calls.get(&call) else { return };
+        let operation = ApiOperation::Create(Box::new(entry.call.facts.wanted(&transfer)));
         // The rate is looked at first: a probe of the breaker that is then shed would keep it open.
-        let route = self.trunks.reserve(now, &mut entry.route, &mut self.ids);
-        let withheld = match route {
-            Err(why) => {
-                let word = if why == NoWay::Down { "trunks_down" } else { "trunks_full" };
-                *self.counters.rejected.entry(word).or_default() += 1;
-                FailureClass::NoTrunk
-            }
+        let withheld = match self.reserve(now, call) {
+            Err(_) => FailureClass::NoTrunk,
             Ok(()) if !self.limiter.admit(now, Priority::Create) => FailureClass::Shed,
             Ok(()) if !self.breaker.admit(now) => FailureClass::Withheld,
             Ok(()) => return self.ask(now, call, transfer, operation, deadline),
@@ -1029,8 +1045,10 @@ fn event_word(event: &CallEvent) -> &'static str {
         CallEvent::Leg(_, LegEvent::Refused { .. }) => "refused",
         CallEvent::Leg(_, LegEvent::Lost(_)) => "lost",
         CallEvent::WayFailed(_) => "way failed",
+        CallEvent::Reserved(..) => "reserved",
         CallEvent::Created(..) => "created",
         CallEvent::Fetched(..) => "fetched",
+        CallEvent::Returned(..) => "returned",
         CallEvent::Advised(..) => "advised",
         CallEvent::Heard(_) => "heard",
         CallEvent::ChangedHands => "changed hands",

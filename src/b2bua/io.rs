@@ -11,7 +11,7 @@ use serde::Serialize;
 pub use super::memory::{Change, Erasure, Kept, Remembered};
 pub use super::places::Look;
 pub use crate::call::asapp::{
-    ApiFailure, CreateTransfer, FailureClass, OutputContext, Transfer, TransferKind, TransferStatus,
+    ApiFailure, CreateTransfer, FailureClass, OutputContext, SipReturn, Transfer, TransferKind, TransferStatus,
 };
 pub use crate::call::context::PublishedContext;
 pub use crate::call::escape::Digit;

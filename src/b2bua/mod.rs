@@ -19,6 +19,7 @@ pub mod ports;
 mod recording;
 mod reentries;
 mod referrers;
+mod returning;
 pub mod settings;
 pub mod sources;
 mod takeover;
@@ -154,6 +155,8 @@ struct CallEntry {
     referrer: Option<LegId>,
     /// How far its recording has come, if there is one.
     recording: Option<recording::Reel>,
+    /// Who brings the customer back from GenerativeAgent, until the call has said whether it may.
+    returning: Option<LegId>,
     /// The call has ended; its record waits for counters.
     record: Option<Box<CallRecord>>,
 }

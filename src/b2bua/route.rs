@@ -151,11 +151,14 @@ impl B2bua {
             Arrival::New if self.has_come_round(&message) => self.loops(now, origin, &message),
             Arrival::New if !self.passes(now, origin, &message) => {}
             Arrival::New if message.to_tag().is_some() => self.open_in_dialog(now, origin, &message, key),
-            Arrival::New if message.method().is_some_and(Method::creates_dialog) => match self.may_call(origin.peer) {
-                _ if message.is(&Method::Refer) => self.asked_outside(now, origin, &message, key),
-                true => self.at_the_door(now, origin, &message, key),
-                false => self.answer_once(now, origin, &message, 403),
-            },
+            Arrival::New if message.method().is_some_and(Method::creates_dialog) => {
+                match self.brings_back(origin, &message) {
+                    _ if message.is(&Method::Refer) => self.asked_outside(now, origin, &message, key),
+                    Some(transfer) => self.returned(now, origin, &message, key, transfer),
+                    None if self.may_call(origin.peer) => self.at_the_door(now, origin, &message, key),
+                    None => self.answer_once(now, origin, &message, 403),
+                }
+            }
             Arrival::New => self.outside_dialog(now, origin, &message),
         }
     }

@@ -13,7 +13,7 @@ use crate::call::CallRef;
 use crate::call::event::CallEvent;
 use crate::leg::keys::KeyExchange;
 use crate::leg::uac::Dial;
-use crate::leg::{Leg, LegCommand, LegEvent, LegRole, LostCause, Material, Referral, Standing};
+use crate::leg::{Leg, LegCommand, LegEvent, LegRole, LostCause, Material, Out, Referral, Standing};
 use crate::sip::hop::{Hop, Transport};
 use crate::sip::message::Message;
 use crate::sip::refer::Replaces;
@@ -42,16 +42,36 @@ impl B2bua {
 
     /// Somebody else wants to be the customer's leg: a leg of its own, and the call is asked.
     pub(super) fn succeeded(&mut self, now: Instant, origin: Hop, invite: &Message, key: ServerKey, call: CallRef) {
+        if let Some((id, pair, out)) = self.admitted_to(now, origin, invite, key, call, LegRole::Successor) {
+            self.take_side(call, LegRole::Successor, id, pair);
+            self.remote_changed(id);
+            self.work.extend(out.into_iter().map(|wanted| (id, wanted)));
+            self.work_off(now);
+        }
+    }
+
+    /// A leg of this call for an INVITE, with a pair of its own; no side of it yet. One that cannot be is refused.
+    pub(super) fn admitted_to(
+        &mut self,
+        now: Instant,
+        origin: Hop,
+        invite: &Message,
+        key: ServerKey,
+        call: CallRef,
+        role: LegRole,
+    ) -> Option<(LegId, PortPair, Vec<Out>)> {
+        let worker = self.calls.get(&call)?.worker;
         let (offer, here, keys) = match self.offered(origin, invite) {
             Ok(offered) => offered,
             Err(refusal) => {
                 self.open(origin, invite, &key, None);
-                return self.answer_open(now, invite, &key, refusal);
+                self.answer_open(now, invite, &key, refusal);
+                return None;
             }
         };
-        let Some(worker) = self.calls.get(&call).map(|entry| entry.worker) else { return };
         let Some(pair) = self.ports.lend_near(worker, crate::sdp::Family::of(here), call, &mut self.ids) else {
-            return self.unavailable(now, origin, invite, "ports");
+            self.unavailable(now, origin, invite, "ports");
+            return None;
         };
         self.next_leg += 1;
         let id = LegId(self.next_leg);
@@ -61,16 +81,14 @@ impl B2bua {
         let mut s = surroundings(&mut self.ids, &self.endpoint, self.base, &self.settings, &mut out);
         match Leg::invited(invite, key.clone(), origin, negotiation, &mut s) {
             Ok((leg, tag)) => {
-                self.add_leg(id, leg, tag, LegRole::Successor, call, pair);
+                self.add_leg(id, leg, tag, role, call, pair);
                 self.legs.entry(id).and_modify(|entry| entry.caller = Some(origin.ip()));
-                self.take_side(call, LegRole::Successor, id, pair);
-                self.remote_changed(id);
-                self.work.extend(out.into_iter().map(|wanted| (id, wanted)));
-                self.work_off(now);
+                Some((id, pair, out))
             }
             Err(refusal) => {
                 self.close_media(pair, call);
                 self.answer_open(now, invite, &key, refusal);
+                None
             }
         }
     }

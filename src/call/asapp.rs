@@ -28,8 +28,19 @@ pub enum TransferKind {
         /// `phoneNumber.country`.
         country: String,
     },
-    /// `SIP`: at the static SIP URI that ASAPP gave us. It ends with a BYE, as every call does.
-    Sip,
+    /// `SIP`: at the static SIP URI that ASAPP gave us.
+    Sip(SipReturn),
+}
+
+/// `sip.returnTransferType`: how GenerativeAgent is to give the call back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SipReturn {
+    /// `BYE`
+    Bye,
+    /// `REFER`, to this `returnURI`.
+    Refer(String),
+    /// `INVITE`, to this `returnURI`.
+    Invite(String),
 }
 
 /// ASAPP's call transfer as an answer showed it. Every text in it is untrusted.
@@ -108,8 +119,9 @@ pub struct OutputContext {
 }
 
 impl OutputContext {
-    /// What header lines say of it, under the names that we ourselves write it with.
-    pub fn of_headers(headers: &[(String, String)], names: &ContextSettings) -> Self {
+    /// What header lines of GenerativeAgent's say of it, in ASAPP's vocabulary, whichever our receivers read.
+    pub fn of_headers(headers: &[(String, String)]) -> Self {
+        let names = ContextSettings::default();
         let rest = |name: &str, prefix: &str| {
             let begins = name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
             Some(name.get(prefix.len()..)?.to_owned()).filter(|rest| begins && !rest.is_empty())

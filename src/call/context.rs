@@ -143,8 +143,7 @@ impl Carry {
         let (mut count, mut total) = (0, 0);
         for variable in variables {
             let Variable { prefix, name, value, .. } = *variable;
-            let named = !name.is_empty() && name.len() <= 64 && name.bytes().all(is_token);
-            if !named || count == settings.max_variables || value.len() > settings.max_value {
+            if !is_name(name) || count == settings.max_variables || value.len() > settings.max_value {
                 continue;
             }
             let Some(value) = written(value, settings.encoding) else { continue };
@@ -221,7 +220,8 @@ fn written(value: &str, encoding: Encoding) -> Option<String> {
     }
 }
 
-fn octets(name: &str, value: &str) -> usize {
+/// Octets of one line on the wire.
+pub(super) fn octets(name: &str, value: &str) -> usize {
     name.len() + value.len() + ": \r\n".len()
 }
 
@@ -236,6 +236,11 @@ pub fn encoded(value: &str) -> String {
         }
     }
     out
+}
+
+/// Whether a variable's name can be part of a header name.
+pub(super) fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= 64 && name.bytes().all(is_token)
 }
 
 fn is_token(b: u8) -> bool {

@@ -22,10 +22,14 @@ pub enum CallEvent {
     Leg(LegRole, LegEvent),
     /// The way by which the number is being dialled failed like this, and there is another.
     WayFailed(String),
+    /// A trunk has been looked for, for the attempt of this id; whether there is one.
+    Reserved(TransferId, bool),
     /// ASAPP answered a create.
     Created(TransferId, Result<Transfer, ApiFailure>),
     /// ASAPP answered a fetch.
     Fetched(TransferId, Result<Transfer, ApiFailure>),
+    /// GenerativeAgent brings the customer of this transfer back by an INVITE of its own, with these headers.
+    Returned(TransferId, Vec<(String, String)>),
     /// A webhook answered the question of the rung with this number, or did not.
     Advised(usize, Result<Bytes, String>),
     /// The first RTP came from this leg.
@@ -161,12 +165,16 @@ pub enum CallAction {
     Consult(Box<Inquiry>),
     /// Hang up a leg that we dialled, and hear no more of it.
     Abandon(LegRole),
+    /// Answer the INVITE that brings the customer back, and hang up on it. Where it is not told to be, it is refused.
+    TakeBack,
     /// Let the successor, if it could be answered, be the customer's leg; hang up the old one and hear no more of it.
     ChangeHands,
     /// Tell whoever asked by REFER for the customer to be called how that goes; a final status is the last word.
     Report(u16),
     /// Call whom the customer's side named, as its successor; one that cannot be called is lost at once.
     CallSuccessor(Referral),
+    /// Look for a trunk that takes the attempt of this id, which no number is asked for; [`CallEvent::Reserved`] follows.
+    Reserve(TransferId),
     /// Ask for a number under this id.
     Create(TransferId, Instant),
     /// Look this transfer up.

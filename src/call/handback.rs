@@ -243,6 +243,8 @@ fn dialing(
         | CallEvent::Created(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
+        | CallEvent::Reserved(..)
+        | CallEvent::Returned(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
@@ -339,6 +341,8 @@ fn referring(
         | CallEvent::Created(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
+        | CallEvent::Reserved(..)
+        | CallEvent::Returned(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::Pressed(..)
@@ -476,6 +480,8 @@ fn talking(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
+        | CallEvent::Reserved(..)
+        | CallEvent::Returned(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
@@ -564,6 +570,8 @@ fn announcing(
         CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
+        | CallEvent::Reserved(..)
+        | CallEvent::Returned(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
@@ -595,6 +603,8 @@ fn parting(facts: &mut Facts, state: HandingBack, now: Instant, event: CallEvent
         CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
+        | CallEvent::Reserved(..)
+        | CallEvent::Returned(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands

@@ -114,6 +114,8 @@ impl Recall for () {
     }
 }
 
+/// The variable that the customer id is kept as.
+pub(super) const CUSTOMER: &str = "customerId";
 /// Longest conversation id, task or variable name, octets.
 pub const MAX_NAME: usize = 256;
 
@@ -155,7 +157,7 @@ impl Intake {
             }
         }
         if let Some(customer) = header(&settings.customer_header) {
-            intake.add("customerId", &customer, settings);
+            intake.add(CUSTOMER, &customer, settings);
         }
         for (name, value) in user_to_user.iter().filter(|(name, _)| name != "conversation" && name != "task") {
             intake.add(name, value, settings);
@@ -166,7 +168,7 @@ impl Intake {
             }
         }
         if let Some(customer) = parameter(&settings.customer_header) {
-            intake.add("customerId", &customer, settings);
+            intake.add(CUSTOMER, &customer, settings);
         }
         for (name, value) in &laid_down.variables {
             intake.add(name, &printable(value), settings);

@@ -5,6 +5,7 @@ pub mod context;
 pub mod escape;
 pub mod event;
 mod handback;
+mod input;
 pub mod intake;
 mod packing;
 pub mod record;
@@ -54,6 +55,14 @@ impl CallRef {
 /// ASAPP's id of one call transfer; ours to choose, one per attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct TransferId(pub String);
+
+impl TransferId {
+    /// The call whose transfer this says it is.
+    pub fn call(&self) -> Option<CallRef> {
+        let (call, _) = self.0.split_once('-')?;
+        u128::from_str_radix(call, 16).ok().map(CallRef)
+    }
+}
 
 /// ASAPP's `externalConversationId`: the same value resumes the same conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]

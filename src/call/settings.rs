@@ -7,6 +7,8 @@ use serde::de::value::{Error as ValueError, StringDeserializer};
 use serde::de::{Error, IntoDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::TransferId;
+use super::asapp::SipReturn;
 use super::escape::Sequence;
 use super::recording::RecordingSettings;
 use super::rules::{Entry, Rule, Target};
@@ -16,8 +18,8 @@ use super::webhook::Webhook;
 /// Settings of the supervised transfer.
 #[derive(Debug, Clone)]
 pub struct CallSettings {
-    /// The static SIP URI of GenerativeAgent: then no number is asked for and none is dialled.
-    pub sip_uri: Option<String>,
+    /// How GenerativeAgent is reached.
+    pub way_in: WayIn,
     /// `phoneNumber.country` asked for, and the only one accepted.
     pub country: String,
     /// E.164 prefixes a transfer number may have, plus sign included (`+1`).
@@ -88,6 +90,84 @@ impl CallSettings {
     /// What a receiver with this profile is sent.
     pub fn profile(&self, name: Option<&str>) -> &ContextSettings {
         name.and_then(|name| self.profiles.get(name)).unwrap_or(&self.context)
+    }
+}
+
+/// How GenerativeAgent is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WayIn {
+    /// At a temporary number that ASAPP's API names.
+    Number,
+    /// At its static SIP URI, as a call transfer that the API knows.
+    Sip {
+        /// The URI.
+        uri: String,
+        /// How it is to give the customer back.
+        returns: Return,
+    },
+    /// At its static SIP URI, and the API is asked for nothing: the headers of the INVITE say everything.
+    Headers {
+        /// The URI.
+        uri: String,
+    },
+}
+
+impl WayIn {
+    /// Whether ASAPP's API knows of the call: what it tells of no call, nobody asks it.
+    pub fn asks_api(&self) -> bool {
+        match self {
+            Self::Number | Self::Sip { .. } => true,
+            Self::Headers { .. } => false,
+        }
+    }
+}
+
+/// How GenerativeAgent is asked to give customers back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Return {
+    /// By BYE.
+    Bye,
+    /// By REFER to this URI, which nobody calls.
+    Refer(String),
+    /// By an INVITE of its own, to a URI that each transfer has for itself.
+    Invite(ReturnUri),
+}
+
+impl Return {
+    /// What a create says of it.
+    pub fn of(&self, transfer: &TransferId) -> SipReturn {
+        match self {
+            Self::Bye => SipReturn::Bye,
+            Self::Refer(uri) => SipReturn::Refer(uri.clone()),
+            Self::Invite(uri) => SipReturn::Invite(uri.of(transfer)),
+        }
+    }
+}
+
+/// `sip:USER@PLACE`, in which a transfer's id follows the user: nothing else tells whom a returning INVITE brings back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReturnUri {
+    user: String,
+    place: String,
+}
+
+impl ReturnUri {
+    /// Reads a URI with a plain user; `None` when it has none.
+    pub fn read(uri: &str) -> Option<Self> {
+        let (user, place) = uri.strip_prefix("sip:")?.split_once('@')?;
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+        let whole = !user.is_empty() && user.bytes().all(plain) && !place.is_empty();
+        whole.then(|| Self { user: user.to_owned(), place: place.to_owned() })
+    }
+
+    /// The URI of one transfer.
+    pub fn of(&self, transfer: &TransferId) -> String {
+        format!("sip:{}-{}@{}", self.user, transfer.0, self.place)
+    }
+
+    /// The transfer whose URI has this user; one that is none of ours names a transfer that nobody has.
+    pub fn transfer(&self, user: &str) -> Option<TransferId> {
+        Some(TransferId(user.strip_prefix(&self.user)?.strip_prefix('-')?.to_owned()))
     }
 }
 
@@ -284,7 +364,7 @@ fn causes<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<Outcome, u8>, D
 impl Default for CallSettings {
     fn default() -> Self {
         Self {
-            sip_uri: None,
+            way_in: WayIn::Number,
             country: "US".to_owned(),
             number_prefixes: vec!["+1".to_owned()],
             barred_prefixes: vec!["+1900".to_owned()],

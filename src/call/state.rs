@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::asapp::{CreateTransfer, OutputContext, TransferKind};
+use super::asapp::{CreateTransfer, OutputContext, SipReturn, TransferKind};
 use super::context::{Carry, Known, PublishedContext};
 use super::escape::{Digit, Escape};
 use super::event::{CallAction, CallEvent, CallTimer, Press, Sound};
@@ -12,11 +12,11 @@ use super::intake::Intake;
 use super::record::{AttemptRecord, CallRecord, Epoch, HandBackRecord, RungRecord, masked};
 use super::recording::Recording;
 use super::rules::{self, Entry, Rung, Situation};
-use super::settings::{Answer, BodyForm, CallSettings, ContextSettings, Ringing};
+use super::settings::{Answer, BodyForm, CallSettings, ContextSettings, Ringing, WayIn};
 use super::succession::{Succession, succession};
 use super::ticket::DialTicket;
 use super::verdict::{Evidence, Outcome, Verdict};
-use super::{CallRef, TransferId, step};
+use super::{CallRef, TransferId, input, step};
 use crate::leg::{Cause, Info, LegCommand, LegEvent, LegRole, MediaCounters};
 
 /// How finely the room inside a URI is fitted.
@@ -33,13 +33,13 @@ const FITTINGS: usize = 16;
 pub enum CallState {
     /// The customer's side is being called, because a REFER asked for it.
     Inviting,
-    /// A number is being asked for; the customer hears ringing.
+    /// A number is being asked for, or only a trunk looked for; the customer hears ringing.
     Requesting(Requesting),
     /// The number is being dialled; the customer hears ringing.
     Dialing(Dialing),
     /// Both talk.
     Bridged(Bridged),
-    /// GenerativeAgent has hung up; the customer waits while its outputContext is fetched.
+    /// GenerativeAgent has left; the customer waits while its outputContext is fetched.
     Collecting(Collecting),
     /// The customer is being handed back, or has been and talks with whoever took over.
     HandingBack(HandingBack),
@@ -71,6 +71,8 @@ pub enum Asking {
     Creating,
     /// A create's outcome is unknown; a fetch of the same id settles it.
     Settling,
+    /// A trunk is looked for; the API is not asked.
+    Reserving,
     /// Nothing: a create follows when `RetryDue` fires.
     PausingToCreate,
     /// Nothing: a fetch of the same id follows when `RetryDue` fires.
@@ -115,6 +117,8 @@ pub enum Party {
 pub struct Collecting {
     /// The transfer.
     pub transfer: TransferId,
+    /// How GenerativeAgent left.
+    pub left: Left,
     /// When it is too late.
     pub deadline: Instant,
     /// Whether a fetch is under way.
@@ -123,6 +127,15 @@ pub struct Collecting {
     pub polls: u8,
     /// Exchanges that failed in a row.
     pub failures: u8,
+}
+
+/// How GenerativeAgent left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// By BYE, which may as well have been a network's.
+    HungUp,
+    /// It gave the customer back, by REFER or by an INVITE of its own.
+    GaveBack,
 }
 
 /// The customer is being handed back.
@@ -230,6 +243,8 @@ pub struct Facts {
     pub epoch: Epoch,
     /// What the first request said.
     pub intake: Intake,
+    /// Header lines by which GenerativeAgent learns of it, where the API is not asked; empty where it is.
+    pub input: Vec<(String, String)>,
     /// The context reference.
     pub reference: String,
     /// The INVITE, or the REFER, arrived.
@@ -348,15 +363,20 @@ impl Facts {
     fn new(
         call: CallRef,
         reference: String,
-        intake: Intake,
+        mut intake: Intake,
         settings: Arc<CallSettings>,
         epoch: Epoch,
         now: Instant,
     ) -> Self {
+        let input = match settings.way_in {
+            WayIn::Number | WayIn::Sip { .. } => Vec::new(),
+            WayIn::Headers { .. } => input::headers(&mut intake, settings.context.max_invite_lines),
+        };
         Self {
             call,
             recording: settings.recording.of(&intake, settings.entry.of(intake.redirected)),
             intake,
+            input,
             settings,
             epoch,
             reference,
@@ -598,14 +618,15 @@ impl Facts {
     }
 
     /// What a create asks for.
-    pub fn wanted(&self) -> CreateTransfer {
+    pub fn wanted(&self, transfer: &TransferId) -> CreateTransfer {
         let intake = &self.intake;
         let context = !self.without_context;
         CreateTransfer {
             conversation: intake.conversation.clone(),
-            kind: match self.settings.sip_uri {
-                Some(_) => TransferKind::Sip,
-                None => TransferKind::PhoneNumber { country: self.settings.country.clone() },
+            kind: match &self.settings.way_in {
+                WayIn::Number => TransferKind::PhoneNumber { country: self.settings.country.clone() },
+                WayIn::Sip { returns, .. } => TransferKind::Sip(returns.of(transfer)),
+                WayIn::Headers { .. } => TransferKind::Sip(SipReturn::Bye),
             },
             task: intake.task.clone().filter(|_| context),
             variables: if context { intake.variables.clone() } else { Vec::new() },

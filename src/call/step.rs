@@ -10,12 +10,14 @@ use super::asapp::{ApiFailure, FailureClass, OutputContext, Transfer, TransferSt
 use super::escape::{Digit, Escape};
 use super::event::{CallAction, CallEvent, CallTimer, Press, Sound};
 use super::handback::{hand_back, handing_back};
-use super::settings::CallSettings;
-use super::state::{Asking, Bridged, CallState, Collecting, Dialing, Facts, LegStage, Party, Releasing, Requesting};
+use super::settings::{CallSettings, WayIn};
+use super::state::{
+    Asking, Bridged, CallState, Collecting, Dialing, Facts, Left, LegStage, Party, Releasing, Requesting,
+};
 use super::succession::give_up;
 use super::ticket::DialTicket;
 use super::verdict::{EndedBy, NotConnected, Outcome, Phase, Verdict};
-use crate::leg::{Cause, LegCommand, LegEvent, LegRole, LostCause, Referral, Side};
+use crate::leg::{Cause, LegCommand, LegEvent, LegRole, LostCause, Side};
 
 pub(super) type Actions = Vec<CallAction>;
 
@@ -101,6 +103,8 @@ fn inviting(facts: &mut Facts, now: Instant, event: CallEvent, actions: &mut Act
         CallEvent::Fetched(..)
         | CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
+        | CallEvent::Reserved(..)
+        | CallEvent::Returned(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
@@ -135,7 +139,17 @@ pub(super) fn request_number(facts: &mut Facts, now: Instant, actions: &mut Acti
     actions.push(CallAction::StopTimers);
     actions.push(CallAction::Start(CallTimer::NumberBudget, deadline));
     dwell(facts, actions);
-    create(facts, deadline, 0, now, actions)
+    match facts.settings.way_in {
+        WayIn::Number | WayIn::Sip { .. } => create(facts, deadline, 0, now, actions),
+        WayIn::Headers { .. } => reserve(facts, deadline, now, actions),
+    }
+}
+
+/// No number is needed for the URI that is configured, but a trunk is.
+fn reserve(facts: &mut Facts, deadline: Instant, now: Instant, actions: &mut Actions) -> CallState {
+    let transfer = facts.begin_attempt(now);
+    actions.push(CallAction::Reserve(transfer.clone()));
+    CallState::Requesting(Requesting { transfer, asking: Asking::Reserving, asked: now, deadline, failures: 0 })
 }
 
 /// A customer who was answered before anybody was there to talk to must be heard of in time.
@@ -186,6 +200,9 @@ fn requesting(
                 Err(failure) => settling_failed(facts, state, &failure, now, actions),
             }
         }
+        CallEvent::Reserved(transfer, found) if transfer == state.transfer && state.asking == Asking::Reserving => {
+            reserved(facts, state, found, now, actions)
+        }
         CallEvent::Created(_, answer) => {
             unused(&answer, actions);
             CallState::Requesting(state)
@@ -193,7 +210,7 @@ fn requesting(
         CallEvent::Timer(CallTimer::RetryDue) => match state.asking {
             Asking::PausingToCreate => create(facts, state.deadline, state.failures, now, actions),
             Asking::PausingToSettle => settle(facts, state, now, actions),
-            Asking::Creating | Asking::Settling => CallState::Requesting(state),
+            Asking::Creating | Asking::Settling | Asking::Reserving => CallState::Requesting(state),
         },
         CallEvent::Timer(CallTimer::NumberBudget) => {
             facts.attempt_result("no answer within the budget");
@@ -209,6 +226,8 @@ fn requesting(
         CallEvent::Fetched(..)
         | CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
+        | CallEvent::Reserved(..)
+        | CallEvent::Returned(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
@@ -217,6 +236,18 @@ fn requesting(
         | CallEvent::Played
         | CallEvent::Timer(_) => CallState::Requesting(state),
     }
+}
+
+/// The URI is dialled at once, where a trunk takes it.
+fn reserved(facts: &mut Facts, state: Requesting, found: bool, now: Instant, actions: &mut Actions) -> CallState {
+    let ticket = match &facts.settings.way_in {
+        WayIn::Headers { uri } if found => DialTicket::of_uri(uri, &state.transfer, now),
+        WayIn::Number | WayIn::Sip { .. } | WayIn::Headers { .. } => {
+            facts.attempt_result("no trunk");
+            return not_connected(facts, NotConnected::TrunkFailed, now, actions);
+        }
+    };
+    place(facts, state.transfer, ticket, now, actions)
 }
 
 fn create_failed(
@@ -309,26 +340,35 @@ pub(super) fn unused(answer: &Result<Transfer, ApiFailure>, actions: &mut Action
 
 // --- Dialing -----------------------------------------------------------------------------------------------------
 
-/// Turns the API's answer into a ticket and dials it at once; enters [`CallState::Dialing`].
+/// Turns the API's answer into a ticket and dials it at once.
 fn dial(facts: &mut Facts, state: Requesting, transfer: &Transfer, now: Instant, actions: &mut Actions) -> CallState {
     match DialTicket::issue(&state.transfer, transfer, &facts.settings, state.asked) {
         Ok(ticket) if ticket.guard() <= now => came_too_late(facts, &state, now, actions),
-        Ok(ticket) => {
-            let guard = ticket.guard();
-            facts.dialed(&ticket, now);
-            actions.push(CallAction::StopTimers);
-            actions.push(CallAction::Start(CallTimer::NumberGuard, guard));
-            actions.push(CallAction::Start(CallTimer::RingLimit, now + facts.settings.ring_limit));
-            dwell(facts, actions);
-            actions.push(CallAction::Dial(ticket.again()));
-            CallState::Dialing(Dialing { transfer: state.transfer, guard, ticket: Some(ticket) })
-        }
+        Ok(ticket) => place(facts, state.transfer, ticket, now, actions),
         Err(why) => {
             facts.attempt_result(why.clone());
             facts.evidence.api_failure = Some(why);
             not_connected(facts, NotConnected::ApiRefused, now, actions)
         }
     }
+}
+
+/// Dials by this ticket; enters [`CallState::Dialing`].
+fn place(
+    facts: &mut Facts,
+    transfer: TransferId,
+    ticket: DialTicket,
+    now: Instant,
+    actions: &mut Actions,
+) -> CallState {
+    let guard = ticket.guard();
+    facts.dialed(&ticket, now);
+    actions.push(CallAction::StopTimers);
+    actions.push(CallAction::Start(CallTimer::NumberGuard, guard));
+    actions.push(CallAction::Start(CallTimer::RingLimit, now + facts.settings.ring_limit));
+    dwell(facts, actions);
+    actions.push(CallAction::Dial(ticket.again()));
+    CallState::Dialing(Dialing { transfer, guard, ticket: Some(ticket) })
 }
 
 /// The answer took as long as the number was safe, or we were too slow to look at it: a fresh number, if the budget
@@ -411,6 +451,8 @@ fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, ac
         CallEvent::Timer(CallTimer::DwellLimit) if !facts.heard => vanished(facts, now, actions),
         CallEvent::Leg(..)
         | CallEvent::Fetched(..)
+        | CallEvent::Reserved(..)
+        | CallEvent::Returned(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
@@ -421,14 +463,15 @@ fn dialing(facts: &mut Facts, state: Dialing, now: Instant, event: CallEvent, ac
     }
 }
 
-/// A number is spent for good, whatever became of it: a fresh one, or the fallback.
+/// A number is spent for good, whatever became of it: a fresh one, or the fallback. There is no fresh one for a URI that is
+/// configured, and where it did not work it would not a second time.
 fn try_again(facts: &mut Facts, result: &str, reason: NotConnected, now: Instant, actions: &mut Actions) -> CallState {
     facts.attempt_result(result);
     facts.genagent = LegStage::None;
     if facts.early_media && facts.customer == LegStage::Ringing {
         actions.push(CallAction::Play(Sound::Ringback));
     }
-    if facts.dialled < facts.settings.max_attempts {
+    if facts.settings.way_in.asks_api() && facts.dialled < facts.settings.max_attempts {
         request_number(facts, now, actions)
     } else {
         not_connected(facts, reason, now, actions)
@@ -445,29 +488,40 @@ fn bridge(facts: &mut Facts, state: Dialing, now: Instant, actions: &mut Actions
     actions.push(CallAction::StopTimers);
     let limit = facts.answered.unwrap_or(now) + facts.settings.max_duration;
     actions.push(CallAction::Start(CallTimer::MaxDuration, limit));
-    if facts.settings.verify_after > Duration::ZERO {
-        actions.push(CallAction::Start(CallTimer::VerifyDue, now + facts.settings.verify_after));
+    let CallSettings { verify_after, way_in, .. } = &*facts.settings;
+    if *verify_after > Duration::ZERO && way_in.asks_api() {
+        actions.push(CallAction::Start(CallTimer::VerifyDue, now + *verify_after));
     }
+    let party = if way_in.asks_api() { Party::Unverified } else { Party::Accepted };
     facts.record_if_due(actions);
     // The relay first: what is said right after the answer is heard.
     actions.push(CallAction::Connect { with: LegRole::GenerativeAgent, watched: true });
     if facts.customer == LegStage::Ringing {
         facts.answer(now, actions);
     }
-    CallState::Bridged(Bridged { transfer: state.transfer, party: Party::Unverified, escape: Escape::default() })
+    CallState::Bridged(Bridged { transfer: state.transfer, party, escape: Escape::default() })
 }
 
 fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, actions: &mut Actions) -> CallState {
     match event {
         // GenerativeAgent hung up. Its BYE is answered already; the customer waits while we ask why.
-        CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::HungUp { .. }) => collect(facts, state, now, actions),
+        CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::HungUp { .. }) => match facts.settings.way_in.asks_api() {
+            true => collect(facts, state, Left::HungUp, now, actions),
+            false => untold(facts, now, actions),
+        },
         CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::Lost(_) | LegEvent::Refused { .. })
         | CallEvent::MediaDead => {
             let verdict = facts.verdict(Outcome::GenagentLost, EndedBy::Network, Phase::Talking);
             broken_off(facts, verdict, now, actions)
         }
         CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::TransferAsked(referral)) => {
-            returned(facts, &referral, now, actions)
+            actions.push(facts.tell(LegRole::GenerativeAgent, LegCommand::Accept));
+            actions.push(facts.tell(LegRole::GenerativeAgent, LegCommand::Report(200)));
+            returned(facts, state, &referral.headers, now, actions)
+        }
+        CallEvent::Returned(transfer, headers) if transfer == state.transfer => {
+            actions.push(CallAction::TakeBack);
+            returned(facts, state, &headers, now, actions)
         }
         CallEvent::Timer(CallTimer::VerifyDue) => {
             actions.push(CallAction::Verify(state.transfer.clone(), now + facts.settings.api_timeout));
@@ -504,6 +558,8 @@ fn bridged(facts: &mut Facts, state: Bridged, now: Instant, event: CallEvent, ac
         CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
+        | CallEvent::Reserved(..)
+        | CallEvent::Returned(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
@@ -529,15 +585,30 @@ fn pressed(
     CallState::Bridged(state)
 }
 
-/// GenerativeAgent hands back by REFER: what it says in the URI is its outputContext, and whom it names is not called. Its
-/// leg ends as soon as it has been told that this was done.
-fn returned(facts: &mut Facts, referral: &Referral, now: Instant, actions: &mut Actions) -> CallState {
+/// GenerativeAgent hung up and left nothing behind, and nobody can be asked: the customer is handed back at once.
+fn untold(facts: &mut Facts, now: Instant, actions: &mut Actions) -> CallState {
+    facts.evidence.api_failure = Some("not asked: the API knows nothing of this call".to_owned());
+    actions.push(CallAction::Play(Sound::Waiting));
+    genagent_ended(facts, Outcome::Unspecified, now, actions)
+}
+
+/// GenerativeAgent hands back, by REFER or by an INVITE of its own: what its headers say is its outputContext, and whom it
+/// names is not called. Its leg ends as soon as it has been told that this was done. Headers that name no transferType
+/// are no outputContext: the API has it, where there is one.
+fn returned(
+    facts: &mut Facts,
+    state: Bridged,
+    headers: &[(String, String)],
+    now: Instant,
+    actions: &mut Actions,
+) -> CallState {
     facts.genagent_ended = Some(now);
-    let output = OutputContext::of_headers(&referral.headers, &facts.settings.context);
-    let outcome = learn_output(facts, Some(output));
-    actions.push(facts.tell(LegRole::GenerativeAgent, LegCommand::Accept));
-    actions.push(facts.tell(LegRole::GenerativeAgent, LegCommand::Report(200)));
     facts.hang_up(LegRole::GenerativeAgent, Cause::NORMAL, actions);
+    let output = OutputContext::of_headers(headers);
+    if output.transfer_type.is_none() && facts.settings.way_in.asks_api() {
+        return collect(facts, state, Left::GaveBack, now, actions);
+    }
+    let outcome = learn_output(facts, Some(output));
     let verdict = facts.verdict(outcome, EndedBy::Genagent, Phase::Talking);
     actions.push(CallAction::Play(Sound::Waiting));
     hand_back(facts, verdict, now, actions)
@@ -593,12 +664,12 @@ fn broken_off(facts: &mut Facts, verdict: Verdict, now: Instant, actions: &mut A
 // --- Collecting --------------------------------------------------------------------------------------------------
 
 /// Parks the customer and asks for the outputContext; enters [`CallState::Collecting`].
-fn collect(facts: &mut Facts, state: Bridged, now: Instant, actions: &mut Actions) -> CallState {
+fn collect(facts: &mut Facts, state: Bridged, left: Left, now: Instant, actions: &mut Actions) -> CallState {
     let deadline = now + facts.settings.collect_limit;
     actions.push(CallAction::StopTimers);
     actions.push(CallAction::Play(Sound::Waiting));
     actions.push(CallAction::Start(CallTimer::CollectLimit, deadline));
-    let collecting = Collecting { transfer: state.transfer, deadline, fetching: false, polls: 0, failures: 0 };
+    let collecting = Collecting { transfer: state.transfer, left, deadline, fetching: false, polls: 0, failures: 0 };
     fetch(facts, collecting, actions)
 }
 
@@ -623,8 +694,20 @@ fn collecting(
         CallEvent::Timer(CallTimer::PollDue) if !state.fetching => fetch(facts, state, actions),
         CallEvent::Timer(CallTimer::CollectLimit) => {
             let told = facts.evidence.api_status.is_some();
-            let outcome = if told { Outcome::Unconfirmed } else { Outcome::ContextMissing };
+            let outcome = if told { incomplete(&state) } else { Outcome::ContextMissing };
             genagent_ended(facts, outcome, now, actions)
+        }
+        // It said goodbye before it brought the customer back.
+        CallEvent::Returned(transfer, headers) if transfer == state.transfer && state.left == Left::HungUp => {
+            actions.push(CallAction::TakeBack);
+            let output = OutputContext::of_headers(&headers);
+            match output.transfer_type {
+                Some(_) => {
+                    let outcome = learn_output(facts, Some(output));
+                    genagent_ended(facts, outcome, now, actions)
+                }
+                None => CallState::Collecting(Collecting { left: Left::GaveBack, ..state }),
+            }
         }
         CallEvent::Leg(LegRole::Customer, event) if event.is_last_word() => {
             let fetching = state.fetching.then_some(state.transfer);
@@ -643,6 +726,8 @@ fn collecting(
         CallEvent::Fetched(..)
         | CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
+        | CallEvent::Reserved(..)
+        | CallEvent::Returned(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands
@@ -666,7 +751,7 @@ fn collected(
             let outcome = learn(facts, transfer);
             match status {
                 Some(TransferStatus::Completed) => genagent_ended(facts, outcome, now, actions),
-                Some(TransferStatus::Expired) => genagent_ended(facts, Outcome::Unconfirmed, now, actions),
+                Some(TransferStatus::Expired) => genagent_ended(facts, incomplete(&state), now, actions),
                 _ => {
                     let wait = POLLS[usize::from(state.polls.saturating_sub(1)).min(POLLS.len() - 1)];
                     actions.push(CallAction::Start(CallTimer::PollDue, now + wait));
@@ -693,6 +778,14 @@ fn collected(
             actions.push(CallAction::Start(CallTimer::PollDue, now + wait));
             CallState::Collecting(Collecting { failures: state.failures.saturating_add(1), ..state })
         }
+    }
+}
+
+/// The API does not say COMPLETED. After a BYE the conversation may go on; one that was given back is over.
+fn incomplete(state: &Collecting) -> Outcome {
+    match state.left {
+        Left::HungUp => Outcome::Unconfirmed,
+        Left::GaveBack => Outcome::ContextMissing,
     }
 }
 
@@ -848,6 +941,8 @@ fn releasing(facts: &mut Facts, state: Releasing, now: Instant, event: CallEvent
         CallEvent::Leg(..)
         | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
+        | CallEvent::Reserved(..)
+        | CallEvent::Returned(..)
         | CallEvent::Advised(..)
         | CallEvent::Heard(_)
         | CallEvent::ChangedHands

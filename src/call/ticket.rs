@@ -1,11 +1,11 @@
-//! The dial ticket: the only thing that becomes a dial string, made only of the API's own number, good for one call
-//! and only before the number's last safe moment (design section 4).
+//! The dial ticket: the only thing that becomes a dial string, made only of the API's own number or of the URI that is
+//! configured, good for one call and only before the number's last safe moment (design section 4).
 
 use std::time::{Duration, Instant};
 
 use super::TransferId;
 use super::asapp::{Transfer, TransferStatus};
-use super::settings::CallSettings;
+use super::settings::{CallSettings, WayIn};
 
 /// Permission to dial one number until somebody there has shown a sign of connection.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,6 +24,13 @@ pub enum Callee {
         /// The URI.
         uri: String,
         /// What the call names to GenerativeAgent.
+        transfer: TransferId,
+    },
+    /// The same URI without a call transfer: the call says itself what it is about.
+    Headers {
+        /// The URI.
+        uri: String,
+        /// The attempt, by which two calls there are told apart.
         transfer: TransferId,
     },
 }
@@ -45,9 +52,10 @@ impl DialTicket {
         if !matches!(transfer.status, None | Some(TransferStatus::Active)) {
             return Err("the transfer is not ACTIVE".to_owned());
         }
-        let callee = match &settings.sip_uri {
-            Some(uri) => Callee::Sip { uri: uri.clone(), transfer: id.clone() },
-            None => Callee::Number(permitted(transfer, settings)?),
+        let callee = match &settings.way_in {
+            WayIn::Number => Callee::Number(permitted(transfer, settings)?),
+            WayIn::Sip { uri, .. } => Callee::Sip { uri: uri.clone(), transfer: id.clone() },
+            WayIn::Headers { .. } => return Err("the API was not to be asked".to_owned()),
         };
         // Both times are ASAPP's, so our wall clock does not matter; from here on only the monotonic clock counts.
         let life = match transfer.expires_at {
@@ -57,6 +65,12 @@ impl DialTicket {
         let safe = life.min(LONGEST_LIFE).checked_sub(settings.expiry_margin).filter(|safe| !safe.is_zero());
         let guard = asked + safe.ok_or("the number has expired, or will within the margin")?;
         Ok(Self { callee, guard })
+    }
+
+    /// For the URI that is configured, where the API is not asked: it is nobody else's, and yet no ticket is for ever.
+    pub fn of_uri(uri: &str, transfer: &TransferId, now: Instant) -> Self {
+        let callee = Callee::Headers { uri: uri.to_owned(), transfer: transfer.clone() };
+        Self { callee, guard: now + LONGEST_LIFE }
     }
 
     /// The moment from which no INVITE to this number may leave.
@@ -79,7 +93,7 @@ impl DialTicket {
     pub fn number(&self) -> Option<&str> {
         match &self.callee {
             Callee::Number(number) => Some(number),
-            Callee::Sip { .. } => None,
+            Callee::Sip { .. } | Callee::Headers { .. } => None,
         }
     }
 }

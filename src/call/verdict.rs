@@ -12,7 +12,7 @@ pub enum Outcome {
     Agent,
     /// GenerativeAgent ended it: the calling system goes on.
     System,
-    /// GenerativeAgent ended it, COMPLETED, with no transferType or one we do not know.
+    /// GenerativeAgent ended it with no transferType or one we do not know: COMPLETED, or no API knows of the call.
     Unspecified,
     /// The GenerativeAgent leg ended, and the API still said ONGOING at the deadline.
     Unconfirmed,

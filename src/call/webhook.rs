@@ -115,6 +115,8 @@ pub(super) fn consulting(
             advised(facts, state, webhook, answer, now, actions)
         }
         CallEvent::Advised(..)
+        | CallEvent::Reserved(..)
+        | CallEvent::Returned(..)
         | CallEvent::Leg(..)
         | CallEvent::Created(..)
         | CallEvent::WayFailed(_)

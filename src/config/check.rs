@@ -6,8 +6,11 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use super::words::span;
-use super::{ClientAuth, Config, Destination, Recording, Sip, peer, profile, routes, trunk, user, webhook};
+use super::{
+    ClientAuth, Config, Destination, Recording, Sip, WayWord, peer, profile, returns, routes, trunk, user, webhook,
+};
 use crate::b2bua::headers::may_cross;
+use crate::b2bua::settings::Returns;
 use crate::call::settings::ContextSettings;
 use crate::sdp::Family;
 use crate::sip::hop::Transport;
@@ -22,6 +25,7 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
     user::problems(config, &mut problems);
     peer::problems(config, &mut problems);
     asapp(config, &mut problems);
+    returns::problems(config, &mut problems);
     routes::problems(config, &mut problems);
     profile::problems(config, &mut problems);
     webhook::problems(config, &mut problems);
@@ -56,9 +60,16 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         let most = sip.max_calls;
         warnings.push(format!("media.ports has room for {room} calls, sip.max_calls allows {most}: the rest get 503"));
     }
-    if asapp.base_url.starts_with("http://") {
+    if asapp.base_url.starts_with("http://") && asapp.way == WayWord::Api {
         warnings
             .push("asapp.base_url is not encrypted: credentials and what customers say travel in the open".to_owned());
+    }
+    if asapp.way == WayWord::Headers && trunk.values().all(|trunk| trunk.returns != Returns::Refer) {
+        warnings.push(
+            "asapp.way = \"headers\" and no trunk has return = \"refer\": GenerativeAgent's context never reaches us, and \
+             every call that it ends is unspecified"
+                .to_owned(),
+        );
     }
     if asapp.timeout > call.number_budget {
         warnings.push("asapp.timeout is longer than call.number_budget: the budget ends the exchange first".to_owned());
@@ -347,7 +358,7 @@ fn asapp(config: &Config, problems: &mut Vec<String>) {
         ("asapp.api_secret", &asapp.api_secret, &asapp.api_secret_file),
     ] {
         // A file that could not be read has been reported already.
-        if file.is_none() && secret.expose_secret().is_empty() {
+        if asapp.way_in().asks_api() && file.is_none() && secret.expose_secret().is_empty() {
             problems
                 .push(format!("{key} is missing: write {key}_file = \"/run/secrets/…\", or set it in the environment"));
         }
@@ -373,6 +384,12 @@ fn asapp(config: &Config, problems: &mut Vec<String>) {
             "asapp.sip_uri = \"{}\" is no SIP URI: write what ASAPP gave you, \"sip:genagent@sip.example.com\"",
             asapp.sip_uri
         ));
+    }
+    if asapp.way == WayWord::Headers && asapp.sip_uri.is_empty() {
+        problems.push(
+            "asapp.way = \"headers\" has nobody to call: write asapp.sip_uri, what ASAPP gave you, or way = \"api\""
+                .to_owned(),
+        );
     }
     if asapp.number_prefixes.is_empty() {
         problems.push("asapp.number_prefixes is empty: no number could be dialled; write [\"+1\"]".to_owned());

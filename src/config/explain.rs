@@ -5,9 +5,10 @@ use std::fmt::Write;
 use super::words::{Prefix, span};
 use super::{Config, Destination, Keep, Listener, Recording, Sounds, routes};
 use crate::b2bua::settings::{Caller, Srtp};
+use crate::call::TransferId;
 use crate::call::recording::Occasion;
 use crate::call::rules::Entry;
-use crate::call::settings::{Answer, BodyForm, ContextSettings, Ringing, Uui};
+use crate::call::settings::{Answer, BodyForm, ContextSettings, Return, Ringing, Uui, WayIn};
 use crate::call::verdict::Outcome;
 
 /// What happens to a call, and the table of last words.
@@ -19,12 +20,10 @@ pub(super) fn explain(config: &Config) -> String {
 }
 
 fn story(config: &Config, to: &mut String) -> std::fmt::Result {
-    let Config { sip, media, user, trunk, asapp, call, .. } = config;
+    let Config { sip, media, user, trunk, call, .. } = config;
     let peers: Vec<String> = sip.access.iter().map(|network| Prefix(*network).to_string()).collect();
     let peers = if peers.is_empty() { "nobody: sip.access is empty".to_owned() } else { peers.join(", ") };
-    let [budget, margin, ring, collect, longest, dead] =
-        [call.number_budget, call.expiry_margin, call.ring_limit, call.collect_limit, call.max_duration, media.timeout]
-            .map(span::format);
+    let [longest, dead] = [call.max_duration, media.timeout].map(span::format);
     writeln!(to, "A call")?;
     let ways: Vec<String> = config.listeners().into_iter().map(way).collect();
     writeln!(to, "  comes in over {}, from {peers}.", ways.join(", "))?;
@@ -38,22 +37,7 @@ fn story(config: &Config, to: &mut String) -> std::fmt::Result {
         writeln!(to, "  A REFER of {name} is followed to {hosts}; any other gets 603.")?;
     }
     writeln!(to, "  At most {} calls, {} new ones a second; above that 503.", sip.max_calls, sip.max_calls_per_second)?;
-    writeln!(
-        to,
-        "  The customer hears {} while we ask {} for {} and dial it.",
-        match (call.answer, call.ringing) {
-            (Answer::First, _) => "our ringing tone, being answered at once,",
-            (Answer::OnBridge, Ringing::Local) => "the caller's own ringing tone (180)",
-            (Answer::OnBridge, Ringing::EarlyMedia) => "our ringing tone (183)",
-        },
-        asapp.base_url,
-        match asapp.sip_uri.as_str() {
-            "" => format!("a number in {}", asapp.country),
-            uri => format!("a transfer to {uri}"),
-        }
-    )?;
-    writeln!(to, "  Asking may take {budget}, in at most {} attempts.", call.max_attempts)?;
-    writeln!(to, "  The number is dialled, never later than {margin} before it expires, and may ring {ring}. Over:")?;
+    reaching(config, to)?;
     let mut trunks: Vec<_> = trunk.iter().collect();
     trunks.sort_by_key(|(_, trunk)| trunk.order);
     for (name, trunk) in trunks {
@@ -87,7 +71,7 @@ fn story(config: &Config, to: &mut String) -> std::fmt::Result {
             span::format(call.escape_pause)
         )?;
     }
-    writeln!(to, "  When GenerativeAgent hangs up, we ask for its outputContext for up to {collect} and hand back.")?;
+    way_back(config, to)?;
     sounds(config, to)?;
     recording(config, to)?;
     conversations(config, to)?;
@@ -96,6 +80,58 @@ fn story(config: &Config, to: &mut String) -> std::fmt::Result {
         Destination::Stdout => writeln!(to, "  One line about it is printed."),
         Destination::Nowhere => writeln!(to, "  No record of it is kept."),
     }
+}
+
+/// From the customer's INVITE to GenerativeAgent's.
+fn reaching(config: &Config, to: &mut String) -> std::fmt::Result {
+    let Config { asapp, call, .. } = config;
+    let [budget, margin, ring] = [call.number_budget, call.expiry_margin, call.ring_limit].map(span::format);
+    let heard = match (call.answer, call.ringing) {
+        (Answer::First, _) => "our ringing tone, being answered at once,",
+        (Answer::OnBridge, Ringing::Local) => "the caller's own ringing tone (180)",
+        (Answer::OnBridge, Ringing::EarlyMedia) => "our ringing tone (183)",
+    };
+    let wanted = match asapp.way_in() {
+        WayIn::Number => format!("a number in {}", asapp.country),
+        WayIn::Sip { uri, .. } => format!("a transfer to {uri}"),
+        WayIn::Headers { uri } => {
+            let room = config.context.max_invite_lines;
+            writeln!(to, "  The customer hears {heard} while we call {uri}. No API is asked:")?;
+            return writeln!(
+                to,
+                "  X-GA-* headers of the INVITE say what it is about, in {room} octets. It may ring {ring}. Over:"
+            );
+        }
+    };
+    let (url, attempts) = (&asapp.base_url, call.max_attempts);
+    writeln!(to, "  The customer hears {heard} while we ask {url} for {wanted} and dial it.")?;
+    writeln!(to, "  Asking may take {budget}, in at most {attempts} attempts.")?;
+    writeln!(to, "  The number is dialled, never later than {margin} before it expires, and may ring {ring}. Over:")
+}
+
+/// How GenerativeAgent gives a customer back.
+fn way_back(config: &Config, to: &mut String) -> std::fmt::Result {
+    let collect = span::format(config.call.collect_limit);
+    match config.asapp.way_in() {
+        WayIn::Headers { .. } => {
+            return writeln!(
+                to,
+                "  When GenerativeAgent hangs up, we hand back at once; its outputContext comes only by REFER."
+            );
+        }
+        WayIn::Number | WayIn::Sip { returns: Return::Bye, .. } => {}
+        WayIn::Sip { returns: Return::Refer(uri), .. } => {
+            writeln!(to, "  GenerativeAgent is asked to give a customer back by REFER to {uri}.")?;
+        }
+        WayIn::Sip { returns: Return::Invite(uri), .. } => {
+            let uri = uri.of(&TransferId("ID".to_owned()));
+            writeln!(
+                to,
+                "  GenerativeAgent is asked to give a customer back by INVITE to {uri}, ID being the transfer's."
+            )?;
+        }
+    }
+    writeln!(to, "  When GenerativeAgent hangs up, we ask for its outputContext for up to {collect} and hand back.")
 }
 
 fn sounds(config: &Config, to: &mut String) -> std::fmt::Result {

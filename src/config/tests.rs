@@ -5,7 +5,7 @@ use secrecy::ExposeSecret;
 
 use super::words::span;
 use super::*;
-use crate::call::settings::{Uui, UuiForm};
+use crate::call::settings::{Return, Uui, UuiForm};
 use crate::call::verdict::Outcome;
 
 const EXAMPLE: &str = include_str!("../../deploy/switchback.toml");
@@ -313,6 +313,8 @@ fn what_cannot_work_is_refused_with_its_fix() {
         ("sip.access = ['192.0.2.10']\npeer.pbx.from = ['192.0.2.10']\npeer.pbx.refer_hosts = ['a b']", "is no host"),
         ("asapp.barred_prefixes = ['900']", "plus sign"),
         ("asapp.sip_uri = 'genagent@x'", "no SIP URI"),
+        ("asapp.way = 'headers'", "write asapp.sip_uri"),
+        ("asapp.way = 'header'", "expected `api` or `headers`"),
         ("asapp.country = 'usa'", "two capital letters"),
         ("asapp.api_secret_file = 'x'", "both given"),
         ("admin.listen = '0.0.0.0:8080'", "token_file"),
@@ -341,6 +343,58 @@ fn m5_the_escape_is_explained_and_checked() {
     assert!(refused.contains("`star` is not up to 16 keys of 0-9, *, #, A-D: write \"*0\""), "{refused}");
     let hasty = with("call.escape = '0'").unwrap().warnings();
     assert!(hasty.iter().any(|warning| warning.contains("call.escape is a single key")), "{hasty:?}");
+}
+
+#[test]
+fn h14_by_headers_no_api_is_needed_and_none_is_told_of() {
+    let least = "trunk.main.address = '192.0.2.10:5060'\nasapp.way = 'headers'\nasapp.sip_uri = 'sip:genagent@x'\n";
+    let config = Config::parse(least).unwrap();
+    assert_eq!(config.core_settings().call.way_in, WayIn::Headers { uri: "sip:genagent@x".to_owned() });
+    let explained = config.explain();
+    assert!(explained.contains("while we call sip:genagent@x. No API is asked"), "{explained}");
+    assert!(!explained.contains("api.asapp.com") && !explained.contains("Asking may take"), "{explained}");
+    let contextless =
+        |config: &Config| config.warnings().iter().any(|it| it.contains("no trunk has return = \"refer\""));
+    assert!(contextless(&config));
+    assert!(!contextless(&Config::parse(&format!("{least}trunk.main.return = 'refer'\n")).unwrap()));
+    assert!(!contextless(&with("").unwrap()));
+    let variables = [("SWITCHBACK__ASAPP__WAY", "headers"), ("SWITCHBACK__ASAPP__SIP_URI", "sip:a@b")];
+    assert_eq!(from_environment(&variables).unwrap().asapp.way, WayWord::Headers);
+}
+
+const SIP: &str = "asapp.sip_uri = 'sip:genagent@x'\n";
+
+#[test]
+fn h14_the_way_back_is_checked_and_explained() {
+    let uri = "asapp.return_uri = 'sip:back@sbc.example.com'\n";
+    let invite = format!("{SIP}{uri}asapp.return = 'invite'\n");
+    for (lines, hint) in [
+        (format!("{uri}asapp.return = 'invite'"), "write asapp.sip_uri and way"),
+        (format!("{SIP}asapp.return = 'invite'"), "write asapp.return_uri"),
+        (format!("{SIP}{uri}"), "leave it out"),
+        (format!("{SIP}asapp.return = 'fax'"), "expected one of"),
+        (format!("{SIP}asapp.return = 'invite'\nasapp.return_uri = 'sip:a@b?X=y'"), "is no SIP URI"),
+        (format!("{SIP}asapp.return = 'invite'\nasapp.return_uri = 'sip:sbc.example.com'"), "no plain user"),
+        (format!("{SIP}asapp.return = 'invite'\nasapp.return_uri = 'sip:a@{}'", "b".repeat(990)), "too long"),
+        (format!("{SIP}{uri}asapp.return = 'refer'"), "write return = \"refer\" below the trunk"),
+        (format!("{invite}asapp.return_user = 'ga'"), "write [user.ga]"),
+        (format!("{invite}asapp.return_user = 'ga'\nuser.ga.password = 'x'"), "sip.challenge"),
+        (
+            format!("{SIP}{uri}asapp.return = 'refer'\ntrunk.main.return = 'refer'\nasapp.return_user = 'ga'"),
+            "write return = \"invite\"",
+        ),
+    ] {
+        let error = refusal(&lines);
+        assert!(error.contains(hint), "{lines}: {error}");
+        assert_eq!(error.lines().count(), 1, "{lines}: {error}");
+    }
+    let told = with(&invite).unwrap().explain();
+    assert!(told.contains("by INVITE to sip:back-ID@sbc.example.com"), "{told}");
+    let refer = with(&format!("{SIP}{uri}asapp.return = 'refer'\ntrunk.main.return = 'refer'")).unwrap();
+    let returns = Return::Refer("sip:back@sbc.example.com".to_owned());
+    assert_eq!(refer.core_settings().call.way_in, WayIn::Sip { uri: "sip:genagent@x".to_owned(), returns });
+    let challenged = "sip.access = ['192.0.2.10']\nsip.challenge = ['192.0.2.10']\nuser.ga.password = 'x'\n";
+    with(&format!("{challenged}{invite}asapp.return_user = 'ga'")).unwrap();
 }
 
 #[test]

@@ -44,6 +44,16 @@ impl From<Advertised> for String {
     }
 }
 
+/// How GenerativeAgent is told what a call is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WayWord {
+    /// Through ASAPP's API, before the call.
+    Api,
+    /// By headers of the INVITE, without any API.
+    Headers,
+}
+
 /// UDP ports, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -23,16 +23,17 @@ impl Default for Laws {
 }
 
 impl Laws {
-    /// Makes a packet of the other law one of this law, in place. Any other packet stays as it is.
+    /// Makes a packet of the other law one of this law, in place. Any other packet stays as it is. It has two octets at
+    /// least.
     pub fn turn(&self, packet: &mut [u8], law: Law) {
         let (other, octets) = match law {
             Law::Mu => (Law::A, &self.mu_of_a),
             Law::A => (Law::Mu, &self.a_of_mu),
         };
-        let Ok(reader) = RtpReader::new(packet) else { return };
-        if reader.payload_type() != payload_type(other) {
+        if packet[1] & PAYLOAD_TYPE != payload_type(other) {
             return;
         }
+        let Ok(reader) = RtpReader::new(packet) else { return };
         let start = reader.payload_offset();
         let end = start + reader.payload().len();
         packet[1] = packet[1] & !PAYLOAD_TYPE | payload_type(law);

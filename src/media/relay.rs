@@ -169,36 +169,38 @@ impl Recording {
     }
 }
 
-/// Everything about one port pair.
+/// Everything about one port pair. A thread has thousands of them, and each packet meets two: what it looks at stands first
+/// and together.
 #[derive(Debug)]
+#[repr(C, align(64))]
 struct Row {
-    pair: PortPair,
-    life: Life,
     rtp: Side,
-    rtcp: Side,
-    latch: Latch,
-    stale: Stale,
     feed: Feed,
     /// What the far side hears instead of what another row feeds it.
     cover: Option<Playing>,
-    /// The far side does not listen.
-    held: bool,
-    outgoing: Outgoing,
+    recording: Option<Box<Recording>>,
     /// Which packets are telephone events.
     events: Option<EventTypes>,
     /// The only G.711 law that the far side hears.
     law: Option<Law>,
-    presses: Presses,
-    /// Keys that the far side hears in place of what it is fed.
-    saying: Saying,
-    watch: Option<Watch>,
+    /// The far side does not listen.
+    held: bool,
+    outgoing: Outgoing,
     /// When something was last accepted.
     heard: Option<Instant>,
-    counters: MediaCounters,
     ear: Ear,
+    counters: MediaCounters,
+    /// Keys that the far side hears in place of what it is fed.
+    saying: Saying,
+    presses: Presses,
+    watch: Option<Watch>,
     /// When the counters are told again.
     count_due: Option<Instant>,
-    recording: Option<Box<Recording>>,
+    pair: PortPair,
+    life: Life,
+    rtcp: Side,
+    latch: Latch,
+    stale: Stale,
     /// Our canonical name in reports (RFC 7022): a new one for each lend.
     name: u128,
 }

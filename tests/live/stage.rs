@@ -215,6 +215,13 @@ impl Stage {
         Sipp::new(scenario, self.street.carrier(), self.folder.path())
     }
 
+    /// A SIPp that plays this scenario as somebody who calls from the carrier's address.
+    pub fn carrier_calls(&self, scenario: &str) -> Sipp {
+        let mut here = self.street.carrier();
+        here.set_port(here.port() + 1);
+        Sipp::new(scenario, here, self.folder.path()).calls_to(self.street.switchback())
+    }
+
     /// A SIPp that plays this scenario as the queue.
     pub fn queue(&self, scenario: &str) -> Sipp {
         Sipp::new(scenario, self.street.queue(), self.folder.path())

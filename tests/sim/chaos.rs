@@ -13,7 +13,7 @@ use switchback::b2bua::settings::{Peer, Settings, Trunk};
 use switchback::call::record::CallRecord;
 use switchback::call::recording::Occasion;
 use switchback::call::rules::Matcher;
-use switchback::call::settings::Answer;
+use switchback::call::settings::{Answer, Return, ReturnUri, WayIn};
 use switchback::call::verdict::Outcome;
 use switchback::sip::digest::Credentials;
 use switchback::sip::locate::{Place, Srv};
@@ -22,7 +22,7 @@ use crate::engine::{CARRIER, Engine, Event, Flight, IVR, Lane, QUEUE, address, m
 use crate::ladders::rules;
 use crate::random::Random;
 use crate::robots::{Alarm, Asapp, Callee, Caller, read, set};
-use crate::text::Sip;
+use crate::text::{self, Sip};
 
 const CALLS: usize = 25;
 /// Customers whose place somebody else asks for, on average.
@@ -45,6 +45,10 @@ struct Chaos {
     callees: Vec<Callee>,
     dialled: BTreeMap<String, usize>,
     asapp: Asapp,
+    /// Whether GenerativeAgent calls back.
+    calls_back: bool,
+    /// Answers that it got.
+    taken_back: usize,
 }
 
 impl Chaos {
@@ -62,6 +66,14 @@ impl Chaos {
         }];
         let land = Land::new(seed);
         land.settle(&mut settings);
+        let uri = "sip:genagent@asapp.example".to_owned();
+        let back = ReturnUri::read("sip:back@192.0.2.1").map(Return::Invite);
+        let calls_back = seed % 7 == 5;
+        match back {
+            Some(returns) if calls_back => settings.call.way_in = WayIn::Sip { uri, returns },
+            _ if seed % 7 == 6 => settings.call.way_in = WayIn::Headers { uri },
+            _ => {}
+        }
         if random.percent(50) {
             let ended = Matcher { outcome: vec![Outcome::Agent, Outcome::GenagentLost], ..Matcher::default() };
             let never = Matcher { outcome: vec![Outcome::NotConnected], ..Matcher::default() };
@@ -108,7 +120,8 @@ impl Chaos {
         if random.percent(10) {
             set(&mut engine, random.between(RUSH / 2, RUSH * 2), Alarm::Stop, 0);
         }
-        Self { engine, random, callers, callees: Vec::new(), dialled: BTreeMap::new(), asapp: Asapp::default() }
+        let (callees, dialled, asapp) = (Vec::new(), BTreeMap::new(), Asapp::default());
+        Self { engine, random, callers, callees, dialled, asapp, calls_back, taken_back: 0 }
     }
 
     fn live(&mut self) {
@@ -144,6 +157,7 @@ impl Chaos {
                 self.callees.push(Callee::invited(index, party, sip.clone(), &mut self.engine, &mut self.random));
             }
             None if sip.is("OPTIONS") => self.engine.send(party, Sip::response(sip, 200, "ping").octets()),
+            None if sip.call_id().starts_with("back-") => self.taken_back += usize::from(sip.status() == Some(200)),
             None => {} // It overtook its INVITE.
         }
     }
@@ -191,7 +205,29 @@ impl Chaos {
         callers[index].call(engine, random);
     }
 
+    /// GenerativeAgent brings somebody's customer back, and says no more.
+    fn call_back(&mut self) {
+        let Self { engine, random, .. } = self;
+        let calls = engine.core.live_calls(engine.now);
+        let Some(call) = calls.iter().map(|call| call.call).max() else { return };
+        let (from, chance) = (address(CARRIER), random.next());
+        let via = format!("SIP/2.0/{} {from};branch=z9hG4bK-back-{chance};rport", engine.transport(from).as_str());
+        let invite = Sip::request("INVITE", &format!("sip:back-{call}-{}@192.0.2.1", 1 + random.below(2)))
+            .with("Via", via)
+            .with("Max-Forwards", "70")
+            .with("From", "<sip:genagent@asapp.example>;tag=1")
+            .with("To", "<sip:back@192.0.2.1>")
+            .with("Call-ID", format!("back-{chance}"))
+            .with("CSeq", "1 INVITE")
+            .with("Contact", format!("<sip:genagent@{from}>"))
+            .with_sdp(text::sdp(&from.ip().to_string(), 9_000));
+        engine.send(from, invite.octets());
+    }
+
     fn mischief(&mut self) {
+        if self.calls_back && self.random.percent(50) {
+            return self.call_back();
+        }
         let Self { engine, random, .. } = self;
         match random.below(9) {
             0 => {
@@ -355,7 +391,7 @@ fn worlds(part: u64) {
     let seeds = part * each..(part + 1) * each;
     let (mut calls, mut talked, mut outcomes) = (0, 0, BTreeMap::<String, usize>::new());
     let (mut tried, mut onward, mut failovers, mut takeovers) = (0, 0, 0, 0);
-    let (mut asked, mut came) = (0, 0);
+    let (mut asked, mut came, mut taken_back) = (0, 0, 0);
     let mut referred = BTreeMap::<String, usize>::new();
     let mut introduced = BTreeMap::<String, usize>::new();
     let mut requests = BTreeMap::<&str, u64>::new();
@@ -383,6 +419,7 @@ fn worlds(part: u64) {
             asked += began.iter().count();
             came += began.iter().filter(|record| record.answered_at.is_some()).count();
         }
+        taken_back += chaos.taken_back;
         failovers += chaos.engine.core.counters(chaos.engine.now).failovers;
         for (method, count) in &chaos.engine.core.counters(chaos.engine.now).requests_received {
             *requests.entry(method).or_default() += count;
@@ -392,7 +429,7 @@ fn worlds(part: u64) {
         }
     }
     println!(
-        "seeds {seeds:?}: {calls} calls, {talked} talked, {tried} rungs, {onward} went on, {failovers} failovers, {takeovers} takeovers, {asked} asked for, of whom {came} came, {outcomes:?}, heard {requests:?}, referred {referred:?}, introduced {introduced:?}"
+        "seeds {seeds:?}: {calls} calls, {talked} talked, {tried} rungs, {onward} went on, {failovers} failovers, {takeovers} takeovers, {asked} asked for, of whom {came} came, {taken_back} answers to who brings back, {outcomes:?}, heard {requests:?}, referred {referred:?}, introduced {introduced:?}"
     );
     let worlds = (seeds.end - seeds.start) as usize;
     assert!(calls > worlds * CALLS / 2 && talked > calls / 4, "too little happened: {calls} calls, {talked} talked");
@@ -403,6 +440,7 @@ fn worlds(part: u64) {
         ["transferred", "accepted, unconfirmed", "refused 486", "rejected 603", "call ended", "not accepted in time"];
     assert!(ends.iter().all(|end| referred.contains_key(*end)), "too little happened: {referred:?}");
     assert!(asked > worlds && came > asked / 4, "too little happened: {asked} asked for, {came} came");
+    assert!(taken_back > worlds / 4, "too little happened: {taken_back} answers to who brings back");
     assert!(takeovers > worlds as u64 / 4, "too little happened: {takeovers} takeovers");
     let plenty = ["PRACK", "UPDATE"].iter().all(|method| requests.get(method) > Some(&(worlds as u64)));
     assert!(plenty && failovers > worlds as u64 / 2, "too little happened: {requests:?}, {failovers} failovers");

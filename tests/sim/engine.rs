@@ -324,9 +324,11 @@ impl Engine {
                 if let Some((asked, _)) = self.open_questions.remove(&question) {
                     self.ladder.replied(self.now - self.start, &reply);
                     if let Ok(Transfer { number, expires_at, dated, .. }) = &reply.answer {
-                        let number = number.as_ref().unwrap_or(&reply.transfer.0);
                         let life = expires_at.map_or(secs(60), |at| ms((at - dated).max(0).unsigned_abs()));
-                        self.audit.numbered(number, asked, life.saturating_sub(self.margin));
+                        // Where a URI is dialled, the transfer's id stands for the number.
+                        for number in number.iter().chain([&reply.transfer.0]) {
+                            self.audit.numbered(number, asked, life.saturating_sub(self.margin));
+                        }
                     }
                     self.feed(Input::Asapp(reply));
                 }

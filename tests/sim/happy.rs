@@ -1,7 +1,7 @@
 //! H: calls as they should go.
 
-use switchback::b2bua::io::{FailureClass, Sound, Transfer, TransferKind, TransferStatus};
-use switchback::call::settings::{DialledEntry, Ringing};
+use switchback::b2bua::io::{FailureClass, SipReturn, Sound, Transfer, TransferKind, TransferStatus};
+use switchback::call::settings::{DialledEntry, Return, Ringing, WayIn};
 use switchback::call::verdict::{EndedBy, Outcome, Phase};
 
 use crate::asapp::{NUMBER, completed};
@@ -240,11 +240,13 @@ fn h15_input_context_from_headers_uui_and_the_dialled_user() {
 
 #[test]
 fn h14_a_transfer_of_type_sip_goes_to_genagents_own_uri_and_names_itself() {
-    let w = World::set(|settings| settings.call.sip_uri = Some("sip:genagent@asapp.example".to_owned()));
+    let w = World::set(|settings| {
+        settings.call.way_in = WayIn::Sip { uri: "sip:genagent@asapp.example".to_owned(), returns: Return::Bye }
+    });
     let mut customer = w.ivr.invite();
     customer.expect("180");
     let post = w.api.expect_create();
-    assert_eq!(post.body().kind, TransferKind::Sip);
+    assert_eq!(post.body().kind, TransferKind::Sip(SipReturn::Bye));
     let id = post.id();
     post.answer(Ok(Transfer { status: Some(TransferStatus::Active), ..Transfer::default() }));
     let mut genagent = w.carrier.expect_invite();

@@ -12,10 +12,10 @@ use switchback::call::intake::Intake;
 use switchback::call::record::Epoch;
 use switchback::call::recording::Recording;
 use switchback::call::rules::{Rung, Target};
-use switchback::call::settings::CallSettings;
+use switchback::call::settings::{CallSettings, WayIn};
 use switchback::call::state::{
-    Asking, Bridged, Call, CallState, Collecting, Dialing, Facts, HandingBack, LegStage, Party, Releasing, Requesting,
-    UnderWay,
+    Asking, Bridged, Call, CallState, Collecting, Dialing, Facts, HandingBack, Left, LegStage, Party, Releasing,
+    Requesting, UnderWay,
 };
 use switchback::call::succession::Succession;
 use switchback::call::ticket::DialTicket;
@@ -61,6 +61,8 @@ fn every_event_in_every_state() {
     compare("tests/sim/table.txt", &text);
 }
 
+const GENAGENT: &str = "sip:genagent@asapp.example";
+
 type Row = (&'static str, String, String, String);
 
 /// A state by name, and a fresh call in it.
@@ -86,6 +88,27 @@ fn states() -> Vec<(&'static str, At)> {
             let deadline = now + secs(8);
             let state = Requesting { transfer: transfer(), asking, asked: now, deadline, failures: 0 };
             Call::at(facts(now, Ringing, None, 0), CallState::Requesting(state))
+        })
+    };
+    let reserving = || -> At {
+        Box::new(|now| {
+            let deadline = now + secs(8);
+            let asking = Asking::Reserving;
+            let state = Requesting { transfer: transfer(), asking, asked: now, deadline, failures: 0 };
+            Call::at(by_headers(facts(now, Ringing, None, 0)), CallState::Requesting(state))
+        })
+    };
+    let dialing_uri = || -> At {
+        Box::new(|now| {
+            let ticket = DialTicket::of_uri(GENAGENT, &transfer(), now);
+            let state = Dialing { transfer: transfer(), guard: ticket.guard(), ticket: Some(ticket) };
+            Call::at(by_headers(facts(now, Ringing, Ringing, 1)), CallState::Dialing(state))
+        })
+    };
+    let untold = || -> At {
+        Box::new(|now| {
+            let state = Bridged { transfer: transfer(), party: Party::Accepted, escape: Escape::default() };
+            Call::at(by_headers(facts(now, Up, Up, 1)), CallState::Bridged(state))
         })
     };
     let dialing = |dialled, unheard: bool| -> At {
@@ -131,9 +154,10 @@ fn states() -> Vec<(&'static str, At)> {
         })
     };
     let gone = LegEvent::HungUp { by: Side::Far, reason: Option::None };
-    let collecting = |fetching| -> At {
+    let collecting = |fetching, left| -> At {
         Box::new(move |now| {
-            let state = Collecting { transfer: transfer(), deadline: now + secs(3), fetching, polls: 1, failures: 0 };
+            let state =
+                Collecting { transfer: transfer(), left, deadline: now + secs(3), fetching, polls: 1, failures: 0 };
             Call::at(facts(now, Up, Over, 1), CallState::Collecting(state))
         })
     };
@@ -171,6 +195,7 @@ fn states() -> Vec<(&'static str, At)> {
         ("inviting", inviting()),
         ("requesting: creating", requesting(Asking::Creating)),
         ("requesting: settling", requesting(Asking::Settling)),
+        ("requesting: reserving", reserving()),
         ("requesting: create due", requesting(Asking::PausingToCreate)),
         ("requesting: settle due", requesting(Asking::PausingToSettle)),
         ("dialing: nobody heard", dialing(1, true)),
@@ -178,14 +203,17 @@ fn states() -> Vec<(&'static str, At)> {
         ("dialing: last attempt", dialing(2, false)),
         ("dialing: to resume, last attempt", resuming()),
         ("dialing: answered first, last attempt", answered_first()),
+        ("dialing: by headers only", dialing_uri()),
         ("bridged: unverified", bridged(Party::Unverified)),
         ("bridged: doubtful", bridged(Party::Doubtful)),
         ("bridged: accepted", bridged(Party::Accepted)),
+        ("bridged: by headers only", untold()),
         ("bridged: half escaped", escaping()),
         ("bridged: a successor rings", succeeding(Option::None)),
         ("bridged: asker gone, successor rings", succeeding(Some(gone))),
-        ("collecting: fetching", collecting(true)),
-        ("collecting: poll due", collecting(false)),
+        ("collecting: fetching", collecting(true, Left::HungUp)),
+        ("collecting: poll due", collecting(false, Left::HungUp)),
+        ("collecting: given back, fetching", collecting(true, Left::GaveBack)),
         ("handing back: dialing", handing_back(dialing_onward(0), Up, Ringing)),
         ("handing back: dialing, unanswered", handing_back(dialing_onward(1), Ringing, Ringing)),
         ("handing back: dialing, to introduce", handing_back(attended(), Up, Ringing)),
@@ -216,6 +244,7 @@ fn facts(now: Instant, customer: LegStage, genagent: LegStage, dialled: u8) -> F
         intake: Intake::read(&invitation, &settings.intake, &mut ()),
         settings,
         epoch: Epoch { instant: now, unix_ms: UNIX_MS },
+        input: Vec::new(),
         reference: "reference".into(),
         received: now,
         answered: None,
@@ -240,6 +269,13 @@ fn facts(now: Instant, customer: LegStage, genagent: LegStage, dialled: u8) -> F
         hand_back: None,
     };
     facts.begin_attempt(now);
+    facts
+}
+
+/// The same call where no API is asked.
+fn by_headers(mut facts: Facts) -> Facts {
+    let way_in = WayIn::Headers { uri: GENAGENT.to_owned() };
+    facts.settings = Arc::new(CallSettings { way_in, ..CallSettings::clone(&facts.settings) });
     facts
 }
 
@@ -325,6 +361,13 @@ fn events() -> Vec<(String, CallEvent)> {
     let other = CallRef(1).transfer(9);
     events.push(("created under another id: a number".into(), CallEvent::Created(other, Ok(active(NUMBER, secs(60))))));
     events.push(("the way failed".into(), CallEvent::WayFailed("silent".into())));
+    let silent = Referral { headers: Vec::new(), ..referral.clone() };
+    let asks = LegEvent::TransferAsked(Box::new(silent));
+    events.push(("GenerativeAgent refers in silence".into(), CallEvent::Leg(LegRole::GenerativeAgent, asks)));
+    events.push(("GenerativeAgent calls back".into(), CallEvent::Returned(transfer(), referral.headers.clone())));
+    events.push(("GenerativeAgent calls in silence".into(), CallEvent::Returned(transfer(), Vec::new())));
+    events.push(("a trunk is found".into(), CallEvent::Reserved(transfer(), true)));
+    events.push(("no trunk is found".into(), CallEvent::Reserved(transfer(), false)));
     events.push(("advised: dial".into(), CallEvent::Advised(1, Ok(r#"{"ladder":["dial:queue"]}"#.into()))));
     events.push(("advised: no answer".into(), CallEvent::Advised(1, Err("no answer in 2s".into()))));
     events.push(("advised too late".into(), CallEvent::Advised(0, Ok(r#"{"ladder":["bye"]}"#.into()))));
@@ -347,6 +390,7 @@ fn named(state: &CallState) -> String {
             match state.asking {
                 Asking::Creating => "creating",
                 Asking::Settling => "settling",
+                Asking::Reserving => "reserving",
                 Asking::PausingToCreate => "create due",
                 Asking::PausingToSettle => "settle due",
             }
@@ -424,6 +468,8 @@ fn worded(action: &CallAction, now: Instant) -> String {
         CallAction::Introduce => "introduce".to_owned(),
         CallAction::Abandon(role) => format!("abandon {}", name_of(*role)),
         CallAction::FellBack(reason, rung) => format!("fell back by {rung}: {}", reason.as_str()),
+        CallAction::Reserve(_) => "reserve".to_owned(),
+        CallAction::TakeBack => "take back".to_owned(),
         CallAction::Create(transfer, at) => {
             format!("create #{} {}", transfer.0.rsplit('-').next().unwrap_or(""), after(*at))
         }
