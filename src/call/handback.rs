@@ -262,6 +262,9 @@ fn dialing(
 /// Nobody else is called: what cannot fail is still done.
 fn enough(facts: &mut Facts, mut state: HandingBack, result: &str, now: Instant, actions: &mut Actions) -> CallState {
     facts.rung_result(result);
+    if matches!(state.rung, UnderWay::Referring { .. }) {
+        withdraw(actions);
+    }
     actions.push(CallAction::Abandon(LegRole::Onward));
     facts.onward = LegStage::None;
     state.ladder.retain(Rung::is_last);
@@ -330,6 +333,7 @@ fn referring(
         // Whoever has the customer now has not been asked.
         CallEvent::ChangedHands => ("changed hands".to_owned(), state.cause, Next::Again),
         CallEvent::Timer(CallTimer::AcceptLimit) if !accepted => {
+            withdraw(actions);
             ("not accepted in time".to_owned(), Cause::NO_RESPONSE, Next::Rung)
         }
         CallEvent::Timer(CallTimer::RingLimit) if accepted => {
@@ -356,6 +360,12 @@ fn referring(
         Next::Uri => refer(facts, state, target, member + 1, now, actions),
         Next::Rung => climb(facts, state, now, actions),
     }
+}
+
+/// Somebody else may get the customer from here on: a REFER that waits for an ACK, or is repeated for want of an answer,
+/// must not ask for him a second time.
+fn withdraw(actions: &mut Actions) {
+    actions.push(CallAction::Leg(LegRole::Customer, LegCommand::Withdraw, Carry::default()));
 }
 
 /// What follows a REFER that did not work.
@@ -427,7 +437,10 @@ fn introducing(
             Transfer::NoOutcome => "no outcome".to_owned(),
         },
         CallEvent::ChangedHands => "changed hands".to_owned(),
-        CallEvent::Timer(CallTimer::AcceptLimit) if !accepted => "not accepted in time".to_owned(),
+        CallEvent::Timer(CallTimer::AcceptLimit) if !accepted => {
+            withdraw(actions);
+            "not accepted in time".to_owned()
+        }
         CallEvent::Timer(CallTimer::RingLimit) if accepted => "no outcome in time".to_owned(),
         // A dialog that is replaced is ended by who took the INVITE (RFC 3891 section 3), maybe before we hear of it.
         CallEvent::Leg(LegRole::Onward, LegEvent::HungUp { by: Side::Far, .. }) => {

@@ -178,6 +178,7 @@ impl Established {
             LegCommand::HangUp(cause) => self.hang_up(cause, material, s),
             LegCommand::Inform(info) if matches!(self.closing, Closing::Open) => self.inform(&info, material, s),
             LegCommand::Refer(to) if matches!(self.closing, Closing::Open) => self.refer(&to, material, s),
+            LegCommand::Withdraw => s.out.extend(self.referrals.withdraw().map(Out::Abandon)),
             LegCommand::Accept => {
                 if let Some(asked) = self.asked.take() {
                     let first = self.notifier.is_none();

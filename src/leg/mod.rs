@@ -92,6 +92,8 @@ pub enum LegCommand {
     Inform(Info),
     /// Ask the far side to call this URI in our place; the header lines go inside it.
     Refer(String),
+    /// Do not wait for that any more: a REFER that has not left stays here, and one without an answer is not repeated.
+    Withdraw,
     /// Take on the transfer that the far side asked for: 202.
     Accept,
     /// Do not: 603.

@@ -61,6 +61,13 @@ impl Referrals {
         self.held.take()
     }
 
+    /// Nobody waits for it any more. The key of the request that is still under way: what it brings all the same is told
+    /// by its NOTIFYs.
+    pub(super) fn withdraw(&mut self) -> Option<ClientKey> {
+        self.held = None;
+        self.last.as_mut()?.key.take()
+    }
+
     /// A REFER has been sent; whatever becomes of the one before it is told to nobody.
     pub(super) fn begin(&mut self, key: ClientKey, number: u32) {
         let last = self.last.replace(Referral { key: Some(key), number, stage: Stage::Asked });

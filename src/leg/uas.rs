@@ -103,6 +103,7 @@ impl Uas {
             (
                 LegCommand::Inform(_)
                 | LegCommand::Refer(_)
+                | LegCommand::Withdraw
                 | LegCommand::Accept
                 | LegCommand::Decline
                 | LegCommand::Report(_),

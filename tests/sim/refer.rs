@@ -585,3 +585,64 @@ fn r18_a_refer_waits_for_the_ack_of_our_200() {
         assert_eq!(tried(&w), ["refer:queue transferred"]);
     }
 }
+
+/// Brings a call to where our 200 to a re-INVITE waits for its ACK and the REFER for that.
+fn held(w: &World) -> Line {
+    let (mut customer, mut genagent) = talk(w);
+    let sdp = customer.sdp();
+    customer.reinvite(sdp);
+    customer.expect("200");
+    asks_for_a_person(w, &mut genagent);
+    customer
+}
+
+#[test]
+fn r18_a_refer_that_waited_too_long_for_an_ack_does_not_leave_behind_the_next_rung() {
+    let w = plain();
+    let mut customer = held(&w);
+    w.run_for(ms(4_980));
+    let mut queue = w.queue.expect_invite();
+    queue.answer();
+    queue.expect("ACK");
+    customer.ack();
+    customer.expect_nothing_for(secs(10));
+    assert!(w.talking(&customer, &queue), "{}", w.ladder());
+    queue.bye();
+    queue.expect("200 BYE");
+    customer.expect_and_ok("BYE");
+    assert_eq!(tried(&w), ["refer:queue not accepted in time", "dial:queue answered"]);
+}
+
+#[test]
+fn r18_a_refer_that_waits_for_an_ack_does_not_outlive_the_ladder() {
+    let w = world(&["sip:queue@pbx.example"], |settings| {
+        settings.call.ladder_limit = secs(3);
+        rules(settings, [(Matcher::default(), &["refer:queue", "bye"])]);
+    });
+    let mut customer = held(&w);
+    w.run_for(secs(4));
+    customer.ack();
+    customer.expect_and_ok("BYE");
+    assert_eq!(tried(&w), ["refer:queue no time left", "bye done"]);
+}
+
+#[test]
+fn t6_a_refer_that_was_given_up_is_not_repeated_and_what_it_brings_is_answered() {
+    let w = plain();
+    let (mut customer, refer) = asked(&w);
+    w.run_for(ms(4_980));
+    let mut queue = w.queue.expect_invite();
+    let said = w.count(&w.ivr, "REFER");
+    queue.answer();
+    queue.expect("ACK");
+    customer.expect_nothing_for(secs(20));
+    assert_eq!(w.count(&w.ivr, "REFER"), said, "{}", w.ladder());
+    customer.reply(&refer, 202);
+    notify(&mut customer, &refer, "terminated;reason=noresource", "SIP/2.0 486 Busy Here\r\n");
+    customer.expect("200 NOTIFY");
+    assert!(w.talking(&customer, &queue), "{}", w.ladder());
+    customer.bye();
+    customer.expect("200 BYE");
+    queue.expect_and_ok("BYE");
+    assert_eq!(tried(&w), ["refer:queue not accepted in time", "dial:queue answered"]);
+}
