@@ -142,6 +142,11 @@ pub(super) fn handing_back(
     event: CallEvent,
     actions: &mut Actions,
 ) -> CallState {
+    if let CallEvent::Leg(LegRole::Customer, LegEvent::TransferProgressed(transfer)) = &event
+        && let Some(how) = arrived(*transfer).filter(|_| waits_for_somebody_else(&state.rung))
+    {
+        return overtaken(facts, state, how, now, actions);
+    }
     let is_tried =
         matches!(state.rung, UnderWay::Dialing { .. } | UnderWay::Referring { .. } | UnderWay::Consulting { .. });
     let (state, event) = match is_tried {
@@ -166,6 +171,36 @@ pub(super) fn handing_back(
         UnderWay::Announcing => announcing(facts, state, now, event, actions),
         UnderWay::Parting => parting(facts, state, now, event, actions),
     }
+}
+
+/// How the customer is with somebody now, if this tells so.
+fn arrived(transfer: Transfer) -> Option<&'static str> {
+    match transfer {
+        Transfer::Transferred => Some("transferred"),
+        Transfer::AcceptedUnconfirmed => Some("accepted, unconfirmed"),
+        Transfer::Accepted
+        | Transfer::Progressed(_)
+        | Transfer::Refused(_)
+        | Transfer::Rejected(_)
+        | Transfer::Unauthorized
+        | Transfer::NoOutcome
+        | Transfer::CallEnded => None,
+    }
+}
+
+/// Whether a REFER that is heard of now was that of an earlier rung, and the customer has nobody else yet.
+fn waits_for_somebody_else(rung: &UnderWay) -> bool {
+    match rung {
+        UnderWay::Dialing { .. } | UnderWay::Consulting { .. } | UnderWay::Announcing => true,
+        UnderWay::Referring { .. } | UnderWay::Introducing { .. } | UnderWay::Talking | UnderWay::Parting => false,
+    }
+}
+
+/// The REFER of an earlier rung has worked after all: whoever is called meanwhile would be bridged to nobody.
+fn overtaken(facts: &mut Facts, state: HandingBack, how: &str, now: Instant, actions: &mut Actions) -> CallState {
+    fell_back(&state.verdict, "refer", actions);
+    facts.rung_overtaken(how);
+    gone(facts, state, now, actions)
 }
 
 /// What ends every rung that is being tried; gives back any other event, for the rung to decide.
@@ -386,6 +421,11 @@ fn transferred(facts: &mut Facts, state: HandingBack, how: &str, now: Instant, a
 
 fn passed_on(facts: &mut Facts, state: HandingBack, how: &str, now: Instant, actions: &mut Actions) -> CallState {
     facts.rung_result(how);
+    gone(facts, state, now, actions)
+}
+
+/// Nobody needs us any more.
+fn gone(facts: &mut Facts, state: HandingBack, now: Instant, actions: &mut Actions) -> CallState {
     actions.push(CallAction::StopTimers);
     actions.push(CallAction::Start(CallTimer::ReleaseLimit, now + facts.settings.release_limit));
     facts.hang_up(LegRole::Customer, Cause::NORMAL, actions);

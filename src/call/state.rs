@@ -20,6 +20,8 @@ use crate::leg::{Cause, LegCommand, LegEvent, LegRole, MediaCounters};
 
 /// How finely the room inside a URI is fitted.
 const FITTINGS: usize = 16;
+/// What a rung has brought as long as it is tried.
+const UNDER_WAY: &str = "under way";
 
 /// Where a call stands. Reading down `step.rs` is living through it:
 ///
@@ -560,7 +562,7 @@ impl Facts {
     /// A rung is tried, which is remembered for the record; the rungs tried so far.
     pub fn rung_begun(&mut self, rung: &Rung) -> usize {
         let record = self.hand_back.get_or_insert_default();
-        record.rungs.push(RungRecord { rung: rung.to_string(), result: "under way".to_owned() });
+        record.rungs.push(RungRecord { rung: rung.to_string(), result: UNDER_WAY.to_owned() });
         record.rungs.len()
     }
 
@@ -568,6 +570,17 @@ impl Facts {
     pub fn rung_result(&mut self, result: impl Into<String>) {
         if let Some(rung) = self.hand_back.as_mut().and_then(|record| record.rungs.last_mut()) {
             rung.result = result.into();
+        }
+    }
+
+    /// A REFER that was given up has worked after all, and so the rung under way is not needed.
+    pub fn rung_overtaken(&mut self, how: &str) {
+        let rungs = self.hand_back.as_mut().map_or(&mut [][..], |record| &mut record.rungs[..]);
+        for rung in rungs.iter_mut().filter(|rung| rung.result == UNDER_WAY) {
+            rung.result = "overtaken".to_owned();
+        }
+        if let Some(refer) = rungs.iter_mut().rev().find(|rung| rung.rung.starts_with("refer:")) {
+            refer.result = how.to_owned();
         }
     }
 

@@ -646,3 +646,59 @@ fn t6_a_refer_that_was_given_up_is_not_repeated_and_what_it_brings_is_answered()
     queue.expect_and_ok("BYE");
     assert_eq!(tried(&w), ["refer:queue not accepted in time", "dial:queue answered"]);
 }
+
+/// Brings a call to where nobody has said what became of the REFER, and the queue rings.
+fn given_up(w: &World) -> (Line, Sip, Line) {
+    let (customer, refer) = accepted(w);
+    w.run_for(ms(19_980));
+    let queue = w.queue.expect_invite();
+    queue.respond(180);
+    w.run_for(secs(1));
+    (customer, refer, queue)
+}
+
+/// The queue's telephone rings no longer.
+fn is_cancelled(queue: &mut Line) {
+    let cancel = queue.expect("CANCEL");
+    queue.reply(&cancel, 200);
+    queue.respond(487);
+    queue.expect("ACK");
+}
+
+#[test]
+fn t10_a_late_success_ends_the_dial_that_took_its_place() {
+    let w = plain();
+    let (mut customer, refer, mut queue) = given_up(&w);
+    notify(&mut customer, &refer, "terminated;reason=noresource", "SIP/2.0 200 OK\r\n");
+    customer.expect("200 NOTIFY");
+    customer.expect_and_ok("BYE");
+    is_cancelled(&mut queue);
+    assert_eq!(w.verdict(), (Outcome::Agent, EndedBy::Genagent, Phase::Talking));
+    assert_eq!(tried(&w), ["refer:queue transferred", "dial:queue overtaken"]);
+}
+
+#[test]
+fn t9_who_accepted_and_leaves_while_the_queue_rings_has_transferred() {
+    let w = plain();
+    let (mut customer, _, mut queue) = given_up(&w);
+    customer.bye();
+    customer.expect("200 BYE");
+    is_cancelled(&mut queue);
+    assert_eq!(tried(&w), ["refer:queue accepted, unconfirmed", "dial:queue overtaken"]);
+    assert_eq!(w.record().hand_back.and_then(|back| back.ended_by), None, "he is with somebody");
+}
+
+#[test]
+fn t10_a_late_success_that_crosses_the_queues_answer_bridges_nobody() {
+    let w = plain();
+    let (mut customer, refer, mut queue) = given_up(&w);
+    notify(&mut customer, &refer, "terminated;reason=noresource", "SIP/2.0 200 OK\r\n");
+    w.run_for(ms(1));
+    queue.answer();
+    customer.expect("200 NOTIFY");
+    customer.expect_and_ok("BYE");
+    queue.expect_and_ok("CANCEL");
+    queue.expect("ACK");
+    queue.expect_and_ok("BYE");
+    assert_eq!(tried(&w), ["refer:queue transferred", "dial:queue overtaken"]);
+}
