@@ -63,6 +63,9 @@ struct Fork {
     ack: Bytes,
 }
 
+/// How long a BYE waits for the answer to a NOTIFY before it: the far side hears our waiting sound meanwhile.
+const PART_AFTER: Duration = Duration::from_millis(500);
+
 /// Answers of a fork that are remembered.
 const MAX_FORKS: usize = 8;
 
@@ -74,8 +77,8 @@ const MAX_FORKS: usize = 8;
 #[derive(Debug)]
 enum Closing {
     Open,
-    /// From our 2xx until its ACK a BYE is only an intent (RFC 3261 section 15), and so it is while a NOTIFY of ours
-    /// waits for its answer.
+    /// From our 2xx until its ACK a BYE is only an intent (RFC 3261 section 15), and so it is for a moment while a
+    /// NOTIFY of ours waits for its answer.
     Queued(Cause, Material),
     /// Our BYE waits for its answer, which brings the last word.
     Sent,
@@ -202,13 +205,18 @@ impl Established {
     pub(super) fn hang_up(&mut self, cause: Cause, material: &Material, s: &mut Surroundings<'_>) {
         let owes = self.unacked.is_some() || self.notifier.as_ref().is_some_and(Notifier::owes);
         match (&self.closing, owes) {
-            (Closing::Open, true) => self.closing = Closing::Queued(cause, material.clone()),
-            (Closing::Open, false) => {
-                self.send_bye(cause, material, s);
-                self.closing = Closing::Sent;
+            (Closing::Open, true) => {
+                self.closing = Closing::Queued(cause, material.clone());
+                s.out.push(Out::Start(LegTimer::Part, PART_AFTER));
             }
+            (Closing::Open, false) => self.part(cause, material, s),
             (Closing::Queued(..) | Closing::Sent | Closing::Over, _) => {}
         }
+    }
+
+    fn part(&mut self, cause: Cause, material: &Material, s: &mut Surroundings<'_>) {
+        self.send_bye(cause, material, s);
+        self.closing = Closing::Sent;
     }
 
     fn send_bye(&mut self, cause: Cause, material: &Material, s: &mut Surroundings<'_>) {
@@ -381,11 +389,20 @@ impl Established {
         self.hang_up_at_last(s);
     }
 
+    /// The goodbye that waits, if one does.
+    fn queued(&mut self) -> Option<(Cause, Material)> {
+        match std::mem::replace(&mut self.closing, Closing::Open) {
+            Closing::Queued(cause, material) => Some((cause, material)),
+            other => {
+                self.closing = other;
+                None
+            }
+        }
+    }
+
     /// What the goodbye waited for has come.
     fn hang_up_at_last(&mut self, s: &mut Surroundings<'_>) {
-        if matches!(self.closing, Closing::Queued(..))
-            && let Closing::Queued(cause, material) = std::mem::replace(&mut self.closing, Closing::Open)
-        {
+        if let Some((cause, material)) = self.queued() {
             self.hang_up(cause, &material, s);
         } else if let Some((to, material)) = self.referrals.release() {
             self.refer(&to, &material, s);
@@ -622,16 +639,18 @@ impl Established {
                 s.out.push(Out::Start(LegTimer::Repeat, unacked.wait));
             }
             (LegTimer::NoAck, Some(_)) => {
-                let (cause, material) = match std::mem::replace(&mut self.closing, Closing::Open) {
-                    Closing::Queued(cause, material) => (cause, material),
-                    _ => (Cause::TIMEOUT, Material::default()),
-                };
+                let (cause, material) = self.queued().unwrap_or((Cause::TIMEOUT, Material::default()));
                 self.send_bye(cause, &material, s);
                 self.over(LegEvent::Lost(LostCause::NoAck), s);
             }
             (LegTimer::Refresh | LegTimer::Retry, _) => self.send_refresh(negotiation, s),
             (LegTimer::Expire, _) => self.expired(s),
             (LegTimer::Unsubscribe, _) => self.referrals.expired(s),
+            (LegTimer::Part, None) => {
+                if let Some((cause, material)) = self.queued() {
+                    self.part(cause, &material, s);
+                }
+            }
             (LegTimer::Forget, _) => s.out.push(Out::Gone),
             _ => {}
         }

@@ -364,6 +364,8 @@ pub enum LegTimer {
     Retry,
     /// No refresh came: the far side is gone.
     Expire,
+    /// A NOTIFY of ours has had its time: hang up without its answer.
+    Part,
     /// The subscription of our REFER has run out: nobody says what becomes of it.
     Unsubscribe,
     /// The tombstone has answered long enough.
@@ -372,7 +374,7 @@ pub enum LegTimer {
 
 impl LegTimer {
     /// Every timer.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Remind,
         Self::Repeat,
         Self::NoAck,
@@ -381,6 +383,7 @@ impl LegTimer {
         Self::Refresh,
         Self::Retry,
         Self::Expire,
+        Self::Part,
         Self::Unsubscribe,
         Self::Forget,
     ];

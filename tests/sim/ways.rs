@@ -101,15 +101,35 @@ fn t4_the_bye_waits_until_the_outcome_is_heard() {
     let mut desk = desk_phone.expect_invite();
     desk.answer();
     desk.expect("ACK");
-    customer.expect_nothing_for(secs(2));
+    customer.expect_nothing_for(ms(450));
     assert!(w.talking(&desk, &genagent), "the audio does not wait");
     customer.reply(&first, 200);
     let last = customer.expect("NOTIFY");
     assert!(last.body.starts_with("SIP/2.0 200"));
-    customer.expect_nothing_for(secs(2));
+    customer.expect_nothing_for(ms(20));
     customer.reply(&last, 200);
     customer.expect_and_ok("BYE");
     farewell(&mut desk, &mut genagent);
+}
+
+#[test]
+fn t4_the_bye_does_not_wait_for_an_asker_who_answers_no_notify() {
+    let (w, desk_phone) = world();
+    let (mut customer, mut genagent) = talk(&w);
+    refers(&mut customer, &desk());
+    customer.expect("202 REFER");
+    customer.expect("NOTIFY"); // and it does not answer that
+    let mut desk = desk_phone.expect_invite();
+    desk.respond(486);
+    desk.expect("ACK");
+    genagent.bye();
+    genagent.expect("200 BYE");
+    w.api.expect_fetch().answer_completed("AGENT", &[("tier", "gold")]);
+    w.run_for(ms(20));
+    let decided = w.now();
+    assert_eq!(customer.expect_and_ok("BYE").header("X-GA-tv-tier"), "gold");
+    assert!(w.now() - decided < ms(550), "{:?}", w.now() - decided);
+    assert_eq!(w.verdict(), (Outcome::Agent, EndedBy::Genagent, Phase::Talking));
 }
 
 #[test]
