@@ -82,7 +82,7 @@ enum Closing {
     Queued(Cause, Material),
     /// Our BYE waits for its answer, which brings the last word.
     Sent,
-    /// The last word is spoken; what comes now is answered for 64*T1.
+    /// The last word is spoken; what comes now is answered for 64*T1, and for as long as somebody is told of a transfer.
     Over,
 }
 
@@ -618,7 +618,7 @@ impl Established {
         self.over(LegEvent::Lost(LostCause::UnusableAnswer), s);
     }
 
-    /// Speaks the last word; the tombstone stays for 64*T1.
+    /// Speaks the last word; the tombstone stays for 64*T1 at least.
     pub(super) fn over(&mut self, last_word: LegEvent, s: &mut Surroundings<'_>) {
         self.closing = Closing::Over;
         self.unacked = None;
@@ -650,6 +650,10 @@ impl Established {
                 if let Some((cause, material)) = self.queued() {
                     self.part(cause, &material, s);
                 }
+            }
+            // A subscription outlives its session (RFC 5057 section 4.1): who asked is still owed the outcome.
+            (LegTimer::Forget, _) if self.notifier.as_ref().is_some_and(|notifier| !notifier.is_done()) => {
+                s.out.push(Out::Start(LegTimer::Forget, s.base.long()));
             }
             (LegTimer::Forget, _) => s.out.push(Out::Gone),
             _ => {}

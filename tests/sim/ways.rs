@@ -278,6 +278,40 @@ fn t4_a_blind_transfer_whose_asker_leaves_at_once() {
 }
 
 #[test]
+fn t4_an_asker_who_has_left_long_ago_is_told_the_outcome_all_the_same() {
+    for status in [200, 486] {
+        let w = World::set(|settings| {
+            accepting(settings);
+            settings.call.ring_limit = secs(60);
+        });
+        let desk_phone = w.stranger(DESK);
+        let (mut customer, mut genagent) = talk(&w);
+        refers(&mut customer, &desk());
+        customer.expect("202 REFER");
+        notified(&mut customer, "100", "active");
+        customer.bye();
+        customer.expect("200 BYE");
+        let mut desk = desk_phone.expect_invite();
+        desk.respond(180);
+        w.run_for(LONG + secs(8));
+        if status == 200 {
+            desk.answer();
+        } else {
+            desk.respond(status);
+        }
+        desk.expect("ACK");
+        notified(&mut customer, &status.to_string(), "terminated");
+        if status == 200 {
+            farewell(&mut desk, &mut genagent);
+        } else {
+            genagent.expect_and_ok("BYE");
+        }
+        w.run_for(LONG + secs(2));
+        assert_eq!(w.counters().active_legs, 0, "a tombstone is no monument");
+    }
+}
+
+#[test]
 fn t4_genagent_hangs_up_while_the_successor_rings() {
     for departed in [false, true] {
         let (w, desk_phone) = world();
