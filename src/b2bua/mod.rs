@@ -11,6 +11,7 @@ pub mod breaker;
 pub mod counters;
 mod errands;
 pub mod headers;
+pub mod heard;
 pub mod io;
 pub mod limiter;
 mod memory;
