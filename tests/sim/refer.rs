@@ -280,6 +280,60 @@ fn t10_a_late_word_of_the_first_refer_does_not_speak_for_the_second() {
     assert_eq!(tried(&w), ["refer:queue no outcome in time", "refer:other transferred"]);
 }
 
+/// Two REFERs in a row, to a peer that names no id, and ends no subscription with what it says last.
+fn nameless(w: &World, customer: &mut Line, body: &str) {
+    let notify = notification(customer, "refer", "active;expires=60", body);
+    customer.send(&notify);
+    customer.expect("200 NOTIFY");
+    w.run_for(ms(5));
+}
+
+#[test]
+fn t8_a_nameless_notification_after_a_known_outcome_is_about_the_last_refer() {
+    for late in [false, true] {
+        let w = world(&["sip:queue@pbx.example", "sip:next@pbx.example"], |settings| {
+            settings.call.targets.get_mut("queue").expect("the queue").ring_limit = secs(20);
+            let again = settings.call.targets["queue"].clone();
+            settings.call.targets.insert("other".to_owned(), again);
+            rules(settings, [(Matcher::default(), &["refer:queue", "refer:other"])]);
+        });
+        let (mut customer, _) = accepted(&w);
+        if !late {
+            nameless(&w, &mut customer, "SIP/2.0 486 Busy Here\r\n");
+        }
+        let again = customer.expect("REFER");
+        customer.reply(&again, 202);
+        if late {
+            nameless(&w, &mut customer, "SIP/2.0 486 Busy Here\r\n");
+            waits(&w, &customer);
+        }
+        nameless(&w, &mut customer, "SIP/2.0 200 OK\r\n");
+        customer.expect_and_ok("BYE");
+        let [first, second] = if late {
+            ["refer:queue no outcome in time", "refer:other transferred"]
+        } else {
+            ["refer:queue refused 486", "refer:queue transferred"]
+        };
+        assert_eq!(tried(&w), [first, second]);
+    }
+}
+
+#[test]
+fn t10_a_nameless_notification_is_not_about_a_refer_that_nobody_accepted() {
+    let w = world(&["sip:queue@pbx.example"], |settings| {
+        let again = settings.call.targets["queue"].clone();
+        settings.call.targets.insert("other".to_owned(), again);
+        rules(settings, [(Matcher::default(), &["refer:queue", "refer:other"])]);
+    });
+    let (mut customer, _) = asked(&w);
+    let second = customer.expect("REFER");
+    customer.reply(&second, 202);
+    nameless(&w, &mut customer, "SIP/2.0 100 Trying\r\n");
+    nameless(&w, &mut customer, "SIP/2.0 200 OK\r\n");
+    customer.expect_and_ok("BYE");
+    assert_eq!(tried(&w), ["refer:queue not accepted in time", "refer:other transferred"]);
+}
+
 #[test]
 fn t10_a_subscription_that_runs_out() {
     let w = plain();
