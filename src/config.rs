@@ -36,6 +36,9 @@ use crate::sip::hop::Transport;
 use crate::sip::locate::Place;
 use crate::sip::value::Uri;
 
+/// The customer's leg, GenerativeAgent's, and the way back.
+const PAIRS_A_CALL: usize = 3;
+
 pub use peer::Peer;
 pub use profile::Profile;
 pub use trunk::Trunk;
@@ -702,7 +705,7 @@ impl Default for Sip {
             t4: core.sip_timers.t4,
             session_expires: Duration::from_secs(u64::from(core.session.expires)),
             session_least: Duration::from_secs(u64::from(core.session.least)),
-            max_calls: PortRange::default().pairs() / 2,
+            max_calls: PortRange::default().pairs() / PAIRS_A_CALL,
             max_calls_per_second: core.max_calls_per_second,
             max_messages_per_source: core.max_messages_per_source,
             max_calls_per_second_per_source: core.max_calls_per_second_per_source,

@@ -50,6 +50,9 @@ const MAX_FORWARDS: u8 = 70;
 /// Which call transfer a call to GenerativeAgent's SIP URI is.
 const TRANSFER_HEADER: &str = "X-ASAPP-CallTransferId";
 
+/// Pairs that a call has ready: for GenerativeAgent's leg, and for the customer's way on after it.
+pub(super) type Spares = [PortPair; 2];
+
 /// How a call begins.
 type CallBegins = fn(CallRef, String, Intake, Arc<CallSettings>, Epoch, Instant, &mut Vec<CallAction>) -> Call;
 
@@ -58,7 +61,7 @@ pub(super) struct Door {
     /// The customer's leg, or who asked by REFER for one.
     pub asked_by: AskedBy,
     pub pair: PortPair,
-    pub spare: PortPair,
+    pub spares: Spares,
     pub max_forwards: u8,
     pub headers: Lines,
     pub private: bool,
@@ -94,7 +97,7 @@ impl B2bua {
             }
         };
         let call = CallRef(self.ids.number());
-        let Some([customer_pair, spare]) = self.lend_two(now, here, call) else {
+        let Some((customer_pair, spares)) = self.lend_to(now, here, call) else {
             return self.unavailable(now, origin, invite, "ports");
         };
         self.open(origin, invite, &key, Some(id));
@@ -111,13 +114,12 @@ impl B2bua {
                 let (headers, private) = self.invited_with(invite);
                 let profile = self.profile_of(origin.ip()).map(str::to_owned);
                 let asked_by = AskedBy::Customer(id);
-                let door = Door { asked_by, pair: customer_pair, spare, max_forwards, headers, private, profile };
+                let door = Door { asked_by, pair: customer_pair, spares, max_forwards, headers, private, profile };
                 self.begin_call(now, call, id, door, out);
             }
             Err(refusal) => {
                 *self.counters.rejected.entry("description").or_default() += 1;
-                self.close_media(customer_pair, call);
-                self.close_media(spare, call);
+                self.close_all_media(customer_pair, spares, call);
                 self.answer_open(now, invite, &key, refusal);
             }
         }
@@ -132,11 +134,14 @@ impl B2bua {
         })
     }
 
-    /// A pair for the customer's leg, of the family of our address `here`, and one for GenerativeAgent's.
-    pub(super) fn lend_two(&mut self, now: Instant, here: IpAddr, call: CallRef) -> Option<[PortPair; 2]> {
+    /// A pair for the customer's leg, of the family of our address `here`, and those for the legs that we shall dial: a
+    /// call for whose way back there would be no pair is not begun.
+    pub(super) fn lend_to(&mut self, now: Instant, here: IpAddr, call: CallRef) -> Option<(PortPair, Spares)> {
         // The trunk that is likely to be taken; if it turns out to be another family's, another pair is lent.
         let there = self.trunks.first_up(now, 0).map_or(here, |way| way.hop.ip());
-        self.ports.lend_two([here, there].map(Family::of), call, &mut self.ids)
+        let [customer, genagent, onward] =
+            self.ports.lend([here, there, here].map(Family::of), call, &mut self.ids)?;
+        Some((customer, [genagent, onward]))
     }
 
     /// The profile of who calls from here: that of the smallest network it lies in, or of the trunk that it is a server of.
@@ -226,7 +231,7 @@ impl B2bua {
     }
 
     pub(super) fn open_call(&mut self, now: Instant, reference: CallRef, door: Door, invitation: &Invitation) {
-        let Door { asked_by, pair, spare, max_forwards, headers, private, profile } = door;
+        let Door { asked_by, pair, spares, max_forwards, headers, private, profile } = door;
         let (begin, customer, referrer): (CallBegins, _, _) = match asked_by {
             AskedBy::Customer(leg) => (Call::begin, Some(leg), None),
             AskedBy::Referrer(id) => (Call::referred, None, Some(id)),
@@ -246,7 +251,7 @@ impl B2bua {
             max_forwards,
             headers,
             private,
-            spare_pair: Some(spare),
+            spare_pairs: spares.into(),
             sound: None,
             referrer,
             record: None,
@@ -321,12 +326,12 @@ impl B2bua {
 
     fn leg_spoke(&mut self, now: Instant, id: LegId, event: LegEvent) {
         let Some(entry) = self.legs.get_mut(&id) else { return };
-        let (role, call, pair) = (entry.role, entry.call, entry.pair);
+        let (role, call) = (entry.role, entry.call);
         entry.heard |= matches!(event, LegEvent::Progressed { .. } | LegEvent::Answered);
         if event.is_last_word() {
             debug_assert!(!entry.over, "a leg spoke its last word twice: {event:?}");
             entry.over = true;
-            self.close_media(pair, call);
+            self.leg_parts_with(id);
         }
         let current = self.leg_of(call, role) == Some(id);
         debug!(call = %call, leg = ?role, current, ?event, "leg");
@@ -547,7 +552,7 @@ impl B2bua {
         let callee = ticket.spend(now);
         let ready = way.zip(callee).and_then(|(way, callee)| {
             let srtp = self.trunks.settings(way).srtp;
-            Some((way, callee, self.media_for(call, way.hop, srtp)?))
+            Some((way, callee, self.media_for(call, LegRole::GenerativeAgent, way.hop, srtp)?))
         });
         let Some((way, callee, pair)) = ready else {
             return self.tell_call(
@@ -588,7 +593,9 @@ impl B2bua {
         let endpoint = &self.endpoint;
         let to = self.targets.hop(target, member, |hop| super::speaks(endpoint, &settings, hop), &mut self.ids);
         let srtp = settings.targets.get(target).and_then(|uris| uris.get(member)).map(|reach| reach.srtp);
-        let way = uri.zip(to).zip(srtp).and_then(|((uri, to), srtp)| Some((uri, to, self.media_for(call, to, srtp)?)));
+        let way = uri.zip(to).zip(srtp);
+        let way =
+            way.and_then(|((uri, to), srtp)| Some((uri, to, self.media_for(call, LegRole::Onward, to, srtp)?)));
         let Some((uri, to, pair)) = way else {
             let lost = LegEvent::Lost(LostCause::NoAnswer);
             return self.tell_call(now, call, CallEvent::Leg(LegRole::Onward, lost));
@@ -607,14 +614,29 @@ impl B2bua {
     }
 
     /// A pair for a leg that we dial there, our media address in that family, and what it does about SRTP.
-    pub(super) fn media_for(&mut self, call: CallRef, to: Hop, srtp: Srtp) -> Option<(PortPair, IpAddr, KeyExchange)> {
+    pub(super) fn media_for(
+        &mut self,
+        call: CallRef,
+        role: LegRole,
+        to: Hop,
+        srtp: Srtp,
+    ) -> Option<(PortPair, IpAddr, KeyExchange)> {
         let srtp = self.settings.srtp(srtp, to.transport)?;
         let family = Family::of(to.ip());
         let here = self.settings.media_address(family)?;
+        Some((self.pair_for(call, role, family)?, here, KeyExchange::new(srtp)))
+    }
+
+    /// A pair of this family for another leg of the call: one that it has ready, else one of the pool. The last one that
+    /// is ready is the onward leg's, whatever else is dialled before.
+    fn pair_for(&mut self, call: CallRef, role: LegRole, family: Family) -> Option<PortPair> {
         let entry = self.calls.get_mut(&call)?;
-        let spare = entry.spare_pair.take_if(|spare| spare.family == family);
-        let pair = spare.or_else(|| self.ports.lend_near(entry.worker, family, call, &mut self.ids))?;
-        Some((pair, here, KeyExchange::new(srtp)))
+        let kept = usize::from(role != LegRole::Onward);
+        let fits = |spare: &PortPair| spare.family == family;
+        match entry.spare_pairs.iter().position(fits).filter(|_| entry.spare_pairs.len() > kept) {
+            Some(at) => Some(entry.spare_pairs.remove(at)),
+            None => self.ports.lend_near(entry.worker, family, call, &mut self.ids),
+        }
     }
 
     /// Sends the INVITE of a new leg, with the customer's audio described in it.
@@ -871,6 +893,29 @@ impl B2bua {
         }
     }
 
+    pub(super) fn close_all_media(&mut self, pair: PortPair, spares: Spares, call: CallRef) {
+        for pair in [pair].into_iter().chain(spares) {
+            self.close_media(pair, call);
+        }
+    }
+
+    /// A leg that has spoken its last word needs its pair no more. Where nobody was ever expected on it, nothing has to
+    /// drain: the call has it ready for the next leg.
+    fn leg_parts_with(&mut self, id: LegId) {
+        let Some(entry) = self.legs.get(&id) else { return };
+        let (role, call, pair) = (entry.role, entry.call, entry.pair);
+        let untouched =
+            role != LegRole::Customer && entry.leg.remote().is_none() && self.ports.has(call, pair);
+        match self.calls.get_mut(&call).filter(|call| untouched && call.record.is_none()) {
+            Some(call) => {
+                call.spare_pairs.push(pair);
+                let side = call.side_mut(role);
+                side.pair.take_if(|lent| *lent == pair);
+            }
+            None => self.close_media(pair, call),
+        }
+    }
+
     /// Closes a pair that is still this call's. A leg may speak its last word long after its call has ended.
     pub(super) fn close_media(&mut self, pair: PortPair, call: CallRef) {
         if self.ports.take_back(pair, call) {
@@ -914,9 +959,9 @@ impl B2bua {
         let Some(entry) = self.calls.get_mut(&call) else { return };
         entry.record = Some(record);
         self.trunks.release(&mut entry.route);
-        let spare = entry.spare_pair.take();
+        let spares = std::mem::take(&mut entry.spare_pairs);
         let pairs = entry.sides.map(|side| side.pair);
-        for pair in pairs.into_iter().chain([spare]).flatten() {
+        for pair in pairs.into_iter().flatten().chain(spares) {
             self.close_media(pair, call);
         }
         self.stop_timers(call);

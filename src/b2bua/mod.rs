@@ -133,8 +133,9 @@ struct CallEntry {
     headers: headers::Lines,
     /// Whether the customer asked for privacy.
     private: bool,
-    /// The pair kept ready for the next GenerativeAgent leg, so that no number is asked for in vain.
-    spare_pair: Option<PortPair>,
+    /// Pairs kept ready for the legs that we dial, so that no number is asked for in vain and the customer's way back does
+    /// not fail for want of one.
+    spare_pairs: Vec<PortPair>,
     /// What the customer is to hear of us, and in which law that has been said to the relay.
     sound: Option<(Sound, Option<Law>)>,
     /// Who asked by REFER for the customer to be called.

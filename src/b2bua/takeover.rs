@@ -118,7 +118,7 @@ impl B2bua {
     pub(super) fn call_successor(&mut self, now: Instant, call: CallRef, referral: &Referral) {
         let peer = self.leg_of(call, LegRole::Customer).and_then(|id| self.legs.get(&id)?.peer());
         let hop = peer.and_then(|peer| self.referred(peer, referral));
-        let ready = hop.and_then(|hop| Some((hop, self.media_for(call, hop, self.settings.srtp)?)));
+        let ready = hop.and_then(|hop| Some((hop, self.media_for(call, LegRole::Successor, hop, self.settings.srtp)?)));
         let (Some((to, media)), Some(entry)) = (ready, self.calls.get(&call)) else {
             let lost = LegEvent::Lost(LostCause::NoAnswer);
             return self.tell_call(now, call, CallEvent::Leg(LegRole::Successor, lost));

@@ -216,7 +216,7 @@ fn the_defaults_are_those_of_the_core() {
     assert_eq!((trunk.name.as_str(), trunk.domain.as_str()), ("main", "192.0.2.10"));
     assert_eq!((trunk.place.host.as_str(), trunk.place.port), ("192.0.2.10", Some(5060)));
     assert_eq!(settings.retry_after, core.retry_after);
-    assert_eq!(settings.max_calls, 2500);
+    assert_eq!(settings.max_calls, 1666);
 }
 
 #[test]
@@ -278,7 +278,7 @@ fn what_cannot_work_is_refused_with_its_fix() {
         ("call.expiry_margin = '60s'", "write a smaller margin"),
         ("call.ring_limit = 0", "\"1s\" to \"10m\""),
         ("media.ports = '20001-29999'", "write \"20002-29999\""),
-        ("media.ports = '20000-20001'", "four ports"),
+        ("media.ports = '20000-20001'", "six ports"),
         ("media.ports = '5000-5999'", "contains the SIP port"),
         ("media.address = '0.0.0.0'", "write media.advertise"),
         ("sip.listen = '0.0.0.0:5060'", "write sip.advertise"),
