@@ -560,6 +560,7 @@ impl Config {
                 .announcement
                 .as_ref()
                 .map_or(Duration::ZERO, |_| self.sounds.announcement_limit),
+            retry_after: self.sip.retry_after.as_secs() as u32,
             intake: self.intake.clone(),
             context: self.context.clone(),
             profiles: self.profile.iter().map(|(name, row)| (name.clone(), row.context.clone())).collect(),

@@ -34,7 +34,11 @@ pub(super) fn hand_back(facts: &mut Facts, verdict: Verdict, now: Instant, actio
 
 /// The next rung. Where none is left, the customer is sent away with the reason why the last one failed.
 pub(super) fn climb(facts: &mut Facts, mut state: HandingBack, now: Instant, actions: &mut Actions) -> CallState {
-    let refuse = |status, redirect| LegCommand::Refuse { status, redirect, retry_after: None };
+    let retry_after = facts.settings.retry_after;
+    let refuse = |status, redirect| {
+        let retry_after = (status == 503).then_some(retry_after);
+        LegCommand::Refuse { status, redirect, retry_after }
+    };
     let (rung, command) = match state.ladder.pop_front() {
         Some(Rung::Bye) => (Rung::Bye, LegCommand::HangUp(facts.cause(state.verdict.outcome))),
         Some(Rung::Dial(target)) => return dial(facts, state, (target, 0, false), now, actions),

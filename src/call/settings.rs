@@ -70,6 +70,8 @@ pub struct CallSettings {
     pub ladder_limit: Duration,
     /// How long the announcement that nobody could be reached may take. Zero: there is none.
     pub announcement_limit: Duration,
+    /// Seconds in the Retry-After of a 503.
+    pub retry_after: u32,
     /// Which request headers are read.
     pub intake: IntakeSettings,
     /// Which context is sent to whom no profile is made for.
@@ -305,6 +307,7 @@ impl Default for CallSettings {
             webhooks: BTreeMap::new(),
             ladder_limit: Duration::from_secs(90),
             announcement_limit: Duration::ZERO,
+            retry_after: 5,
             intake: IntakeSettings::default(),
             context: ContextSettings::default(),
             profiles: BTreeMap::new(),

@@ -459,7 +459,7 @@ impl Facts {
             (LegStage::Up, Outcome::Operator) => LegCommand::HangUp(Cause::NORMAL),
             (LegStage::Up, _) => LegCommand::HangUp(Cause::FAILURE),
             (_, Outcome::Operator) => refuse(603, None),
-            _ => refuse(503, Some(5)),
+            _ => refuse(503, Some(self.settings.retry_after)),
         }
     }
 
