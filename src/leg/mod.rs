@@ -343,7 +343,7 @@ impl Serialize for Mos {
 /// Methods this endpoint serves; the Allow header.
 pub const ALLOW: &str = "INVITE, ACK, BYE, CANCEL, OPTIONS, INFO, PRACK, UPDATE, REFER, NOTIFY";
 /// Option tags this endpoint understands; the Supported header.
-pub const EXTENSIONS: [&str; 3] = ["100rel", "replaces", "timer"];
+pub const EXTENSIONS: [&str; 4] = ["100rel", "norefersub", "replaces", "timer"];
 
 /// Timers of a leg; one line each says what happens when it fires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

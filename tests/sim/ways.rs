@@ -247,6 +247,21 @@ fn t4_who_wants_to_know_nothing_is_told_nothing() {
 }
 
 #[test]
+fn t4_who_requires_that_we_know_of_no_subscription_is_understood() {
+    let (w, desk_phone) = world();
+    let (mut customer, mut genagent) = talk(&w);
+    let refer = customer.request("REFER").with("Refer-To", desk()).with("Refer-Sub", "false");
+    customer.send(&refer.with("Require", "norefersub"));
+    assert_eq!(customer.expect("202 REFER").header("Refer-Sub"), "false", "RFC 4488 section 4");
+    let mut desk = desk_phone.expect_invite();
+    assert!(desk.invite.header("Supported").contains("norefersub"), "{:?}", desk.invite);
+    desk.answer();
+    desk.expect("ACK");
+    customer.expect_and_ok("BYE");
+    farewell(&mut desk, &mut genagent);
+}
+
+#[test]
 fn t4_a_blind_transfer_whose_asker_leaves_at_once() {
     for answered in [true, false] {
         let (w, desk_phone) = world();
