@@ -15,8 +15,9 @@ use super::{
 use crate::sip::dialog::Dialog;
 use crate::sip::hop::Hop;
 use crate::sip::message::{HeaderName, Message, Method};
+use crate::sip::refer::ReferTo;
 use crate::sip::transaction::key::ServerKey;
-use crate::sip::value::{Params, UserToUser, escaped, unescaped};
+use crate::sip::value::{Params, UserToUser, unescaped};
 use crate::sip::write::Writer;
 
 /// Often enough that no proxy's timer C ends the INVITE.
@@ -178,8 +179,8 @@ impl Uas {
     ) {
         let mut writer = Writer::response(&self.invite, status, Some(self.local_tag()));
         if let Some(Redirect { uri, with_headers }) = redirect {
-            let headers = if *with_headers { uri_headers(&material.headers) } else { String::new() };
-            writer.header(HeaderName::Contact, &format!("<{uri}{headers}>"));
+            let headers = if *with_headers { &material.headers[..] } else { &[] };
+            writer.header(HeaderName::Contact, &taken_along(uri, headers));
         }
         if let Some(seconds) = retry_after {
             writer.header(HeaderName::RetryAfter, &seconds.to_string());
@@ -312,12 +313,12 @@ fn finish(writer: &mut Writer, body: Option<&str>) -> Bytes {
     }
 }
 
-/// These lines as headers of a URI (RFC 3261 section 19.1.1), so that whoever follows a 302 takes them along. A Reason is
-/// this response's own.
-fn uri_headers(lines: &[(String, String)]) -> String {
+/// This URI with these lines as its headers (RFC 3261 section 19.1.1), so that whoever follows a 302 takes them along. A
+/// Reason is this response's own.
+fn taken_along(uri: &str, lines: &[(String, String)]) -> String {
+    let Some(plain) = ReferTo::new(uri) else { return format!("<{uri}>") };
     let taken = lines.iter().filter(|(name, _)| HeaderName::read(name) != Some(HeaderName::Reason));
-    let pairs: Vec<String> = taken.map(|(name, value)| format!("{}={}", escaped(name), escaped(value))).collect();
-    if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }
+    taken.fold(plain, |to, (name, value)| to.with(name, value)).to_string()
 }
 
 pub(super) fn invitation(invite: &Message) -> Invitation {
