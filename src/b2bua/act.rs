@@ -787,17 +787,25 @@ impl B2bua {
         self.cover(call);
     }
 
-    /// Whoever talks with a customer who holds hears a sound of ours meanwhile (flow M6).
+    /// Whoever talks with somebody who holds hears a sound of ours meanwhile (flow M6). So does a customer, unless the
+    /// other side has a sound for him (`sendonly`), or he hears one of ours already.
     fn cover(&mut self, call: CallRef) {
         let Some(entry) = self.calls.get(&call) else { return };
-        let customer = entry.side(LegRole::Customer).leg.and_then(|id| self.legs.get(&id));
-        let held = customer.and_then(|leg| leg.leg.remote()).is_some_and(|audio| audio.is_held());
-        let far = entry.side(entry.far()).leg;
-        let Some(far) = far.and_then(|id| self.legs.get_mut(&id)).filter(|leg| !leg.over) else { return };
-        let law = law_of(&far.leg).filter(|_| held);
-        if std::mem::replace(&mut far.covered, law) != law {
+        let [customer, far] = [LegRole::Customer, entry.far()].map(|role| entry.side(role).leg);
+        let leg = |id: Option<LegId>| id.and_then(|id| self.legs.get(&id)).filter(|leg| !leg.over);
+        let audio = |id| leg(id).and_then(|leg| leg.leg.remote());
+        let holds = audio(customer).is_some_and(|audio| audio.is_held());
+        let mute = entry.sound.is_none() && audio(far).is_some_and(|audio| !audio.sends());
+        self.cover_leg(far, holds);
+        self.cover_leg(customer, mute);
+    }
+
+    fn cover_leg(&mut self, id: Option<LegId>, covered: bool) {
+        let Some(leg) = id.and_then(|id| self.legs.get_mut(&id)).filter(|leg| !leg.over) else { return };
+        let law = law_of(&leg.leg).filter(|_| covered);
+        if std::mem::replace(&mut leg.covered, law) != law {
             let sound = law.map(|law| (Sound::Hold, law));
-            self.outputs.push_back(Output::Media(MediaCommand::Cover { pair: far.pair, sound }));
+            self.outputs.push_back(Output::Media(MediaCommand::Cover { pair: leg.pair, sound }));
         }
     }
 
@@ -821,6 +829,7 @@ impl B2bua {
         if let Some(entry) = self.calls.get_mut(&call).filter(|entry| entry.sound.is_none_or(|(now, _)| now != sound)) {
             entry.sound = Some((sound, None));
         }
+        self.cover(call);
         self.sound_again(call);
         if self.calls.get(&call).is_some_and(|entry| entry.sound == Some((Sound::Announcement, None))) {
             self.tell_call(now, call, CallEvent::Played);

@@ -110,7 +110,7 @@ struct LegEntry {
     reached: Option<IpAddr>,
     /// Whether the relay has reported silence on it.
     silent: bool,
-    /// In which law the relay has been told to cover what the customer, who holds, says to it.
+    /// In which law the relay has been told to cover what the other side, which holds, says to it.
     covered: Option<Law>,
     /// What its peer's last word lets cross to the other leg.
     said: Option<(headers::Word, headers::Lines)>,

@@ -8,8 +8,9 @@ use switchback::call::verdict::{EndedBy, Outcome, Phase};
 use crate::asapp::NUMBER;
 use crate::engine::{Engine, QUARANTINE, address, ms, secs, settings};
 use crate::happy::talk;
-use crate::ladders::{asks_for_a_person, rules, with_ladder};
+use crate::ladders::{asks_for_a_person, rules, taken_over, with_ladder};
 use crate::peer::Line;
+use crate::relay::Hears;
 use crate::text;
 use crate::ways::{DESK, accepting, notified};
 use crate::world::World;
@@ -84,6 +85,48 @@ fn m6_whoever_takes_over_from_a_customer_on_hold_hears_the_same() {
     customer.ack();
     assert_eq!(cover(&queue), None);
     assert!(w.talking(&customer, &queue));
+    customer.bye();
+    customer.expect("200 BYE");
+    queue.expect_and_ok("BYE");
+}
+
+#[test]
+fn m6_a_customer_whom_the_queue_puts_on_hold_does_not_sit_in_silence() {
+    for (direction, heard) in [("inactive", Some(Sound::Hold)), ("recvonly", Some(Sound::Hold)), ("sendonly", None)] {
+        let w = with_ladder(&["dial:queue", "bye", "refuse:480"]);
+        let (mut customer, mut queue) = taken_over(&w);
+        let cover = |line: &Line| w.stage().engine.relay.towards(line.rtp).and_then(|(_, pair)| pair.cover);
+        queue.reinvite(text::audio("198.51.100.40", queue.rtp.port(), "0 8 101", direction));
+        queue.expect("200");
+        queue.ack();
+        assert_eq!((cover(&customer), cover(&queue)), (heard, None), "{direction}");
+        queue.reinvite(queue.sdp());
+        queue.expect("200");
+        queue.ack();
+        assert_eq!(cover(&customer), None, "{direction}");
+        assert!(w.talking(&customer, &queue), "{}", w.ladder());
+        customer.bye();
+        customer.expect("200 BYE");
+        queue.expect_and_ok("BYE");
+    }
+}
+
+#[test]
+fn m6_what_the_customer_waits_with_is_not_covered() {
+    let w = with_ladder(&["dial:queue", "bye", "refuse:480"]);
+    let (mut customer, mut genagent) = talk(&w);
+    let cover = |line: &Line| w.stage().engine.relay.towards(line.rtp).and_then(|(_, pair)| pair.cover);
+    genagent.reinvite(text::audio("203.0.113.20", genagent.rtp.port(), "0 8 101", "inactive"));
+    genagent.expect("200");
+    genagent.ack();
+    assert_eq!(cover(&customer), Some(Sound::Hold));
+    asks_for_a_person(&w, &mut genagent);
+    let mut queue = w.queue.expect_invite();
+    assert_eq!((w.hears(&customer), cover(&customer)), (Hears::Sound(Sound::Onward), None), "{}", w.ladder());
+    queue.answer();
+    queue.expect("ACK");
+    w.run_for(ms(5));
+    assert_eq!(cover(&customer), None);
     customer.bye();
     customer.expect("200 BYE");
     queue.expect_and_ok("BYE");

@@ -2,13 +2,14 @@
 
 use switchback::b2bua::io::Sound;
 use switchback::b2bua::settings::{Network, Peer, Returns, Settings};
+use switchback::call::rules::Matcher;
 use switchback::call::settings::Answer;
 use switchback::call::verdict::{EndedBy, Outcome, Phase};
 
 use crate::asapp::NUMBER;
-use crate::engine::{IVR, address, ms, secs};
+use crate::engine::{IVR, QUEUE, address, ms, secs};
 use crate::happy::talk;
-use crate::ladders::{taken_over, with_ladder};
+use crate::ladders::{rules, taken_over, with_ladder};
 use crate::peer::{Line, Party};
 use crate::relay::Hears;
 use crate::text::Sip;
@@ -413,10 +414,26 @@ fn t4_while_the_customer_is_handed_back_nobody_is_followed() {
     let (mut customer, mut queue) = taken_over(&w);
     refers(&mut customer, &desk());
     customer.expect("603 REFER");
-    // T18: nor is whoever took over. The media stays with us.
+    assert!(w.talking(&customer, &queue));
+    queue.bye();
+    queue.expect("200 BYE");
+    customer.expect_and_ok("BYE");
+}
+
+#[test]
+fn t18_whoever_took_over_does_not_send_the_customer_on_through_us() {
+    let w = World::set(|settings| {
+        accepting(settings);
+        let queue = Network { address: address(QUEUE).ip(), prefix: 32 };
+        settings.peers[0].from.push(queue);
+        rules(settings, [(Matcher::default(), &["dial:queue", "bye", "refuse:480"])]);
+    });
+    let (mut customer, mut queue) = taken_over(&w);
     refers(&mut queue, &desk());
     queue.expect("603 REFER");
-    assert!(w.talking(&customer, &queue));
+    w.run_for(secs(5));
+    assert!(w.talking(&customer, &queue), "the media stays with us: {}", w.ladder());
+    assert_eq!(w.count(&w.stranger(DESK), "INVITE"), 0);
     queue.bye();
     queue.expect("200 BYE");
     customer.expect_and_ok("BYE");
