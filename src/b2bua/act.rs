@@ -491,7 +491,7 @@ impl B2bua {
         let own: Vec<String> = headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
         let is_ours = |name: &str| name != "Reason" && own.contains(&name.to_ascii_lowercase());
         headers.extend(self.crossed(call, other, &command).into_iter().filter(|(name, _)| !is_ours(name)));
-        let keyring = self.keyring(id).filter(|_| matches!(command, LegCommand::Refer(_)));
+        let keyring = if command == LegCommand::Answer { self.keyring(id) } else { None };
         let material = Material { headers, body, audio: self.audio_towards(call, role), keyring };
         self.with_leg(id, |leg, s| leg.command(command, &material, s));
         self.work_off(now);
@@ -505,11 +505,13 @@ impl B2bua {
         self.command(now, call, LegRole::Customer, LegCommand::Refer(uri), Carry { lines, ..Carry::default() });
     }
 
-    /// Who we are where the caller of this leg asks it.
+    /// Who we are where the caller of this leg asks it, before it takes a REFER or a BYE of ours: a peer, or a trunk that
+    /// brings customers.
     fn keyring(&self, id: LegId) -> Option<Box<Keyring>> {
         let caller = self.legs.get(&id)?.caller?;
-        let credentials = self.settings.peers_at(caller).find_map(|peer| peer.credentials.clone())?;
-        Some(Box::new(Keyring::new(credentials, caller)))
+        let trunk = || self.trunks.settings_at(caller)?.credentials.as_ref();
+        let credentials = self.settings.credentials_at(caller).or_else(trunk)?;
+        Some(Box::new(Keyring::new(credentials.clone(), caller)))
     }
 
     /// The audio that is described to a leg: that of whom it talks to. A successor whom nobody talks to yet takes up what
@@ -609,7 +611,8 @@ impl B2bua {
             self.handed_back(now, call);
         }
         let silence = Duration::ZERO;
-        let dial = Dial { uri, from: &from, to, max_forwards, credentials: None, silence, redirects: &[] };
+        let credentials = settings.credentials_at(to.ip());
+        let dial = Dial { uri, from: &from, to, max_forwards, credentials, silence, redirects: &[] };
         self.place(now, call, LegRole::Onward, pair, None, &dial, headers);
     }
 

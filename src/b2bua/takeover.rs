@@ -143,12 +143,13 @@ impl B2bua {
         let from = format!("sip:{from}@{}", self.endpoint.towards(&to));
         let replaces = referral.header("Replaces").and_then(Replaces::read);
         let headers = replaces.into_iter().map(|replaces| ("Replaces".to_owned(), replaces.to_string())).collect();
+        let settings = self.settings.clone();
         let dial = Dial {
             uri: &referral.uri,
             from: &from,
             to,
             max_forwards,
-            credentials: None,
+            credentials: settings.credentials_at(to.ip()),
             silence: Duration::ZERO,
             redirects: &[],
         };

@@ -114,13 +114,14 @@ impl Established {
         unacked: Unacked,
         timer: Option<SessionTimer>,
         updates: bool,
+        requests: Requests,
         s: &mut Surroundings<'_>,
     ) -> Self {
         if let Some(timer) = timer {
             timer.start(s);
         }
         let refresh_by = if updates { Method::Update } else { Method::Invite };
-        Self { unacked: Some(unacked), timer, refresh_by, ours: false, ..Self::dialled(dialog, Requests::default()) }
+        Self { unacked: Some(unacked), timer, refresh_by, ours: false, ..Self::dialled(dialog, requests) }
     }
 
     /// The dialog of an INVITE that was answered to us.
@@ -240,7 +241,6 @@ impl Established {
             return s.out.push(Out::Event(LegEvent::TransferProgressed(Transfer::Rejected(416))));
         };
         let to = material.headers.iter().fold(to, |to, (name, value)| to.with(name, value));
-        self.requests.equip(material.keyring.as_deref());
         let (key, mut writer) = self.requests.begin(&Method::Refer, &mut self.dialog, b"", s);
         writer
             .header(HeaderName::Contact, &self.dialog.contact(s.endpoint))

@@ -445,7 +445,7 @@ pub struct Material {
     pub body: Option<(&'static str, String)>,
     /// The other leg's audio.
     pub audio: Option<Audio>,
-    /// What its far side, when it asks who we are, may be shown.
+    /// What its far side may be shown when it asks, in the dialog that an answer begins, who we are.
     pub keyring: Option<Box<Keyring>>,
 }
 

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::established::{Established, Unacked};
 use super::negotiation::Negotiation;
 use super::prack::{Unpracked, names_option};
+use super::requests::Requests;
 use super::session_timer::SessionTimer;
 use super::{
     ALLOW, EXTENSIONS, Invitation, LegCommand, LegEvent, LegTimer, LostCause, Material, Out, Phase, Redirect, Refusal,
@@ -166,7 +167,8 @@ impl Uas {
         let cseq = self.invite.cseq().map_or(0, |cseq| cseq.number);
         let updates = names_option(&self.invite, HeaderName::Allow, "UPDATE");
         let unacked = Unacked::begin(self.key, cseq, message, offered && !self.described, s);
-        Phase::Established(Established::answered(self.dialog, unacked, self.timer, updates, s))
+        let requests = Requests::new(material.keyring.as_deref().cloned());
+        Phase::Established(Established::answered(self.dialog, unacked, self.timer, updates, requests, s))
     }
 
     fn refuse(

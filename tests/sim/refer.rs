@@ -10,7 +10,7 @@ use switchback::call::verdict::{EndedBy, Outcome, Phase};
 use switchback::sip::digest::Credentials;
 
 use crate::asapp::NUMBER;
-use crate::engine::{IVR, address, ms, secs};
+use crate::engine::{CARRIER, IVR, QUEUE, address, ms, secs};
 use crate::happy::talk;
 use crate::ladders::{asks_for_a_person, rules, tried};
 use crate::peer::Line;
@@ -396,7 +396,82 @@ fn t11_a_refused_answer_is_not_repeated_and_a_stranger_is_told_nothing() {
     }
 }
 
-fn peer(at: &str) -> Peer {
+/// The carrier brings customers, too, and asks as it does where we call: it is shown what is for it, by its own servers.
+#[test]
+fn t11_a_trunk_that_brings_customers_is_shown_its_own_credentials() {
+    for (from, shown) in [(CARRIER, true), (IVR, false)] {
+        let w = world(&["sip:queue@pbx.example"], |settings| {
+            settings.access.push(Network { address: address(CARRIER).ip(), prefix: 32 });
+            settings.trunks[0].credentials = peer(IVR).credentials;
+        });
+        let mut customer = if shown { w.carrier.invite() } else { w.ivr.invite() };
+        customer.expect("180");
+        w.api.expect_create().answer_number(NUMBER, secs(60));
+        let mut genagent = w.carrier.expect_invite();
+        genagent.answer();
+        genagent.expect("ACK");
+        customer.expect("200");
+        customer.ack();
+        asks_for_a_person(&w, &mut genagent);
+        let refer = customer.expect("REFER");
+        customer.send(&customer.response(&refer, 407).with("Proxy-Authenticate", CHALLENGE));
+        if !shown {
+            next_rung_takes_over(&w, &mut customer);
+            assert_eq!(tried(&w)[0], "refer:queue unauthorized", "{from}");
+            continue;
+        }
+        let again = customer.expect("REFER");
+        assert!(again.header("Proxy-Authorization").contains("username=\"switchback\""), "{again:?}");
+        customer.reply(&again, 202);
+        notify(&mut customer, &again, "terminated;reason=noresource", "SIP/2.0 200 OK\r\n");
+        customer.expect("200 NOTIFY");
+        customer.expect_and_ok("BYE");
+    }
+}
+
+#[test]
+fn t11_a_goodbye_that_is_challenged_is_said_again() {
+    let w = World::set(|settings| settings.peers = vec![peer(IVR)]);
+    let (mut customer, mut genagent) = talk(&w);
+    asks_for_a_person(&w, &mut genagent);
+    let bye = customer.expect("BYE");
+    customer.send(&customer.response(&bye, 401).with("WWW-Authenticate", CHALLENGE));
+    let again = customer.expect_and_ok("BYE");
+    assert!(again.header("Authorization").contains("username=\"switchback\""), "{again:?}");
+    assert_eq!(again.header("X-GA-transfer"), "AGENT");
+    assert_eq!(w.verdict().0, Outcome::Agent);
+}
+
+#[test]
+fn t11_a_queue_that_asks_who_we_are_is_told_if_it_is_a_peer() {
+    for (known, told) in [(QUEUE, true), (IVR, false)] {
+        let w = World::set(|settings| {
+            settings.peers = vec![peer(known)];
+            rules(settings, [(Matcher::default(), &["dial:queue", "bye"])]);
+            settings.call.targets.get_mut("queue").expect("the queue").uris.truncate(1);
+        });
+        let (mut customer, mut genagent) = talk(&w);
+        asks_for_a_person(&w, &mut genagent);
+        let mut queue = w.queue.expect_invite();
+        queue.send(&queue.response(&queue.invite, 407).with("Proxy-Authenticate", CHALLENGE));
+        queue.expect("ACK");
+        if told {
+            queue.expect_invite_again();
+            assert!(queue.invite.header("Proxy-Authorization").contains("username=\"switchback\""));
+            queue.answer();
+            queue.expect("ACK");
+            queue.bye();
+            queue.expect("200 BYE");
+        }
+        customer.expect_and_ok("BYE");
+        assert_eq!(tried(&w)[0], if told { "dial:queue answered" } else { "dial:queue refused 407" });
+    }
+}
+
+const CHALLENGE: &str = "Digest realm=\"pbx\", nonce=\"n\", qop=\"auth\"";
+
+/// Whoever calls from there is shown who we are.
+pub fn peer(at: &str) -> Peer {
     let (username, password) = ("switchback".to_owned(), "word".to_owned());
     let credentials = Credentials { username, password, realm: None };
     Peer {

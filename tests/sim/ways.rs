@@ -9,8 +9,9 @@ use switchback::call::verdict::{EndedBy, Outcome, Phase};
 use crate::asapp::NUMBER;
 use crate::engine::{IVR, QUEUE, address, ms, secs};
 use crate::happy::talk;
-use crate::ladders::{rules, taken_over, with_ladder};
+use crate::ladders::{asks_for_a_person, rules, taken_over, with_ladder};
 use crate::peer::{Line, Party};
+use crate::refer::peer;
 use crate::relay::Hears;
 use crate::text::Sip;
 use crate::world::{LONG, World};
@@ -245,6 +246,37 @@ fn t4_who_wants_to_know_nothing_is_told_nothing() {
     customer.expect_and_ok("BYE");
     assert!(w.talking(&desk, &genagent));
     farewell(&mut desk, &mut genagent);
+}
+
+#[test]
+fn t11_a_successor_that_asks_who_we_are_is_told_and_again_when_it_is_referred() {
+    let w = World::set(|settings| {
+        accepting(settings);
+        settings.peers.push(peer(DESK));
+        rules(settings, [(Matcher::default(), &["refer:queue", "bye"])]);
+    });
+    let desk_phone = w.stranger(DESK);
+    let (mut customer, mut genagent) = talk(&w);
+    refers(&mut customer, &desk());
+    customer.expect("202 REFER");
+    notified(&mut customer, "100", "active");
+    let mut desk = desk_phone.expect_invite();
+    let challenge = "Digest realm=\"pbx\", nonce=\"n\", qop=\"auth\"";
+    desk.send(&desk.response(&desk.invite, 401).with("WWW-Authenticate", challenge));
+    desk.expect("ACK");
+    let again = desk.expect_invite_again();
+    assert!(again.header("Authorization").contains("username=\"switchback\""), "{again:?}");
+    desk.answer();
+    desk.expect("ACK");
+    notified(&mut customer, "200", "terminated");
+    customer.expect_and_ok("BYE");
+    asks_for_a_person(&w, &mut genagent);
+    let refer = desk.expect("REFER");
+    assert!(refer.header("Authorization").contains("nc=00000002"), "shown at once: {refer:?}");
+    desk.reply(&refer, 202);
+    desk.bye();
+    desk.expect("200 BYE");
+    assert_eq!(w.verdict(), (Outcome::Agent, EndedBy::Genagent, Phase::Talking));
 }
 
 #[test]
