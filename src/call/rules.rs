@@ -110,17 +110,26 @@ pub struct Situation<'a> {
     pub variables: &'a [(String, String)],
 }
 
-/// The rungs for this situation: those of the first rule that fits, or what is done where none does.
-pub fn ladder(rules: &[Rule], situation: &Situation<'_>) -> VecDeque<Rung> {
+/// The target for redirected customers that no rule is for.
+pub const DEFAULT_TARGET: &str = "default";
+
+/// The rungs for this situation: those of the first rule that fits, or what is done where none does. `refuge`: whether
+/// there is a [`DEFAULT_TARGET`].
+pub fn ladder(rules: &[Rule], refuge: bool, situation: &Situation<'_>) -> VecDeque<Rung> {
     match rules.iter().find(|rule| rule.when.fits(situation)) {
         Some(rule) => rule.ladder.iter().filter(|rung| rung.suits(situation.answered)).cloned().collect(),
-        None => built_in(situation.answered).into(),
+        None => built_in(situation.answered, situation.entry, refuge).into(),
     }
 }
 
 /// What is done where no rule fits.
-pub fn built_in(answered: bool) -> [Rung; 1] {
-    if answered { [Rung::Bye] } else { [Rung::Refuse(480)] }
+pub fn built_in(answered: bool, entry: Entry, refuge: bool) -> Vec<Rung> {
+    let target = || DEFAULT_TARGET.to_owned();
+    match (answered, entry) {
+        (false, Entry::Supervised | Entry::Redirected) => vec![Rung::Refuse(480)],
+        (true, Entry::Redirected) if refuge => vec![Rung::Refer(target()), Rung::Dial(target())],
+        (true, Entry::Supervised | Entry::Redirected) => vec![Rung::Bye],
+    }
 }
 
 impl Matcher {
@@ -381,7 +390,7 @@ mod tests {
             ),
         ];
         let chosen = |situation: &Situation<'_>| {
-            ladder(&rules, situation).iter().map(Rung::to_string).collect::<Vec<_>>().join(" ")
+            ladder(&rules, true, situation).iter().map(Rung::to_string).collect::<Vec<_>>().join(" ")
         };
         let tier = [("tier".to_owned(), "goldish".to_owned())];
         assert_eq!(chosen(&situation(&tier)), "dial:vip bye");
@@ -389,6 +398,10 @@ mod tests {
         assert_eq!(chosen(&Situation { answered: false, ..situation(&[]) }), "dial:billing refuse:480");
         assert_eq!(chosen(&Situation { task: None, ..situation(&[]) }), "bye", "no rule fits");
         assert_eq!(chosen(&Situation { task: None, answered: false, ..situation(&[]) }), "refuse:480");
+        let redirected = Situation { task: None, entry: Entry::Redirected, ..situation(&[]) };
+        assert_eq!(chosen(&redirected), "refer:default dial:default");
+        assert_eq!(chosen(&Situation { answered: false, ..redirected }), "refuse:480");
+        assert_eq!(ladder(&rules, false, &redirected), [Rung::Bye], "nowhere to go");
     }
 
     #[test]

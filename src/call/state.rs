@@ -10,7 +10,7 @@ use super::escape::Escape;
 use super::event::{CallAction, CallEvent, CallTimer, Sound};
 use super::intake::Intake;
 use super::record::{AttemptRecord, CallRecord, Epoch, HandBackRecord, RungRecord, masked};
-use super::rules::{self, Entry, Rung, Situation};
+use super::rules::{self, DEFAULT_TARGET, Entry, Rung, Situation};
 use super::settings::{Answer, BodyForm, CallSettings, ContextSettings, Ringing};
 use super::succession::{Succession, succession};
 use super::ticket::DialTicket;
@@ -502,7 +502,8 @@ impl Facts {
             transfer_type: output.and_then(|output| output.transfer_type.as_deref()),
             variables: output.map_or(&[], |output| &output.transfer_variables),
         };
-        rules::ladder(&self.settings.rules, &situation)
+        let refuge = self.settings.targets.contains_key(DEFAULT_TARGET);
+        rules::ladder(&self.settings.rules, refuge, &situation)
     }
 
     /// What goes with a customer of whom this is known.

@@ -180,6 +180,8 @@ fn rules_that_would_lose_a_customer_are_refused_with_their_fix() {
         ("[target.q]\nuri = 'sip:a@b'\ntransport = 'tls'", "sip.tls_listen"),
         ("[target.q]\nuri = 'sip:a@b'\nurl = 'x'", "unknown field `url`"),
         ("call.entry = 'redirected'", "end with a [[rule]] without `when`"),
+        ("call.entry = 'redirected'", "write [target.default]"),
+        ("[target.default]\nuri = 'tel:+15550100'", "is not for dial:default"),
     ] {
         let error = refusal(lines);
         assert!(error.contains(hint), "{lines}: {error}");
@@ -199,6 +201,27 @@ fn the_rule_that_the_warning_advises_is_taken_and_ends_the_warning() {
     let rule = advice.replace(" and ", "\n").replace(", when", "\nwhen").replace("TARGET", "queue");
     let config = with(&format!("{QUEUE}[[rule]]\n{rule}\n")).unwrap();
     assert_eq!(config.warnings().iter().find(hangs_up), None);
+}
+
+#[test]
+fn a_default_target_takes_redirected_customers_that_no_rule_is_for() {
+    for entry in ["detect", "redirected"] {
+        let config = with(&format!(
+            "call.entry = '{entry}'\n[target.default]\nuri = 'sip:q@pbx'\n\
+             [[rule]]\nwhen.outcome = 'agent'\nladder = 'dial:default'\n"
+        ))
+        .unwrap();
+        assert!(config.warnings().iter().all(|warning| !warning.contains("hangs up")), "{:?}", config.warnings());
+        let text = config.explain();
+        for line in [
+            "agent             redirected    dial:default, then BYE with the cause",
+            "system            redirected    refer:default, then dial:default, then BYE with the cause",
+            "not_connected     redirected    refuse:480",
+        ] {
+            assert!(text.contains(line), "{line}:\n{text}");
+        }
+        assert!(entry == "redirected" || text.contains("system            supervised    bye\n"), "{text}");
+    }
 }
 
 fn key_line(key: &str, line: &str) -> String {
@@ -532,6 +555,8 @@ fn every_fragment_in_a_recipe_can_be_used_and_its_preset_is_there() {
         for block in blocks {
             let config = with(block).unwrap_or_else(|error| panic!("{name}: {error}\n{block}"));
             assert!(!config.profile.is_empty(), "{name} names no profile");
+            let lost = config.warnings().into_iter().find(|warning| warning.contains("hangs up on its customer"));
+            assert_eq!(lost, None, "{name}\n{block}");
         }
     }
 }

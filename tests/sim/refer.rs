@@ -831,3 +831,35 @@ fn t10_a_late_success_that_crosses_the_queues_answer_bridges_nobody() {
     queue.expect_and_ok("BYE");
     assert_eq!(tried(&w), ["refer:queue transferred", "dial:queue overtaken"]);
 }
+
+#[test]
+fn t2_a_redirected_customer_for_whom_there_is_no_rule_goes_to_the_default_target() {
+    for works in [true, false] {
+        let w = World::set(|settings| {
+            let reach = settings.targets["queue"].clone();
+            settings.targets.insert("default".to_owned(), reach);
+            let queue = settings.call.targets["queue"].clone();
+            settings.call.targets.insert("default".to_owned(), queue);
+        });
+        let mut customer = w.ivr.call().header("Referred-By", "<sip:ivr@pbx.example>").invite();
+        customer.expect("180");
+        w.api.expect_create().answer_number(NUMBER, secs(60));
+        let mut genagent = w.carrier.expect_invite();
+        genagent.answer();
+        genagent.expect("ACK");
+        customer.expect("200");
+        customer.ack();
+        asks_for_a_person(&w, &mut genagent);
+        let refer = customer.expect("REFER");
+        if works {
+            customer.reply(&refer, 202);
+            customer.bye();
+            customer.expect("200 BYE");
+            assert_eq!(tried(&w), ["refer:default accepted, unconfirmed"]);
+        } else {
+            customer.reply(&refer, 405);
+            next_rung_takes_over(&w, &mut customer);
+            assert_eq!(tried(&w), ["refer:default rejected 405", "dial:default answered"]);
+        }
+    }
+}
