@@ -38,6 +38,9 @@ pub struct Matcher {
     pub answered: Option<bool>,
     /// How the call came to us.
     pub entry: Option<Entry>,
+    /// The customer's side has one of these profiles.
+    #[serde(deserialize_with = "one_or_many")]
+    pub profile: Vec<Pattern>,
     /// One of these tasks: GenerativeAgent's last one, or else the one asked for.
     #[serde(deserialize_with = "one_or_many")]
     pub task: Vec<Pattern>,
@@ -105,6 +108,7 @@ pub struct Situation<'a> {
     pub reason: Option<NotConnected>,
     pub answered: bool,
     pub entry: Entry,
+    pub profile: Option<&'a str>,
     pub task: Option<&'a str>,
     pub transfer_type: Option<&'a str>,
     pub variables: &'a [(String, String)],
@@ -135,11 +139,12 @@ pub fn built_in(answered: bool, entry: Entry, refuge: bool) -> Vec<Rung> {
 impl Matcher {
     /// Whether this situation meets every condition.
     pub fn fits(&self, situation: &Situation<'_>) -> bool {
-        let Situation { outcome, reason, answered, entry, task, transfer_type, variables } = *situation;
+        let Situation { outcome, reason, answered, entry, profile, task, transfer_type, variables } = *situation;
         let kind = transfer_type.map(str::to_ascii_uppercase);
         let value = |name: &str| variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
         self.may_fit(outcome, answered, entry)
             && (self.reason.is_empty() || reason.is_some_and(|reason| self.reason.contains(&reason)))
+            && (self.profile.is_empty() || profile.is_some_and(|profile| any(&self.profile, profile)))
             && (self.task.is_empty() || task.is_some_and(|task| any(&self.task, task)))
             && (self.transfer_type.is_empty()
                 || kind.is_some_and(|kind| self.transfer_type.iter().any(|p| p.uppercase().matches(&kind))))
@@ -162,6 +167,9 @@ impl Matcher {
         if !self.reason.is_empty() {
             let reasons: Vec<&str> = self.reason.iter().map(|reason| reason.as_str()).collect();
             words.push(reasons.join(" or "));
+        }
+        if !self.profile.is_empty() {
+            words.push(format!("profile {}", listed(&self.profile)));
         }
         if !self.task.is_empty() {
             words.push(format!("task {}", listed(&self.task)));
@@ -345,6 +353,7 @@ mod tests {
             reason: None,
             answered: true,
             entry: Entry::Supervised,
+            profile: Some("pbx-north"),
             task: Some("Billing"),
             transfer_type: Some("Agent"),
             variables,
@@ -384,6 +393,7 @@ mod tests {
         let rules = [
             rule(Matcher { outcome: vec![Outcome::System], ..Matcher::default() }, &["bye"]),
             rule(gold, &["dial:vip", "bye", "refuse:486"]),
+            rule(Matcher { profile: vec![Pattern("cloud".into())], ..Matcher::default() }, &["dial:cloud"]),
             rule(
                 Matcher { task: vec![Pattern("Bill*".into())], ..Matcher::default() },
                 &["dial:billing", "refuse:480"],
@@ -395,6 +405,8 @@ mod tests {
         let tier = [("tier".to_owned(), "goldish".to_owned())];
         assert_eq!(chosen(&situation(&tier)), "dial:vip bye");
         assert_eq!(chosen(&situation(&[])), "dial:billing");
+        assert_eq!(chosen(&Situation { profile: Some("cloud"), ..situation(&[]) }), "dial:cloud");
+        assert_eq!(chosen(&Situation { profile: None, ..situation(&[]) }), "dial:billing");
         assert_eq!(chosen(&Situation { answered: false, ..situation(&[]) }), "dial:billing refuse:480");
         assert_eq!(chosen(&Situation { task: None, ..situation(&[]) }), "bye", "no rule fits");
         assert_eq!(chosen(&Situation { task: None, answered: false, ..situation(&[]) }), "refuse:480");

@@ -498,6 +498,7 @@ impl Facts {
             reason: verdict.evidence.not_connected,
             answered: self.customer == LegStage::Up,
             entry: self.entry(),
+            profile: self.intake.profile.as_deref(),
             task: output.and_then(|output| output.task.as_deref()).or(self.intake.task.as_deref()),
             transfer_type: output.and_then(|output| output.transfer_type.as_deref()),
             variables: output.map_or(&[], |output| &output.transfer_variables),

@@ -525,6 +525,11 @@ fn a_profile_that_cannot_work_is_refused_with_its_fix() {
         ),
         ("[target.q]\nuri = 'sip:q@pbx'\nprofile = 'it'", "write [profile.it]"),
         ("trunk.main.profile = 'it'", "write [profile.it]"),
+        (
+            "[profile.a]\npreset = 'generic'\n[[rule]]\nwhen.profile = ['a', 'b*']\nwhen.entry = 'supervised'\n\
+             ladder = ['bye', 'refuse:480']",
+            "when.profile = \"b*\" is nobody's",
+        ),
         ("[profile.it]\nmax_uui = 4", "profile.it.max_uui = 4 is out of range"),
         ("[profile.it]\ntransfer_header = 'f'", "profile.it.transfer_header = \"f\" belongs to SIP"),
         ("[context.causes]\nagent = 0", "context.causes.agent = 0 is out of range"),
@@ -607,6 +612,7 @@ fn the_explanation_names_every_outcome() {
         "{QUEUE}[[rule]]\nwhen.reason = 'api_down'\nladder = 'redirect:queue'\n\
          [[rule]]\nwhen.outcome = 'agent'\nwhen.variables.Tier = ['gold*', 'vip']\nladder = 'dial:queue'\n\
          [[rule]]\nwhen.outcome = 'agent'\nwhen.variables.Tier = 'lead'\nladder = 'webhook:router'\n\
+         [[rule]]\nwhen.outcome = 'agent'\nwhen.profile = 'pbx'\nladder = 'refer:queue'\n\
          [webhook.router]\nurl = 'https://r/next'\n[profile.pbx]\npreset = 'genesys'\npeers = ['10.0.0.5']\n"
     );
     let text = with(&format!("sip.access = ['10.0.0.0/8']\n{rules}")).unwrap().explain();
@@ -624,6 +630,7 @@ fn the_explanation_names_every_outcome() {
         "Profile pbx (genesys), for 10.0.0.5/32: headers X-GA-tv-NAME, User-to-User with name=value, X-Switchback-Context.",
         "Everybody else (generic): headers X-GA-tv-NAME, X-Switchback-Context.",
         "agent             supervised    if Tier lead: webhook:router, then BYE with the cause",
+        "agent             supervised    if profile pbx: refer:queue, then BYE with the cause",
     ] {
         assert!(text.contains(line), "{line}:\n{text}");
     }

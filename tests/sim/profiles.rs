@@ -2,7 +2,7 @@
 
 use switchback::b2bua::io::FailureClass;
 use switchback::b2bua::settings::{Network, Settings};
-use switchback::call::rules::Matcher;
+use switchback::call::rules::{Matcher, Pattern};
 use switchback::call::settings::{BodyForm, ContextSettings, Encoding, Uui, UuiForm};
 use switchback::call::verdict::Outcome;
 use switchback::call::webhook::Webhook;
@@ -12,7 +12,7 @@ use switchback::sip::refer::ReferTo;
 use crate::asapp::completed;
 use crate::engine::{IVR, address, secs};
 use crate::happy::talk;
-use crate::ladders::rules;
+use crate::ladders::{rules, tried};
 use crate::peer::Line;
 use crate::text::Sip;
 use crate::world::World;
@@ -64,6 +64,29 @@ fn t12_the_bye_speaks_as_the_profile_of_the_ivr_says() {
     let body: serde_json::Value = serde_json::from_str(&bye.body).expect("JSON");
     assert_eq!((body["ref"].as_str(), body["tier"].as_str()), (Some(reference.as_str()), Some("gold é")));
     assert!(bye.octets().len() <= 1300, "{}", bye.octets().len());
+}
+
+#[test]
+fn a_rule_for_the_callers_of_one_profile() {
+    let for_whom = |name: &str| Matcher { profile: vec![Pattern(name.to_owned())], ..Matcher::default() };
+    for (name, fits) in [("iv?", true), ("other", false)] {
+        let w = with_profile(ContextSettings::default(), |settings| {
+            rules(settings, [(for_whom(name), &["dial:queue"]), (Matcher::default(), &["bye"])]);
+        });
+        let (mut customer, mut genagent) = talk(&w);
+        genagent.bye();
+        genagent.expect("200 BYE");
+        w.api.expect_fetch().answer_completed("AGENT", &[]);
+        if fits {
+            let mut queue = w.queue.expect_invite();
+            queue.answer();
+            queue.expect("ACK");
+            queue.bye();
+            queue.expect("200 BYE");
+        }
+        customer.expect_and_ok("BYE");
+        assert_eq!(tried(&w), [if fits { "dial:queue answered" } else { "bye done" }]);
+    }
 }
 
 #[test]
