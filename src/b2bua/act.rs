@@ -18,7 +18,7 @@ use super::settings::{Caller, Srtp, Trunk};
 use super::transactions::{Holder, LegId};
 use super::trunks::{NoWay, Route, Way};
 use super::{B2bua, COUNTERS_LIMIT, CallEntry, LegEntry, Side, TimerKey};
-use crate::call::context::Carry;
+use crate::call::context::{Carry, PublishedContext};
 use crate::call::event::{CallAction, CallEvent, CallTimer};
 use crate::call::intake::Intake;
 use crate::call::record::{CallRecord, Epoch};
@@ -47,6 +47,8 @@ const MTU_SAFE: usize = 1_300;
 
 /// Hops that our own requests may take (RFC 3261 section 8.1.1.6).
 const MAX_FORWARDS: u8 = 70;
+/// Legs of one customer whose Call-IDs lead to the context.
+const MAX_CALL_IDS: usize = 16;
 /// Which call transfer a call to GenerativeAgent's SIP URI is.
 const TRANSFER_HEADER: &str = "X-ASAPP-CallTransferId";
 
@@ -139,8 +141,7 @@ impl B2bua {
     pub(super) fn lend_to(&mut self, now: Instant, here: IpAddr, call: CallRef) -> Option<(PortPair, Spares)> {
         // The trunk that is likely to be taken; if it turns out to be another family's, another pair is lent.
         let there = self.trunks.first_up(now, 0).map_or(here, |way| way.hop.ip());
-        let [customer, genagent, onward] =
-            self.ports.lend([here, there, here].map(Family::of), call, &mut self.ids)?;
+        let [customer, genagent, onward] = self.ports.lend([here, there, here].map(Family::of), call, &mut self.ids)?;
         Some((customer, [genagent, onward]))
     }
 
@@ -254,6 +255,7 @@ impl B2bua {
             spare_pairs: spares.into(),
             sound: None,
             referrer,
+            call_ids: Vec::new(),
             record: None,
         };
         *entry.side_mut(LegRole::Customer) = Side { leg: customer, pair: Some(pair), ..Side::default() };
@@ -464,12 +466,25 @@ impl B2bua {
                 CallAction::Play(sound) => self.play(now, call, sound),
                 CallAction::Start(timer, at) => self.timers.start(TimerKey::Call(call, timer), at),
                 CallAction::StopTimers => self.stop_timers(call),
-                CallAction::Publish(context) => self.outputs.push_back(Output::Publish(context)),
+                CallAction::Publish(context) => self.publish(call, context),
                 CallAction::NumberUnused => self.counters.numbers_unused += 1,
                 CallAction::FellBack(reason, rung) => self.fell_back(now, call, reason, rung),
                 CallAction::End(record) => self.end_call(now, call, record),
             }
         }
+    }
+
+    /// Who gets our BYE may ask for the context by the Call-ID of that dialog (flow T14).
+    fn publish(&mut self, call: CallRef, mut context: Box<PublishedContext>) {
+        let customer = self.leg_of(call, LegRole::Customer).and_then(|id| self.legs.get(&id)?.leg.call_id());
+        if let (Some(now), Some(entry)) = (customer.map(str::to_owned), self.calls.get_mut(&call)) {
+            let known = *now == context.customer_call_id || entry.call_ids.contains(&now);
+            if !known && entry.call_ids.len() < MAX_CALL_IDS {
+                entry.call_ids.push(now);
+            }
+            context.later_call_ids.clone_from(&entry.call_ids);
+        }
+        self.outputs.push_back(Output::Publish(context));
     }
 
     fn stop_timers(&mut self, call: CallRef) {
@@ -596,8 +611,7 @@ impl B2bua {
         let to = self.targets.hop(target, member, |hop| super::speaks(endpoint, &settings, hop), &mut self.ids);
         let srtp = settings.targets.get(target).and_then(|uris| uris.get(member)).map(|reach| reach.srtp);
         let way = uri.zip(to).zip(srtp);
-        let way =
-            way.and_then(|((uri, to), srtp)| Some((uri, to, self.media_for(call, LegRole::Onward, to, srtp)?)));
+        let way = way.and_then(|((uri, to), srtp)| Some((uri, to, self.media_for(call, LegRole::Onward, to, srtp)?)));
         let Some((uri, to, pair)) = way else {
             let lost = LegEvent::Lost(LostCause::NoAnswer);
             return self.tell_call(now, call, CallEvent::Leg(LegRole::Onward, lost));
@@ -916,8 +930,7 @@ impl B2bua {
     fn leg_parts_with(&mut self, id: LegId) {
         let Some(entry) = self.legs.get(&id) else { return };
         let (role, call, pair) = (entry.role, entry.call, entry.pair);
-        let untouched =
-            role != LegRole::Customer && entry.leg.remote().is_none() && self.ports.has(call, pair);
+        let untouched = role != LegRole::Customer && entry.leg.remote().is_none() && self.ports.has(call, pair);
         match self.calls.get_mut(&call).filter(|call| untouched && call.record.is_none()) {
             Some(call) => {
                 call.spare_pairs.push(pair);

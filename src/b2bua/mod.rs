@@ -140,6 +140,8 @@ struct CallEntry {
     sound: Option<(Sound, Option<Law>)>,
     /// Who asked by REFER for the customer to be called.
     referrer: Option<LegId>,
+    /// The Call-IDs of the customer's legs that are not the first request's.
+    call_ids: Vec<String>,
     /// The call has ended; its record waits for counters.
     record: Option<Box<CallRecord>>,
 }

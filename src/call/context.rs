@@ -15,8 +15,11 @@ pub struct PublishedContext {
     pub reference: String,
     /// The call.
     pub call: CallRef,
-    /// SIP's Call-ID of the customer leg.
+    /// SIP's Call-ID of the first request.
     pub customer_call_id: String,
+    /// The Call-IDs of the customer's legs since, where they are others: of one that a REFER made us dial, and of those
+    /// that took its place.
+    pub later_call_ids: Vec<String>,
     /// The conversation.
     pub conversation: ConversationId,
     /// The call's verdict as one word, or `in_progress`.

@@ -479,6 +479,7 @@ impl Facts {
             reference: self.reference.clone(),
             call: self.call,
             customer_call_id: self.intake.call_id.clone(),
+            later_call_ids: Vec::new(),
             conversation: self.intake.conversation.clone(),
             outcome: outcome.to_owned(),
             output: self.output.clone(),

@@ -161,6 +161,10 @@ impl Established {
         }
     }
 
+    pub(super) fn call_id(&self) -> &str {
+        &self.dialog.call_id
+    }
+
     /// How it stands to an INVITE that asks for its place.
     pub(super) fn standing(&self, replaces: &Replaces) -> Standing {
         match &self.closing {

@@ -566,6 +566,16 @@ impl Leg {
         self.negotiation.for_other()
     }
 
+    /// The Call-ID of its dialog.
+    pub fn call_id(&self) -> Option<&str> {
+        match &self.phase {
+            Phase::Invited(uas) => Some(&uas.dialog().call_id),
+            Phase::Calling(uac) => uac.call_id(),
+            Phase::Established(established) => Some(established.call_id()),
+            Phase::Moving => None,
+        }
+    }
+
     /// How this leg stands to an INVITE that asks for its place.
     pub fn standing(&self, replaces: &Replaces) -> Standing {
         match &self.phase {

@@ -7,6 +7,7 @@ use switchback::call::settings::Answer;
 use switchback::call::verdict::{EndedBy, Outcome, Phase};
 
 use crate::asapp::NUMBER;
+use crate::context::found;
 use crate::engine::{IVR, QUEUE, address, ms, secs};
 use crate::happy::talk;
 use crate::ladders::{asks_for_a_person, rules, taken_over, with_ladder};
@@ -90,6 +91,9 @@ fn t4_whom_the_pbx_names_takes_the_customers_place() {
     assert_eq!(desk.expect_and_ok("BYE").header("X-GA-tv-tier"), "gold");
     assert_eq!(w.verdict(), (Outcome::Agent, EndedBy::Genagent, Phase::Talking));
     assert_eq!(w.record().takeovers, 1);
+    for leg in [&customer, &desk] {
+        assert_eq!(found(&w, &leg.call_id).as_deref(), Some("agent"), "T14");
+    }
     w.golden("t4");
 }
 
