@@ -121,7 +121,7 @@ impl Carry {
     }
 
     /// Octets of all lines and of the body, on the wire.
-    fn octets(&self) -> usize {
+    pub fn octets(&self) -> usize {
         let lines: usize = self.lines.iter().map(|(name, value)| octets(name, value)).sum();
         lines + self.body.as_ref().map_or(0, |(_, text)| BODY_LINES + text.len())
     }

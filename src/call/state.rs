@@ -528,11 +528,13 @@ impl Facts {
     pub fn carry(&mut self, outcome: Outcome, rung: &Rung) -> Carry {
         let carry = match rung {
             Rung::Dial(target) | Rung::ReferReplaces(target) => self.context(outcome, &self.called(target)),
-            Rung::Refer(target) => self.context_inside_uri(outcome, self.called(target)),
+            Rung::Refer(target) => self.fitted(outcome, self.called(target), Carry::octets_inside_uri),
             Rung::Bye | Rung::Webhook(_) => self.context(outcome, self.profile()),
-            Rung::Refuse(_) | Rung::Redirect(_) => {
-                self.context(outcome, &ContextSettings { body: BodyForm::None, ..self.profile().clone() })
+            // Once in the response, and once inside its Contact.
+            Rung::Redirect(_) if self.profile().contact_headers => {
+                self.fitted(outcome, self.without_body(), |carry| carry.octets() + carry.octets_inside_uri())
             }
+            Rung::Refuse(_) | Rung::Redirect(_) => self.context(outcome, &self.without_body()),
         };
         self.rung_begun(rung);
         self.sends(&carry);
@@ -552,13 +554,18 @@ impl Facts {
         ContextSettings { max_lines: settings.max_invite_lines, body: BodyForm::None, ..settings.clone() }
     }
 
-    /// The same as headers of a URI, where an escape takes three octets: as much as still keeps to the limit.
-    fn context_inside_uri(&self, outcome: Outcome, settings: ContextSettings) -> Carry {
+    /// What the customer's side is sent by a response.
+    fn without_body(&self) -> ContextSettings {
+        ContextSettings { body: BodyForm::None, ..self.profile().clone() }
+    }
+
+    /// As much of the context as keeps to the limit where it stands inside a URI: an escape takes three octets.
+    fn fitted(&self, outcome: Outcome, settings: ContextSettings, octets: impl Fn(&Carry) -> usize) -> Carry {
         let most = settings.max_lines;
         let tries =
             (0..=FITTINGS).rev().map(|part| ContextSettings { max_lines: most * part / FITTINGS, ..settings.clone() });
         let mut carries = tries.map(|settings| self.context(outcome, &settings));
-        let fits = carries.find(|carry| carry.octets_inside_uri() <= most);
+        let fits = carries.find(|carry| octets(carry) <= most);
         fits.unwrap_or_else(|| Carry::reference(&self.reference, &settings))
     }
 
