@@ -310,7 +310,7 @@ pub struct Sounds {
     pub waiting: Source,
     /// By the customer while a target rings.
     pub onward: Source,
-    /// By GenerativeAgent or the target while the customer holds.
+    /// By whoever talks with somebody who holds.
     pub hold: Source,
     /// By the customer before the BYE when no target could be reached; absent: nothing is said.
     pub announcement: Option<Source>,

@@ -141,6 +141,8 @@ pub struct IntakeSettings {
     pub customer_header: String,
     /// Prefix of the headers with input variables.
     pub variable_prefix: String,
+    /// The input variable that gets the number in Diversion, where the call was sent on; empty: none does.
+    pub diversion_variable: String,
     /// What the dialled user stands for: an entry task and fixed variables.
     pub dialled: BTreeMap<String, DialledEntry>,
     /// Most input variables.
@@ -322,6 +324,7 @@ impl Default for IntakeSettings {
             task_header: "X-GA-taskName".to_owned(),
             customer_header: "X-GA-customerId".to_owned(),
             variable_prefix: "X-GA-iv-".to_owned(),
+            diversion_variable: String::new(),
             dialled: BTreeMap::new(),
             max_variables: 32,
             max_value: 1024,

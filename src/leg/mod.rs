@@ -281,6 +281,8 @@ pub struct Invitation {
     /// Whether somebody sent the call on to us: Referred-By (RFC 3892), Diversion (RFC 5806) or History-Info (RFC 7044),
     /// or a REFER.
     pub redirected: bool,
+    /// User part of the topmost Diversion: who sent the call on last.
+    pub diverted: Option<String>,
     /// Parameters of the Request-URI that have a value, in order, `%HH` undone.
     pub parameters: Vec<(String, String)>,
     /// The local UUID of Session-ID (RFC 7989), 32 hexadecimal digits in lower case.

@@ -18,7 +18,7 @@ use crate::sip::hop::Hop;
 use crate::sip::message::{HeaderName, Message, Method};
 use crate::sip::refer::ReferTo;
 use crate::sip::transaction::key::ServerKey;
-use crate::sip::value::{Params, UserToUser, unescaped};
+use crate::sip::value::{NameAddr, Params, UserToUser, split_commas, unescaped};
 use crate::sip::write::Writer;
 
 /// Often enough that no proxy's timer C ends the INVITE.
@@ -334,6 +334,10 @@ pub(super) fn invitation(invite: &Message) -> Invitation {
         redirected: invite.header(HeaderName::ReferredBy).is_some()
             || invite.header(HeaderName::Diversion).is_some()
             || invite.header_named("History-Info").is_some(),
+        diverted: invite.header(HeaderName::Diversion).and_then(|value| {
+            let diversion = NameAddr::read(split_commas(value).next()?)?;
+            Some(diversion.uri.user_name()?.into_owned())
+        }),
         parameters: invite.target().map(|uri| parameters(uri.params)).unwrap_or_default(),
         session_id: invite.header_named("Session-ID").and_then(session_id),
         headers: invite.others().map(|(name, value)| (name.to_owned(), unescaped(value).into_owned())).collect(),

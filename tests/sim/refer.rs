@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use switchback::b2bua::io::Sound;
+use switchback::b2bua::io::{FailureClass, Sound};
 use switchback::b2bua::settings::{Network, Peer, Settings};
 use switchback::call::intake::ConversationSource;
 use switchback::call::rules::{Entry, Matcher};
@@ -830,6 +830,21 @@ fn t10_a_late_success_that_crosses_the_queues_answer_bridges_nobody() {
     queue.expect("ACK");
     queue.expect_and_ok("BYE");
     assert_eq!(tried(&w), ["refer:queue transferred", "dial:queue overtaken"]);
+}
+
+#[test]
+fn t2_the_number_in_diversion_is_an_input_variable_where_it_is_asked_for() {
+    let diversion = "\"A, B\" <sip:+15550100007@pbx.example>;reason=deflection, <sip:+15550100008@pbx.example>";
+    for (name, value) in [("sentBy", Some("+15550100007")), ("", None)] {
+        let w = World::set(|settings| settings.call.intake.diversion_variable = name.to_owned());
+        let mut customer = w.ivr.call().header("Diversion", diversion).invite();
+        customer.expect("180");
+        let post = w.api.expect_create();
+        let variables = post.body().variables.iter().find(|(known, _)| known == "sentBy");
+        assert_eq!(variables.map(|(_, value)| value.as_str()), value);
+        post.fail(FailureClass::Refused);
+        customer.expect_refusal(480);
+    }
 }
 
 #[test]
