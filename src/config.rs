@@ -38,6 +38,9 @@ use crate::sip::hop::Transport;
 use crate::sip::locate::Place;
 use crate::sip::value::Uri;
 
+/// The customer's leg, GenerativeAgent's, and the way back.
+const PAIRS_A_CALL: usize = 3;
+
 pub use peer::Peer;
 pub use profile::Profile;
 pub use returns::ReturnWord;
@@ -325,7 +328,7 @@ pub struct Sounds {
     pub waiting: Source,
     /// By the customer while a target rings.
     pub onward: Source,
-    /// By GenerativeAgent or the target while the customer holds.
+    /// By whoever talks with somebody who holds.
     pub hold: Source,
     /// By the customer before the BYE when no target could be reached; absent: nothing is said.
     pub announcement: Option<Source>,
@@ -599,6 +602,7 @@ impl Config {
                 occasions: self.recording.when.clone(),
                 header: self.recording.header.clone(),
             },
+            retry_after: self.sip.retry_after.as_secs() as u32,
             intake: self.intake.clone(),
             context: self.context.clone(),
             profiles: self.profile.iter().map(|(name, row)| (name.clone(), row.context.clone())).collect(),
@@ -766,7 +770,7 @@ impl Default for Sip {
             t4: core.sip_timers.t4,
             session_expires: Duration::from_secs(u64::from(core.session.expires)),
             session_least: Duration::from_secs(u64::from(core.session.least)),
-            max_calls: PortRange::default().pairs() / 2,
+            max_calls: PortRange::default().pairs() / PAIRS_A_CALL,
             max_calls_per_second: core.max_calls_per_second,
             max_messages_per_source: core.max_messages_per_source,
             max_calls_per_second_per_source: core.max_calls_per_second_per_source,

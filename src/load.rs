@@ -58,7 +58,7 @@ async fn run(load: &Load) -> Result<()> {
     let streams = load.media.then(Streams::start).transpose()?.map(Arc::new);
     let genagent = party(HOME).await?;
     let customers = party(HOME).await?;
-    let last_port = FIRST_PORT + 4 * load.calls + 199;
+    let last_port = FIRST_PORT + 6 * load.calls + 199;
     let mut program = Program::start(&api, genagent.address(), last_port, load).await?;
     let answering = tokio::spawn(answer_all(genagent, streams.clone(), api.handle()));
 

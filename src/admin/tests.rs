@@ -121,6 +121,7 @@ fn a_context() -> PublishedContext {
         reference: REFERENCE.to_owned(),
         call: CallRef(0xab),
         customer_call_id: "a@b".to_owned(),
+        later_call_ids: Vec::new(),
         conversation: ConversationId("c-1".to_owned()),
         outcome: "agent".to_owned(),
         output: None,

@@ -18,7 +18,7 @@ use super::settings::{Caller, Srtp, Trunk};
 use super::transactions::{Holder, LegId};
 use super::trunks::{NoWay, Route, Way};
 use super::{B2bua, COUNTERS_LIMIT, CallEntry, LegEntry, Side, TimerKey, surroundings};
-use crate::call::context::Carry;
+use crate::call::context::{Carry, PublishedContext};
 use crate::call::event::{CallAction, CallEvent, CallTimer, Press};
 use crate::call::intake::Intake;
 use crate::call::record::{CallRecord, Epoch};
@@ -46,8 +46,13 @@ const MTU_SAFE: usize = 1_300;
 
 /// Hops that our own requests may take (RFC 3261 section 8.1.1.6).
 const MAX_FORWARDS: u8 = 70;
+/// Legs of one customer whose Call-IDs lead to the context.
+const MAX_CALL_IDS: usize = 16;
 /// Which call transfer a call to GenerativeAgent's SIP URI is.
 const TRANSFER_HEADER: &str = "X-ASAPP-CallTransferId";
+
+/// Pairs that a call has ready: for GenerativeAgent's leg, and for the customer's way on after it.
+pub(super) type Spares = [PortPair; 2];
 
 /// How a call begins.
 type CallBegins = fn(CallRef, String, Intake, Arc<CallSettings>, Epoch, Instant, &mut Vec<CallAction>) -> Call;
@@ -57,7 +62,7 @@ pub(super) struct Door {
     /// The customer's leg, or who asked by REFER for one.
     pub asked_by: AskedBy,
     pub pair: PortPair,
-    pub spare: PortPair,
+    pub spares: Spares,
     pub max_forwards: u8,
     pub headers: Lines,
     pub private: bool,
@@ -96,7 +101,7 @@ impl B2bua {
             }
         };
         let call = CallRef(self.ids.number());
-        let Some([customer_pair, spare]) = self.lend_two(now, here, call) else {
+        let Some((customer_pair, spares)) = self.lend_to(now, here, call) else {
             return self.unavailable(now, origin, invite, "ports");
         };
         self.open(origin, invite, &key, Some(id));
@@ -111,13 +116,12 @@ impl B2bua {
                 let (headers, private) = self.invited_with(invite);
                 let profile = self.profile_of(origin.ip()).map(str::to_owned);
                 let asked_by = AskedBy::Customer(id);
-                let door = Door { asked_by, pair: customer_pair, spare, max_forwards, headers, private, profile };
+                let door = Door { asked_by, pair: customer_pair, spares, max_forwards, headers, private, profile };
                 self.begin_call(now, call, id, door, out);
             }
             Err(refusal) => {
                 *self.counters.rejected.entry("description").or_default() += 1;
-                self.close_media(customer_pair, call);
-                self.close_media(spare, call);
+                self.close_all_media(customer_pair, spares, call);
                 self.answer_open(now, invite, &key, refusal);
             }
         }
@@ -132,11 +136,13 @@ impl B2bua {
         })
     }
 
-    /// A pair for the customer's leg, of the family of our address `here`, and one for GenerativeAgent's.
-    pub(super) fn lend_two(&mut self, now: Instant, here: IpAddr, call: CallRef) -> Option<[PortPair; 2]> {
+    /// A pair for the customer's leg, of the family of our address `here`, and those for the legs that we shall dial: a
+    /// call for whose way back there would be no pair is not begun.
+    pub(super) fn lend_to(&mut self, now: Instant, here: IpAddr, call: CallRef) -> Option<(PortPair, Spares)> {
         // The trunk that is likely to be taken; if it turns out to be another family's, another pair is lent.
         let there = self.trunks.first_up(now, 0).map_or(here, |way| way.hop.ip());
-        self.ports.lend_two([here, there].map(Family::of), call, &mut self.ids)
+        let [customer, genagent, onward] = self.ports.lend([here, there, here].map(Family::of), call, &mut self.ids)?;
+        Some((customer, [genagent, onward]))
     }
 
     /// The profile of who calls from here: that of the smallest network it lies in, or of the trunk that it is a server of.
@@ -229,7 +235,7 @@ impl B2bua {
     }
 
     pub(super) fn open_call(&mut self, now: Instant, reference: CallRef, door: Door, invitation: &Invitation) {
-        let Door { asked_by, pair, spare, max_forwards, headers, private, profile } = door;
+        let Door { asked_by, pair, spares, max_forwards, headers, private, profile } = door;
         let (begin, customer, referrer): (CallBegins, _, _) = match asked_by {
             AskedBy::Customer(leg) => (Call::begin, Some(leg), None),
             AskedBy::Referrer(id) => (Call::referred, None, Some(id)),
@@ -249,11 +255,12 @@ impl B2bua {
             max_forwards,
             headers,
             private,
-            spare_pair: Some(spare),
+            spare_pairs: spares.into(),
             sound: None,
             referrer,
             recording: None,
             returning: None,
+            call_ids: Vec::new(),
             record: None,
         };
         *entry.side_mut(LegRole::Customer) = Side { leg: customer, pair: Some(pair), ..Side::default() };
@@ -329,12 +336,12 @@ impl B2bua {
 
     fn leg_spoke(&mut self, now: Instant, id: LegId, event: LegEvent) {
         let Some(entry) = self.legs.get_mut(&id) else { return };
-        let (role, call, pair) = (entry.role, entry.call, entry.pair);
+        let (role, call) = (entry.role, entry.call);
         entry.heard |= matches!(event, LegEvent::Progressed { .. } | LegEvent::Answered);
         if event.is_last_word() {
             debug_assert!(!entry.over, "a leg spoke its last word twice: {event:?}");
             entry.over = true;
-            self.close_media(pair, call);
+            self.leg_parts_with(id);
             if role == LegRole::Onward {
                 self.onward_changed(call);
             }
@@ -476,12 +483,25 @@ impl B2bua {
                 CallAction::Record(on) => self.record(call, on),
                 CallAction::Start(timer, at) => self.timers.start(TimerKey::Call(call, timer), at),
                 CallAction::StopTimers => self.stop_timers(call),
-                CallAction::Publish(context) => self.outputs.push_back(Output::Publish(context)),
+                CallAction::Publish(context) => self.publish(call, context),
                 CallAction::NumberUnused => self.counters.numbers_unused += 1,
                 CallAction::FellBack(reason, rung) => self.fell_back(now, call, reason, rung),
                 CallAction::End(record) => self.end_call(now, call, record),
             }
         }
+    }
+
+    /// Who gets our BYE may ask for the context by the Call-ID of that dialog (flow T14).
+    fn publish(&mut self, call: CallRef, mut context: Box<PublishedContext>) {
+        let customer = self.leg_of(call, LegRole::Customer).and_then(|id| self.legs.get(&id)?.leg.call_id());
+        if let (Some(now), Some(entry)) = (customer.map(str::to_owned), self.calls.get_mut(&call)) {
+            let known = *now == context.customer_call_id || entry.call_ids.contains(&now);
+            if !known && entry.call_ids.len() < MAX_CALL_IDS {
+                entry.call_ids.push(now);
+            }
+            context.later_call_ids.clone_from(&entry.call_ids);
+        }
+        self.outputs.push_back(Output::Publish(context));
     }
 
     fn stop_timers(&mut self, call: CallRef) {
@@ -508,9 +528,8 @@ impl B2bua {
         let own: Vec<String> = headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
         let is_ours = |name: &str| name != "Reason" && own.contains(&name.to_ascii_lowercase());
         headers.extend(self.crossed(call, other, &command).into_iter().filter(|(name, _)| !is_ours(name)));
-        let asks_or_tells = matches!(command, LegCommand::Refer(_) | LegCommand::Accept);
-        let peer = self.legs.get(&id).and_then(LegEntry::peer).filter(|_| asks_or_tells);
-        let keyring = peer.and_then(|peer| self.keyring(peer)).map(Box::new);
+        let caller = self.legs.get(&id).and_then(|leg| leg.caller).filter(|_| command == LegCommand::Answer);
+        let keyring = caller.and_then(|caller| self.keyring(caller)).map(Box::new);
         let material = Material { headers, body, audio: self.audio_towards(call, role), keyring };
         self.with_leg(id, |leg, s| leg.command(command, &material, s));
         self.work_off(now);
@@ -524,10 +543,11 @@ impl B2bua {
         self.command(now, call, LegRole::Customer, LegCommand::Refer(uri), Carry { lines, ..Carry::default() });
     }
 
-    /// Who we are where a peer asks it.
-    pub(super) fn keyring(&self, peer: IpAddr) -> Option<Keyring> {
-        let credentials = self.settings.peers_at(peer).find_map(|peer| peer.credentials.clone())?;
-        Some(Keyring::new(credentials, peer))
+    /// Who we are where a caller asks it, before it takes a REFER or a BYE of ours: a peer, or a trunk that brings customers.
+    pub(super) fn keyring(&self, caller: IpAddr) -> Option<Keyring> {
+        let trunk = || self.trunks.settings_at(caller)?.credentials.as_ref();
+        let credentials = self.settings.credentials_at(caller).or_else(trunk)?;
+        Some(Keyring::new(credentials.clone(), caller))
     }
 
     /// The audio that is described to a leg: that of whom it talks to. A successor whom nobody talks to yet takes up what
@@ -570,7 +590,7 @@ impl B2bua {
         let callee = ticket.spend(now);
         let ready = way.zip(callee).and_then(|(way, callee)| {
             let srtp = self.trunks.settings(way).srtp;
-            Some((way, callee, self.media_for(call, way.hop, srtp)?))
+            Some((way, callee, self.media_for(call, LegRole::GenerativeAgent, way.hop, srtp)?))
         });
         let Some((way, callee, pair)) = ready else {
             return self.tell_call(
@@ -615,7 +635,8 @@ impl B2bua {
         let endpoint = &self.endpoint;
         let to = self.targets.hop(target, member, |hop| super::speaks(endpoint, &settings, hop), &mut self.ids);
         let srtp = settings.targets.get(target).and_then(|uris| uris.get(member)).map(|reach| reach.srtp);
-        let way = uri.zip(to).zip(srtp).and_then(|((uri, to), srtp)| Some((uri, to, self.media_for(call, to, srtp)?)));
+        let way = uri.zip(to).zip(srtp);
+        let way = way.and_then(|((uri, to), srtp)| Some((uri, to, self.media_for(call, LegRole::Onward, to, srtp)?)));
         let Some((uri, to, pair)) = way else {
             let lost = LegEvent::Lost(LostCause::NoAnswer);
             return self.tell_call(now, call, CallEvent::Leg(LegRole::Onward, lost));
@@ -629,19 +650,35 @@ impl B2bua {
             self.handed_back(now, call);
         }
         let silence = Duration::ZERO;
-        let dial = Dial { uri, from: &from, to, max_forwards, credentials: None, silence, redirects: &[] };
+        let credentials = settings.credentials_at(to.ip());
+        let dial = Dial { uri, from: &from, to, max_forwards, credentials, silence, redirects: &[] };
         self.place(now, call, LegRole::Onward, pair, None, &dial, headers);
     }
 
     /// A pair for a leg that we dial there, our media address in that family, and what it does about SRTP.
-    pub(super) fn media_for(&mut self, call: CallRef, to: Hop, srtp: Srtp) -> Option<(PortPair, IpAddr, KeyExchange)> {
+    pub(super) fn media_for(
+        &mut self,
+        call: CallRef,
+        role: LegRole,
+        to: Hop,
+        srtp: Srtp,
+    ) -> Option<(PortPair, IpAddr, KeyExchange)> {
         let srtp = self.settings.srtp(srtp, to.transport)?;
         let family = Family::of(to.ip());
         let here = self.settings.media_address(family)?;
+        Some((self.pair_for(call, role, family)?, here, KeyExchange::new(srtp)))
+    }
+
+    /// A pair of this family for another leg of the call: one that it has ready, else one of the pool. The last one that
+    /// is ready is the onward leg's, whatever else is dialled before.
+    fn pair_for(&mut self, call: CallRef, role: LegRole, family: Family) -> Option<PortPair> {
         let entry = self.calls.get_mut(&call)?;
-        let spare = entry.spare_pair.take_if(|spare| spare.family == family);
-        let pair = spare.or_else(|| self.ports.lend_near(entry.worker, family, call, &mut self.ids))?;
-        Some((pair, here, KeyExchange::new(srtp)))
+        let kept = usize::from(role != LegRole::Onward);
+        let fits = |spare: &PortPair| spare.family == family;
+        match entry.spare_pairs.iter().position(fits).filter(|_| entry.spare_pairs.len() > kept) {
+            Some(at) => Some(entry.spare_pairs.remove(at)),
+            None => self.ports.lend_near(entry.worker, family, call, &mut self.ids),
+        }
     }
 
     /// Sends the INVITE of a new leg, with the customer's audio described in it.
@@ -800,17 +837,25 @@ impl B2bua {
         self.cover(call);
     }
 
-    /// Whoever talks with a customer who holds hears a sound of ours meanwhile (flow M6).
+    /// Whoever talks with somebody who holds hears a sound of ours meanwhile (flow M6). So does a customer, unless the
+    /// other side has a sound for him (`sendonly`), or he hears one of ours already.
     fn cover(&mut self, call: CallRef) {
         let Some(entry) = self.calls.get(&call) else { return };
-        let customer = entry.side(LegRole::Customer).leg.and_then(|id| self.legs.get(&id));
-        let held = customer.and_then(|leg| leg.leg.remote()).is_some_and(|audio| audio.is_held());
-        let far = entry.side(entry.far()).leg;
-        let Some(far) = far.and_then(|id| self.legs.get_mut(&id)).filter(|leg| !leg.over) else { return };
-        let law = law_of(&far.leg).filter(|_| held);
-        if std::mem::replace(&mut far.covered, law) != law {
+        let [customer, far] = [LegRole::Customer, entry.far()].map(|role| entry.side(role).leg);
+        let leg = |id: Option<LegId>| id.and_then(|id| self.legs.get(&id)).filter(|leg| !leg.over);
+        let audio = |id| leg(id).and_then(|leg| leg.leg.remote());
+        let holds = audio(customer).is_some_and(|audio| audio.is_held());
+        let mute = entry.sound.is_none() && audio(far).is_some_and(|audio| !audio.sends());
+        self.cover_leg(far, holds);
+        self.cover_leg(customer, mute);
+    }
+
+    fn cover_leg(&mut self, id: Option<LegId>, covered: bool) {
+        let Some(leg) = id.and_then(|id| self.legs.get_mut(&id)).filter(|leg| !leg.over) else { return };
+        let law = law_of(&leg.leg).filter(|_| covered);
+        if std::mem::replace(&mut leg.covered, law) != law {
             let sound = law.map(|law| (Sound::Hold, law));
-            self.outputs.push_back(Output::Media(MediaCommand::Cover { pair: far.pair, sound }));
+            self.outputs.push_back(Output::Media(MediaCommand::Cover { pair: leg.pair, sound }));
         }
     }
 
@@ -833,6 +878,7 @@ impl B2bua {
         if let Some(entry) = self.calls.get_mut(&call).filter(|entry| entry.sound.is_none_or(|(now, _)| now != sound)) {
             entry.sound = Some((sound, None));
         }
+        self.cover(call);
         self.sound_again(call);
         if self.calls.get(&call).is_some_and(|entry| entry.sound == Some((Sound::Announcement, None))) {
             self.tell_call(now, call, CallEvent::Played);
@@ -915,6 +961,28 @@ impl B2bua {
         }
     }
 
+    pub(super) fn close_all_media(&mut self, pair: PortPair, spares: Spares, call: CallRef) {
+        for pair in [pair].into_iter().chain(spares) {
+            self.close_media(pair, call);
+        }
+    }
+
+    /// A leg that has spoken its last word needs its pair no more. Where nobody was ever expected on it, nothing has to
+    /// drain: the call has it ready for the next leg.
+    fn leg_parts_with(&mut self, id: LegId) {
+        let Some(entry) = self.legs.get(&id) else { return };
+        let (role, call, pair) = (entry.role, entry.call, entry.pair);
+        let untouched = role != LegRole::Customer && entry.leg.remote().is_none() && self.ports.has(call, pair);
+        match self.calls.get_mut(&call).filter(|call| untouched && call.record.is_none()) {
+            Some(call) => {
+                call.spare_pairs.push(pair);
+                let side = call.side_mut(role);
+                side.pair.take_if(|lent| *lent == pair);
+            }
+            None => self.close_media(pair, call),
+        }
+    }
+
     /// Closes a pair that is still this call's. A leg may speak its last word long after its call has ended.
     pub(super) fn close_media(&mut self, pair: PortPair, call: CallRef) {
         if self.ports.take_back(pair, call) {
@@ -960,9 +1028,9 @@ impl B2bua {
         let Some(entry) = self.calls.get_mut(&call) else { return };
         entry.record = Some(record);
         self.trunks.release(&mut entry.route);
-        let spare = entry.spare_pair.take();
+        let spares = std::mem::take(&mut entry.spare_pairs);
         let pairs = entry.sides.map(|side| side.pair);
-        for pair in pairs.into_iter().chain([spare]).flatten() {
+        for pair in pairs.into_iter().flatten().chain(spares) {
             self.close_media(pair, call);
         }
         self.end_recording(call);

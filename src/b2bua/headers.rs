@@ -56,6 +56,7 @@ impl Word {
             LegCommand::Inform(_) => Some(Self::Info),
             LegCommand::Refuse { .. }
             | LegCommand::Refer(_)
+            | LegCommand::Withdraw
             | LegCommand::Accept
             | LegCommand::Decline
             | LegCommand::Report(_) => None,

@@ -11,6 +11,7 @@ pub mod breaker;
 pub mod counters;
 mod errands;
 pub mod headers;
+pub mod heard;
 pub mod io;
 pub mod limiter;
 mod memory;
@@ -124,7 +125,7 @@ struct LegEntry {
     reached: Option<IpAddr>,
     /// Whether the relay has reported silence on it.
     silent: bool,
-    /// In which law the relay has been told to cover what the customer, who holds, says to it.
+    /// In which law the relay has been told to cover what the other side, which holds, says to it.
     covered: Option<Law>,
     /// What its peer's last word lets cross to the other leg.
     said: Option<(headers::Word, headers::Lines)>,
@@ -147,8 +148,9 @@ struct CallEntry {
     headers: headers::Lines,
     /// Whether the customer asked for privacy.
     private: bool,
-    /// The pair kept ready for the next GenerativeAgent leg, so that no number is asked for in vain.
-    spare_pair: Option<PortPair>,
+    /// Pairs kept ready for the legs that we dial, so that no number is asked for in vain and the customer's way back does
+    /// not fail for want of one.
+    spare_pairs: Vec<PortPair>,
     /// What the customer is to hear of us, and in which law that has been said to the relay.
     sound: Option<(Sound, Option<Law>)>,
     /// Who asked by REFER for the customer to be called.
@@ -157,6 +159,8 @@ struct CallEntry {
     recording: Option<recording::Reel>,
     /// Who brings the customer back from GenerativeAgent, until the call has said whether it may.
     returning: Option<LegId>,
+    /// The Call-IDs of the customer's legs that are not the first request's.
+    call_ids: Vec<String>,
     /// The call has ended; its record waits for counters.
     record: Option<Box<CallRecord>>,
 }

@@ -24,16 +24,21 @@ impl<Owner: Copy + PartialEq> Ports<Owner> {
         Self { free, lent: HashMap::new(), draining: HashMap::new() }
     }
 
-    /// Lends two pairs of these families by one worker, the one with the most room. Both or neither.
-    pub fn lend_two(&mut self, [one, other]: [Family; 2], owner: Owner, ids: &mut Ids) -> Option<[PortPair; 2]> {
-        let room = |worker: u16| [one, other].map(|family| self.free.get(&(worker, family)).map_or(0, Vec::len));
-        let worker =
-            self.free.keys().map(|(worker, _)| *worker).max_by_key(|worker| room(*worker).into_iter().min())?;
-        let least = if one == other { 2 } else { 1 };
-        if room(worker).into_iter().any(|free| free < least) {
+    /// Lends pairs of these families by one worker, the one with the most room. All or none.
+    pub fn lend<const N: usize>(
+        &mut self,
+        families: [Family; N],
+        owner: Owner,
+        ids: &mut Ids,
+    ) -> Option<[PortPair; N]> {
+        let room = |worker: u16, family: Family| self.free.get(&(worker, family)).map_or(0, Vec::len);
+        let least = |worker: u16| families.into_iter().map(|family| room(worker, family)).min();
+        let worker = self.free.keys().map(|(worker, _)| *worker).max_by_key(|worker| least(*worker))?;
+        let wanted = |family| families.into_iter().filter(|other| *other == family).count();
+        if families.into_iter().any(|family| room(worker, family) < wanted(family)) {
             return None;
         }
-        Some([self.lend_near(worker, one, owner, ids)?, self.lend_near(worker, other, owner, ids)?])
+        Some(families.map(|family| self.lend_near(worker, family, owner, ids).expect("there was room for all of them")))
     }
 
     /// Lends a pair of this worker and this family.

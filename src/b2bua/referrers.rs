@@ -50,12 +50,11 @@ impl B2bua {
             return self.unavailable(now, origin, refer, overloaded);
         }
         let call = CallRef(self.ids.number());
-        let Some([pair, spare]) = self.lend_two(now, here, call) else {
+        let Some((pair, spares)) = self.lend_to(now, here, call) else {
             return self.unavailable(now, origin, refer, "ports");
         };
         let Some(referrer) = self.accept(now, origin, refer, key) else {
-            self.close_media(pair, call);
-            self.close_media(spare, call);
+            self.close_all_media(pair, spares, call);
             return self.answer_once(now, origin, refer, 400);
         };
         let invitation = Invitation::referred(refer, &referral);
@@ -63,7 +62,7 @@ impl B2bua {
         // The customer's side is whom we call; what it is sent is in the form that it reads.
         let profile = self.profile_of(to.ip()).or(self.profile_of(origin.ip())).map(str::to_owned);
         let asked_by = AskedBy::Referrer(referrer);
-        let door = Door { asked_by, pair, spare, max_forwards, headers, private, profile };
+        let door = Door { asked_by, pair, spares, max_forwards, headers, private, profile };
         self.open_call(now, call, door, &invitation);
         let from = shown(&invitation.dialled);
         self.call_referred(now, call, LegRole::Customer, &referral, to, (pair, here, keys), from);

@@ -93,7 +93,7 @@ pub struct Peer {
     pub accept_refer: bool,
     /// The hosts that these may lead to, names or IP addresses.
     pub refer_hosts: Vec<String>,
-    /// What they are told, and nobody else, where they ask who sends them a REFER or a NOTIFY.
+    /// What they are told, and nobody else, where they ask who sends them an INVITE, a REFER, a NOTIFY or a BYE.
     pub credentials: Option<Credentials>,
 }
 
@@ -372,6 +372,11 @@ impl Settings {
     /// What is permitted to whoever calls from there.
     pub fn peers_at(&self, address: IpAddr) -> impl Iterator<Item = &Peer> {
         self.peers.iter().filter(move |peer| peer.from.iter().any(|network| network.contains(address)))
+    }
+
+    /// Who we are for whoever is there, and for nobody else.
+    pub fn credentials_at(&self, address: IpAddr) -> Option<&Credentials> {
+        self.peers_at(address).find_map(|peer| peer.credentials.as_ref())
     }
 
     /// Where each host is found that a REFER may lead to, by its name in lower case.

@@ -134,7 +134,7 @@ impl B2bua {
     pub(super) fn call_successor(&mut self, now: Instant, call: CallRef, referral: &Referral) {
         let peer = self.leg_of(call, LegRole::Customer).and_then(|id| self.legs.get(&id)?.peer());
         let hop = peer.and_then(|peer| self.referred(peer, referral));
-        let ready = hop.and_then(|hop| Some((hop, self.media_for(call, hop, self.settings.srtp)?)));
+        let ready = hop.and_then(|hop| Some((hop, self.media_for(call, LegRole::Successor, hop, self.settings.srtp)?)));
         let (Some((to, media)), Some(entry)) = (ready, self.calls.get(&call)) else {
             let lost = LegEvent::Lost(LostCause::NoAnswer);
             return self.tell_call(now, call, CallEvent::Leg(LegRole::Successor, lost));
@@ -159,12 +159,13 @@ impl B2bua {
         let from = format!("sip:{from}@{}", self.endpoint.towards(&to));
         let replaces = referral.header("Replaces").and_then(Replaces::read);
         let headers = replaces.into_iter().map(|replaces| ("Replaces".to_owned(), replaces.to_string())).collect();
+        let settings = self.settings.clone();
         let dial = Dial {
             uri: &referral.uri,
             from: &from,
             to,
             max_forwards,
-            credentials: None,
+            credentials: settings.credentials_at(to.ip()),
             silence: Duration::ZERO,
             redirects: &[],
         };

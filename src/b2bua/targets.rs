@@ -1,9 +1,10 @@
 //! Where customers go next: the servers of each URI of each target, found as those of trunks are (RFC 3263).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
+use super::heard::Heard;
 use super::places::{Look, Progress, Search};
 use super::settings::Reach;
 use super::trunks::{Found, speaks_at_all};
@@ -23,7 +24,7 @@ struct Row {
 #[derive(Debug)]
 pub struct Targets {
     rows: Vec<Row>,
-    heard: BTreeSet<IpAddr>,
+    heard: Heard,
 }
 
 impl Targets {
@@ -36,12 +37,12 @@ impl Targets {
             servers: Vec::new(),
         };
         let rows = targets.iter().flat_map(|(name, uris)| uris.iter().map(move |reach| row(name, reach)));
-        Self { rows: rows.collect(), heard: BTreeSet::new() }
+        Self { rows: rows.collect(), heard: Heard::default() }
     }
 
     /// Whether this address is, or was, one of a target's.
     pub fn hears(&self, address: IpAddr) -> bool {
-        self.heard.contains(&address)
+        self.heard.contains(address)
     }
 
     /// Where the URI at this place in the target's list is reached now.
@@ -83,13 +84,13 @@ impl Targets {
 }
 
 impl Row {
-    fn progress(&mut self, progress: Progress, heard: &mut BTreeSet<IpAddr>, found: &mut Vec<Found>) {
+    fn progress(&mut self, progress: Progress, heard: &mut Heard, found: &mut Vec<Found>) {
         match progress {
             Progress::Ask(question) => found.push(Found::Ask(question)),
             Progress::Found(servers) => {
                 let hosts = servers.iter().flat_map(|server| server.addresses.iter().map(|it| (server.transport, it)));
                 for (transport, address) in hosts {
-                    heard.insert(address.ip());
+                    heard.found(address.ip());
                     if transport == Transport::Tls {
                         found.push(Found::Named(address.ip(), self.reach.domain.clone()));
                     }

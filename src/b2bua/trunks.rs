@@ -3,11 +3,11 @@
 //! A trunk is found by its place (RFC 3263), has an order and a weight among the others, and limits of its own. A
 //! *way* is one address of one trunk. A call asks for a way before it asks for a number, so that no number is wasted.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::heard::Heard;
 use super::limiter::{Limiter, PerMinute, Priority};
 use super::places::{Look, Progress, Search};
 use super::settings::Trunk;
@@ -64,8 +64,6 @@ enum Use {
 
 /// A peer that asks to be left alone for longer is not believed.
 const LONGEST_REST: Duration = Duration::from_secs(300);
-/// Addresses that are heard because a trunk has, or had, them.
-const MAX_HEARD: usize = 1024;
 
 #[derive(Debug)]
 struct Member {
@@ -119,7 +117,7 @@ pub enum Found {
 #[derive(Debug)]
 pub struct Trunks {
     lines: Vec<Line>,
-    heard: BTreeSet<IpAddr>,
+    heard: Heard,
 }
 
 impl Trunks {
@@ -134,9 +132,7 @@ impl Trunks {
             calls: 0,
             settings: Arc::new(trunk.clone()),
         };
-        // Whoever we may be sent to answers us, too.
-        let heard = settings.iter().flat_map(|trunk| trunk.redirects.iter().copied()).collect();
-        Self { lines: settings.iter().map(line).collect(), heard }
+        Self { lines: settings.iter().map(line).collect(), heard: Heard::default() }
     }
 
     /// The settings of a way's trunk.
@@ -144,9 +140,9 @@ impl Trunks {
         self.lines[way.trunk].settings.clone()
     }
 
-    /// Whether this address is, or was, one of a trunk's.
+    /// Whether this address is, or was, one of a trunk's, or one that it may send us to.
     pub fn hears(&self, address: IpAddr) -> bool {
-        self.heard.contains(&address)
+        self.heard.contains(address) || self.lines.iter().any(|line| line.settings.redirects.contains(&address))
     }
 
     /// The settings of the trunk that has a server at this address now.
@@ -230,9 +226,7 @@ impl Trunks {
                     None => (Health::Up, (!line.settings.ping.is_zero()).then_some(now)),
                 };
                 members.push(Member { hop, health, ping });
-                if self.heard.len() < MAX_HEARD {
-                    self.heard.insert(hop.ip());
-                }
+                self.heard.found(hop.ip());
                 if hop.transport == Transport::Tls {
                     found.push(Found::Named(hop.ip(), line.settings.domain.clone()));
                 }

@@ -15,8 +15,11 @@ pub struct PublishedContext {
     pub reference: String,
     /// The call.
     pub call: CallRef,
-    /// SIP's Call-ID of the customer leg.
+    /// SIP's Call-ID of the first request.
     pub customer_call_id: String,
+    /// The Call-IDs of the customer's legs since, where they are others: of one that a REFER made us dial, and of those
+    /// that took its place.
+    pub later_call_ids: Vec<String>,
     /// The conversation.
     pub conversation: ConversationId,
     /// The call's verdict as one word, or `in_progress`.
@@ -118,7 +121,7 @@ impl Carry {
     }
 
     /// Octets of all lines and of the body, on the wire.
-    fn octets(&self) -> usize {
+    pub fn octets(&self) -> usize {
         let lines: usize = self.lines.iter().map(|(name, value)| octets(name, value)).sum();
         lines + self.body.as_ref().map_or(0, |(_, text)| BODY_LINES + text.len())
     }

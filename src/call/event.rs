@@ -114,7 +114,7 @@ pub enum Sound {
     Waiting,
     /// The customer waits while an onward leg rings.
     Onward,
-    /// Whoever talks with a customer who holds.
+    /// Whoever talks with somebody who holds.
     Hold,
     /// Nobody could be reached. Heard once.
     Announcement,

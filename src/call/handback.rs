@@ -34,7 +34,11 @@ pub(super) fn hand_back(facts: &mut Facts, verdict: Verdict, now: Instant, actio
 
 /// The next rung. Where none is left, the customer is sent away with the reason why the last one failed.
 pub(super) fn climb(facts: &mut Facts, mut state: HandingBack, now: Instant, actions: &mut Actions) -> CallState {
-    let refuse = |status, redirect| LegCommand::Refuse { status, redirect, retry_after: None };
+    let retry_after = facts.settings.retry_after;
+    let refuse = |status, redirect| {
+        let retry_after = (status == 503).then_some(retry_after);
+        LegCommand::Refuse { status, redirect, retry_after }
+    };
     let (rung, command) = match state.ladder.pop_front() {
         Some(Rung::Bye) => (Rung::Bye, LegCommand::HangUp(facts.cause(state.verdict.outcome))),
         Some(Rung::Dial(target)) => return dial(facts, state, (target, 0, false), now, actions),
@@ -142,6 +146,11 @@ pub(super) fn handing_back(
     event: CallEvent,
     actions: &mut Actions,
 ) -> CallState {
+    if let CallEvent::Leg(LegRole::Customer, LegEvent::TransferProgressed(transfer)) = &event
+        && let Some(how) = arrived(*transfer).filter(|_| waits_for_somebody_else(&state.rung))
+    {
+        return overtaken(facts, state, how, now, actions);
+    }
     let is_tried =
         matches!(state.rung, UnderWay::Dialing { .. } | UnderWay::Referring { .. } | UnderWay::Consulting { .. });
     let (state, event) = match is_tried {
@@ -166,6 +175,36 @@ pub(super) fn handing_back(
         UnderWay::Announcing => announcing(facts, state, now, event, actions),
         UnderWay::Parting => parting(facts, state, now, event, actions),
     }
+}
+
+/// How the customer is with somebody now, if this tells so.
+fn arrived(transfer: Transfer) -> Option<&'static str> {
+    match transfer {
+        Transfer::Transferred => Some("transferred"),
+        Transfer::AcceptedUnconfirmed => Some("accepted, unconfirmed"),
+        Transfer::Accepted
+        | Transfer::Progressed(_)
+        | Transfer::Refused(_)
+        | Transfer::Rejected(_)
+        | Transfer::Unauthorized
+        | Transfer::NoOutcome
+        | Transfer::CallEnded => None,
+    }
+}
+
+/// Whether a REFER that is heard of now was that of an earlier rung, and the customer has nobody else yet.
+fn waits_for_somebody_else(rung: &UnderWay) -> bool {
+    match rung {
+        UnderWay::Dialing { .. } | UnderWay::Consulting { .. } | UnderWay::Announcing => true,
+        UnderWay::Referring { .. } | UnderWay::Introducing { .. } | UnderWay::Talking | UnderWay::Parting => false,
+    }
+}
+
+/// The REFER of an earlier rung has worked after all: whoever is called meanwhile would be bridged to nobody.
+fn overtaken(facts: &mut Facts, state: HandingBack, how: &str, now: Instant, actions: &mut Actions) -> CallState {
+    fell_back(&state.verdict, "refer", actions);
+    facts.rung_overtaken(how);
+    gone(facts, state, now, actions)
 }
 
 /// What ends every rung that is being tried; gives back any other event, for the rung to decide.
@@ -264,6 +303,9 @@ fn dialing(
 /// Nobody else is called: what cannot fail is still done.
 fn enough(facts: &mut Facts, mut state: HandingBack, result: &str, now: Instant, actions: &mut Actions) -> CallState {
     facts.rung_result(result);
+    if matches!(state.rung, UnderWay::Referring { .. }) {
+        withdraw(actions);
+    }
     actions.push(CallAction::Abandon(LegRole::Onward));
     facts.onward = LegStage::None;
     state.ladder.retain(Rung::is_last);
@@ -332,6 +374,7 @@ fn referring(
         // Whoever has the customer now has not been asked.
         CallEvent::ChangedHands => ("changed hands".to_owned(), state.cause, Next::Again),
         CallEvent::Timer(CallTimer::AcceptLimit) if !accepted => {
+            withdraw(actions);
             ("not accepted in time".to_owned(), Cause::NO_RESPONSE, Next::Rung)
         }
         CallEvent::Timer(CallTimer::RingLimit) if accepted => {
@@ -362,6 +405,12 @@ fn referring(
     }
 }
 
+/// Somebody else may get the customer from here on: a REFER that waits for an ACK, or is repeated for want of an answer,
+/// must not ask for him a second time.
+fn withdraw(actions: &mut Actions) {
+    actions.push(CallAction::Leg(LegRole::Customer, LegCommand::Withdraw, Carry::default()));
+}
+
 /// What follows a REFER that did not work.
 enum Next {
     /// The same URI, asked of somebody else.
@@ -380,6 +429,11 @@ fn transferred(facts: &mut Facts, state: HandingBack, how: &str, now: Instant, a
 
 fn passed_on(facts: &mut Facts, state: HandingBack, how: &str, now: Instant, actions: &mut Actions) -> CallState {
     facts.rung_result(how);
+    gone(facts, state, now, actions)
+}
+
+/// Nobody needs us any more.
+fn gone(facts: &mut Facts, state: HandingBack, now: Instant, actions: &mut Actions) -> CallState {
     actions.push(CallAction::StopTimers);
     actions.push(CallAction::Start(CallTimer::ReleaseLimit, now + facts.settings.release_limit));
     facts.hang_up(LegRole::Customer, Cause::NORMAL, actions);
@@ -431,7 +485,10 @@ fn introducing(
             Transfer::NoOutcome => "no outcome".to_owned(),
         },
         CallEvent::ChangedHands => "changed hands".to_owned(),
-        CallEvent::Timer(CallTimer::AcceptLimit) if !accepted => "not accepted in time".to_owned(),
+        CallEvent::Timer(CallTimer::AcceptLimit) if !accepted => {
+            withdraw(actions);
+            "not accepted in time".to_owned()
+        }
         CallEvent::Timer(CallTimer::RingLimit) if accepted => "no outcome in time".to_owned(),
         // A dialog that is replaced is ended by who took the INVITE (RFC 3891 section 3), maybe before we hear of it.
         CallEvent::Leg(LegRole::Onward, LegEvent::HungUp { by: Side::Far, .. }) => {

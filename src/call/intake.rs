@@ -159,6 +159,9 @@ impl Intake {
         if let Some(customer) = header(&settings.customer_header) {
             intake.add(CUSTOMER, &customer, settings);
         }
+        if let Some(diverted) = invitation.diverted.as_ref().filter(|_| !settings.diversion_variable.is_empty()) {
+            intake.add(&settings.diversion_variable, &printable(diverted), settings);
+        }
         for (name, value) in user_to_user.iter().filter(|(name, _)| name != "conversation" && name != "task") {
             intake.add(name, value, settings);
         }

@@ -38,6 +38,9 @@ pub struct Matcher {
     pub answered: Option<bool>,
     /// How the call came to us.
     pub entry: Option<Entry>,
+    /// The customer's side has one of these profiles.
+    #[serde(deserialize_with = "one_or_many")]
+    pub profile: Vec<Pattern>,
     /// One of these tasks: GenerativeAgent's last one, or else the one asked for.
     #[serde(deserialize_with = "one_or_many")]
     pub task: Vec<Pattern>,
@@ -105,32 +108,43 @@ pub struct Situation<'a> {
     pub reason: Option<NotConnected>,
     pub answered: bool,
     pub entry: Entry,
+    pub profile: Option<&'a str>,
     pub task: Option<&'a str>,
     pub transfer_type: Option<&'a str>,
     pub variables: &'a [(String, String)],
 }
 
-/// The rungs for this situation: those of the first rule that fits, or what is done where none does.
-pub fn ladder(rules: &[Rule], situation: &Situation<'_>) -> VecDeque<Rung> {
+/// The target for redirected customers that no rule is for.
+pub const DEFAULT_TARGET: &str = "default";
+
+/// The rungs for this situation: those of the first rule that fits, or what is done where none does. `refuge`: whether
+/// there is a [`DEFAULT_TARGET`].
+pub fn ladder(rules: &[Rule], refuge: bool, situation: &Situation<'_>) -> VecDeque<Rung> {
     match rules.iter().find(|rule| rule.when.fits(situation)) {
         Some(rule) => rule.ladder.iter().filter(|rung| rung.suits(situation.answered)).cloned().collect(),
-        None => built_in(situation.answered).into(),
+        None => built_in(situation.answered, situation.entry, refuge).into(),
     }
 }
 
 /// What is done where no rule fits.
-pub fn built_in(answered: bool) -> [Rung; 1] {
-    if answered { [Rung::Bye] } else { [Rung::Refuse(480)] }
+pub fn built_in(answered: bool, entry: Entry, refuge: bool) -> Vec<Rung> {
+    let target = || DEFAULT_TARGET.to_owned();
+    match (answered, entry) {
+        (false, Entry::Supervised | Entry::Redirected) => vec![Rung::Refuse(480)],
+        (true, Entry::Redirected) if refuge => vec![Rung::Refer(target()), Rung::Dial(target())],
+        (true, Entry::Supervised | Entry::Redirected) => vec![Rung::Bye],
+    }
 }
 
 impl Matcher {
     /// Whether this situation meets every condition.
     pub fn fits(&self, situation: &Situation<'_>) -> bool {
-        let Situation { outcome, reason, answered, entry, task, transfer_type, variables } = *situation;
+        let Situation { outcome, reason, answered, entry, profile, task, transfer_type, variables } = *situation;
         let kind = transfer_type.map(str::to_ascii_uppercase);
         let value = |name: &str| variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
         self.may_fit(outcome, answered, entry)
             && (self.reason.is_empty() || reason.is_some_and(|reason| self.reason.contains(&reason)))
+            && (self.profile.is_empty() || profile.is_some_and(|profile| any(&self.profile, profile)))
             && (self.task.is_empty() || task.is_some_and(|task| any(&self.task, task)))
             && (self.transfer_type.is_empty()
                 || kind.is_some_and(|kind| self.transfer_type.iter().any(|p| p.uppercase().matches(&kind))))
@@ -153,6 +167,9 @@ impl Matcher {
         if !self.reason.is_empty() {
             let reasons: Vec<&str> = self.reason.iter().map(|reason| reason.as_str()).collect();
             words.push(reasons.join(" or "));
+        }
+        if !self.profile.is_empty() {
+            words.push(format!("profile {}", listed(&self.profile)));
         }
         if !self.task.is_empty() {
             words.push(format!("task {}", listed(&self.task)));
@@ -336,6 +353,7 @@ mod tests {
             reason: None,
             answered: true,
             entry: Entry::Supervised,
+            profile: Some("pbx-north"),
             task: Some("Billing"),
             transfer_type: Some("Agent"),
             variables,
@@ -375,20 +393,27 @@ mod tests {
         let rules = [
             rule(Matcher { outcome: vec![Outcome::System], ..Matcher::default() }, &["bye"]),
             rule(gold, &["dial:vip", "bye", "refuse:486"]),
+            rule(Matcher { profile: vec![Pattern("cloud".into())], ..Matcher::default() }, &["dial:cloud"]),
             rule(
                 Matcher { task: vec![Pattern("Bill*".into())], ..Matcher::default() },
                 &["dial:billing", "refuse:480"],
             ),
         ];
         let chosen = |situation: &Situation<'_>| {
-            ladder(&rules, situation).iter().map(Rung::to_string).collect::<Vec<_>>().join(" ")
+            ladder(&rules, true, situation).iter().map(Rung::to_string).collect::<Vec<_>>().join(" ")
         };
         let tier = [("tier".to_owned(), "goldish".to_owned())];
         assert_eq!(chosen(&situation(&tier)), "dial:vip bye");
         assert_eq!(chosen(&situation(&[])), "dial:billing");
+        assert_eq!(chosen(&Situation { profile: Some("cloud"), ..situation(&[]) }), "dial:cloud");
+        assert_eq!(chosen(&Situation { profile: None, ..situation(&[]) }), "dial:billing");
         assert_eq!(chosen(&Situation { answered: false, ..situation(&[]) }), "dial:billing refuse:480");
         assert_eq!(chosen(&Situation { task: None, ..situation(&[]) }), "bye", "no rule fits");
         assert_eq!(chosen(&Situation { task: None, answered: false, ..situation(&[]) }), "refuse:480");
+        let redirected = Situation { task: None, entry: Entry::Redirected, ..situation(&[]) };
+        assert_eq!(chosen(&redirected), "refer:default dial:default");
+        assert_eq!(chosen(&Situation { answered: false, ..redirected }), "refuse:480");
+        assert_eq!(ladder(&rules, false, &redirected), [Rung::Bye], "nowhere to go");
     }
 
     #[test]

@@ -78,6 +78,8 @@ pub struct CallSettings {
     pub announcement_limit: Duration,
     /// Which calls are recorded.
     pub recording: RecordingSettings,
+    /// Seconds in the Retry-After of a 503.
+    pub retry_after: u32,
     /// Which request headers are read.
     pub intake: IntakeSettings,
     /// Which context is sent to whom no profile is made for.
@@ -225,6 +227,8 @@ pub struct IntakeSettings {
     pub customer_header: String,
     /// Prefix of the headers with input variables.
     pub variable_prefix: String,
+    /// The input variable that gets the number in Diversion, where the call was sent on; empty: none does.
+    pub diversion_variable: String,
     /// What the dialled user stands for: an entry task and fixed variables.
     pub dialled: BTreeMap<String, DialledEntry>,
     /// Most input variables.
@@ -393,6 +397,7 @@ impl Default for CallSettings {
             ladder_limit: Duration::from_secs(90),
             announcement_limit: Duration::ZERO,
             recording: RecordingSettings::default(),
+            retry_after: 5,
             intake: IntakeSettings::default(),
             context: ContextSettings::default(),
             profiles: BTreeMap::new(),
@@ -407,6 +412,7 @@ impl Default for IntakeSettings {
             task_header: "X-GA-taskName".to_owned(),
             customer_header: "X-GA-customerId".to_owned(),
             variable_prefix: "X-GA-iv-".to_owned(),
+            diversion_variable: String::new(),
             dialled: BTreeMap::new(),
             max_variables: 32,
             max_value: 1024,

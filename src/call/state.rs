@@ -11,7 +11,7 @@ use super::event::{CallAction, CallEvent, CallTimer, Press, Sound};
 use super::intake::Intake;
 use super::record::{AttemptRecord, CallRecord, Epoch, HandBackRecord, RungRecord, masked};
 use super::recording::Recording;
-use super::rules::{self, Entry, Rung, Situation};
+use super::rules::{self, DEFAULT_TARGET, Entry, Rung, Situation};
 use super::settings::{Answer, BodyForm, CallSettings, ContextSettings, Ringing, WayIn};
 use super::succession::{Succession, succession};
 use super::ticket::DialTicket;
@@ -21,6 +21,8 @@ use crate::leg::{Cause, Info, LegCommand, LegEvent, LegRole, MediaCounters};
 
 /// How finely the room inside a URI is fitted.
 const FITTINGS: usize = 16;
+/// What a rung has brought as long as it is tried.
+const UNDER_WAY: &str = "under way";
 
 /// Where a call stands. Reading down `step.rs` is living through it:
 ///
@@ -499,7 +501,7 @@ impl Facts {
             (LegStage::Up, Outcome::Operator) => LegCommand::HangUp(Cause::NORMAL),
             (LegStage::Up, _) => LegCommand::HangUp(Cause::FAILURE),
             (_, Outcome::Operator) => refuse(603, None),
-            _ => refuse(503, Some(5)),
+            _ => refuse(503, Some(self.settings.retry_after)),
         }
     }
 
@@ -519,6 +521,7 @@ impl Facts {
             reference: self.reference.clone(),
             call: self.call,
             customer_call_id: self.intake.call_id.clone(),
+            later_call_ids: Vec::new(),
             conversation: self.intake.conversation.clone(),
             outcome: outcome.to_owned(),
             output: self.output.clone(),
@@ -538,11 +541,13 @@ impl Facts {
             reason: verdict.evidence.not_connected,
             answered: self.customer == LegStage::Up,
             entry: self.entry(),
+            profile: self.intake.profile.as_deref(),
             task: output.and_then(|output| output.task.as_deref()).or(self.intake.task.as_deref()),
             transfer_type: output.and_then(|output| output.transfer_type.as_deref()),
             variables: output.map_or(&[], |output| &output.transfer_variables),
         };
-        rules::ladder(&self.settings.rules, &situation)
+        let refuge = self.settings.targets.contains_key(DEFAULT_TARGET);
+        rules::ladder(&self.settings.rules, refuge, &situation)
     }
 
     /// What goes with a customer of whom this is known.
@@ -569,11 +574,13 @@ impl Facts {
                 carry.lines.extend(self.recording_line());
                 carry
             }
-            Rung::Refer(target) => self.context_inside_uri(outcome, self.called(target)),
+            Rung::Refer(target) => self.fitted(outcome, self.called(target), Carry::octets_inside_uri),
             Rung::Bye | Rung::Webhook(_) => self.context(outcome, self.profile()),
-            Rung::Refuse(_) | Rung::Redirect(_) => {
-                self.context(outcome, &ContextSettings { body: BodyForm::None, ..self.profile().clone() })
+            // Once in the response, and once inside its Contact.
+            Rung::Redirect(_) if self.profile().contact_headers => {
+                self.fitted(outcome, self.without_body(), |carry| carry.octets() + carry.octets_inside_uri())
             }
+            Rung::Refuse(_) | Rung::Redirect(_) => self.context(outcome, &self.without_body()),
         };
         self.rung_begun(rung);
         self.sends(&carry);
@@ -593,20 +600,25 @@ impl Facts {
         ContextSettings { max_lines: settings.max_invite_lines, body: BodyForm::None, ..settings.clone() }
     }
 
-    /// The same as headers of a URI, where an escape takes three octets: as much as still keeps to the limit.
-    fn context_inside_uri(&self, outcome: Outcome, settings: ContextSettings) -> Carry {
+    /// What the customer's side is sent by a response.
+    fn without_body(&self) -> ContextSettings {
+        ContextSettings { body: BodyForm::None, ..self.profile().clone() }
+    }
+
+    /// As much of the context as keeps to the limit where it stands inside a URI: an escape takes three octets.
+    fn fitted(&self, outcome: Outcome, settings: ContextSettings, octets: impl Fn(&Carry) -> usize) -> Carry {
         let most = settings.max_lines;
         let tries =
             (0..=FITTINGS).rev().map(|part| ContextSettings { max_lines: most * part / FITTINGS, ..settings.clone() });
         let mut carries = tries.map(|settings| self.context(outcome, &settings));
-        let fits = carries.find(|carry| carry.octets_inside_uri() <= most);
+        let fits = carries.find(|carry| octets(carry) <= most);
         fits.unwrap_or_else(|| Carry::reference(&self.reference, &settings))
     }
 
     /// A rung is tried, which is remembered for the record; the rungs tried so far.
     pub fn rung_begun(&mut self, rung: &Rung) -> usize {
         let record = self.hand_back.get_or_insert_default();
-        record.rungs.push(RungRecord { rung: rung.to_string(), result: "under way".to_owned() });
+        record.rungs.push(RungRecord { rung: rung.to_string(), result: UNDER_WAY.to_owned() });
         record.rungs.len()
     }
 
@@ -614,6 +626,17 @@ impl Facts {
     pub fn rung_result(&mut self, result: impl Into<String>) {
         if let Some(rung) = self.hand_back.as_mut().and_then(|record| record.rungs.last_mut()) {
             rung.result = result.into();
+        }
+    }
+
+    /// A REFER that was given up has worked after all, and so the rung under way is not needed.
+    pub fn rung_overtaken(&mut self, how: &str) {
+        let rungs = self.hand_back.as_mut().map_or(&mut [][..], |record| &mut record.rungs[..]);
+        for rung in rungs.iter_mut().filter(|rung| rung.result == UNDER_WAY) {
+            rung.result = "overtaken".to_owned();
+        }
+        if let Some(refer) = rungs.iter_mut().rev().find(|rung| rung.rung.starts_with("refer:")) {
+            refer.result = how.to_owned();
         }
     }
 

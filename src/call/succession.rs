@@ -10,7 +10,7 @@
 use std::time::Instant;
 
 use super::event::{CallAction, CallEvent, CallTimer};
-use super::state::{CallState, Facts, LegStage, UnderWay};
+use super::state::{CallState, Facts, HandingBack, LegStage, Releasing, UnderWay};
 use super::step::Actions;
 use crate::leg::{LegCommand, LegEvent, LegRole, LostCause, Referral};
 
@@ -61,6 +61,7 @@ pub(super) fn succession(
             facts.successor = LegStage::None;
             facts.customer = LegStage::Up;
             facts.takeovers = facts.takeovers.saturating_add(1);
+            actions.push(facts.publish(outcome(state)));
             Some(CallEvent::ChangedHands)
         }
         other => Some(other),
@@ -141,6 +142,21 @@ pub(super) fn give_up(facts: &mut Facts, actions: &mut Actions) -> Option<LegEve
 fn abandon(facts: &mut Facts, actions: &mut Actions) {
     facts.successor = LegStage::None;
     actions.push(CallAction::Abandon(LegRole::Successor));
+}
+
+/// What the context reference shows of the call now.
+fn outcome(state: &CallState) -> &'static str {
+    match state {
+        CallState::HandingBack(HandingBack { verdict, .. }) | CallState::Releasing(Releasing { verdict, .. }) => {
+            verdict.outcome.as_str()
+        }
+        CallState::Inviting
+        | CallState::Requesting(_)
+        | CallState::Dialing(_)
+        | CallState::Bridged(_)
+        | CallState::Collecting(_)
+        | CallState::Ended => "in_progress",
+    }
 }
 
 /// Whether GenerativeAgent is with the customer, or about to be, or has just been.

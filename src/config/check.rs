@@ -7,7 +7,8 @@ use secrecy::ExposeSecret;
 
 use super::words::span;
 use super::{
-    ClientAuth, Config, Destination, Recording, Sip, WayWord, peer, profile, returns, routes, trunk, user, webhook,
+    ClientAuth, Config, Destination, PAIRS_A_CALL, Recording, Sip, WayWord, peer, profile, returns, routes, trunk,
+    user, webhook,
 };
 use crate::b2bua::headers::may_cross;
 use crate::b2bua::settings::Returns;
@@ -55,7 +56,7 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
             warnings.push(format!("callers with {family} media get 488: media.address holds no {family} address"));
         }
     }
-    let room = media.ports.pairs() / 2;
+    let room = media.ports.pairs() / PAIRS_A_CALL;
     if room < sip.max_calls {
         let most = sip.max_calls;
         warnings.push(format!("media.ports has room for {room} calls, sip.max_calls allows {most}: the rest get 503"));
@@ -211,9 +212,9 @@ fn numbers(config: &Config, problems: &mut Vec<String>) {
             "media.ports = \"{}-{}\" splits a pair: RTP is even and RTCP is the odd port above it; write \"{first}-{last}\"",
             ports.first, ports.last
         ));
-    } else if ports.first < 1024 || ports.pairs() < 2 {
+    } else if ports.first < 1024 || ports.pairs() < PAIRS_A_CALL {
         problems.push(format!(
-            "media.ports = \"{}-{}\" is too small: a call takes four ports above 1023; write \"20000-29999\"",
+            "media.ports = \"{}-{}\" is too small: a call takes six ports above 1023; write \"20000-29999\"",
             ports.first, ports.last
         ));
     } else if let Some(sip) = sip.listen.iter().find(|sip| (ports.first..=ports.last).contains(&sip.port())) {

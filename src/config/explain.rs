@@ -140,7 +140,7 @@ fn sounds(config: &Config, to: &mut String) -> std::fmt::Result {
         to,
         "  Of ours the customer hears {ringback} before the answer, {waiting} while he waits, {onward} while a target"
     )?;
-    writeln!(to, "  rings; who talks with a customer who holds hears {hold}.")?;
+    writeln!(to, "  rings; who talks with somebody who holds hears {hold}.")?;
     match announcement {
         Some(said) => {
             let limit = span::format(*announcement_limit);

@@ -21,7 +21,7 @@ pub struct Peer {
     pub accept_refer: bool,
     /// The hosts that these may lead to.
     pub refer_hosts: Vec<String>,
-    /// User name for digest authentication, where it asks who we are before it takes a REFER or a NOTIFY.
+    /// User name for digest authentication, where it asks who we are before it takes a request of ours.
     pub username: String,
     /// The password for it. Nobody else is told.
     #[serde(serialize_with = "words::nothing")]

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Config, ConfigError, words};
 use crate::b2bua::settings::Network;
+use crate::call::rules::Pattern;
 use crate::call::settings::ContextSettings;
 
 /// The presets, each a section with the keys of `[context]`.
@@ -80,6 +81,15 @@ pub(super) fn problems(config: &Config, problems: &mut Vec<String>) {
         if !config.profile.contains_key(profile) {
             problems.push(format!(
                 "{place}.profile = \"{profile}\" is not there: write [profile.{profile}] with preset = \"generic\", for one"
+            ));
+        }
+    }
+    for (at, rule) in config.rule.iter().enumerate() {
+        let is_there = |pattern: &&Pattern| config.profile.keys().any(|name| pattern.matches(name));
+        for Pattern(name) in rule.when.profile.iter().filter(|pattern| !is_there(pattern)) {
+            problems.push(format!(
+                "rule {}: when.profile = \"{name}\" is nobody's: write [profile.{name}] with peers = [\"192.0.2.10\"], for one",
+                at + 1
             ));
         }
     }

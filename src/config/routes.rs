@@ -2,7 +2,7 @@
 
 use super::Config;
 use super::words::span;
-use crate::call::rules::{Entry, Rule, Rung, built_in};
+use crate::call::rules::{DEFAULT_TARGET, Entry, Rule, Rung, built_in};
 use crate::call::settings::{Answer, EntrySetting};
 use crate::call::verdict::Outcome;
 use crate::sip::hop::Transport;
@@ -74,7 +74,8 @@ pub(super) fn cases(config: &Config, outcome: Outcome, answered: bool, entry: En
             return cases;
         }
     }
-    cases.push(Case { rule: None, rungs: built_in(answered).into(), answered, entry });
+    let refuge = config.target.contains_key(DEFAULT_TARGET);
+    cases.push(Case { rule: None, rungs: built_in(answered, entry, refuge), answered, entry });
     cases
 }
 
@@ -107,7 +108,8 @@ pub(super) fn problems(config: &Config, problems: &mut Vec<String>) {
     {
         problems.push(format!(
             "call.entry = \"redirected\", and a call that ends as {outcome} fits no rule: its BYE would hang up on the \
-             customer; end with a [[rule]] without `when`, such as ladder = [\"refer:TARGET\", \"dial:TARGET\", \"refuse:480\"]"
+             customer; write [target.{DEFAULT_TARGET}] with its uri, where he is referred to, or else called, or end with a \
+             [[rule]] without `when`, such as ladder = [\"refer:TARGET\", \"dial:TARGET\", \"refuse:480\"]"
         ));
     }
 }
@@ -156,8 +158,10 @@ fn target(config: &Config, name: &str, row: &super::Target, problems: &mut Vec<S
     for uri in row.uri.iter().filter(|uri| kind(uri).is_none()) {
         problems.push(format!("target.{name}.uri = \"{uri}\" is no SIP URI: write \"sip:queue@pbx.example.com\""));
     }
-    let others = config.rule.iter().flat_map(|rule| &rule.ladder).filter(|rung| !matches!(rung, Rung::Refer(_)));
-    if let Some(rung) = others.into_iter().find(|rung| rung.target() == Some(name))
+    let named = config.rule.iter().flat_map(|rule| &rule.ladder).cloned();
+    let unnamed = built_in(true, Entry::Redirected, true);
+    let mut others = named.chain(unnamed).filter(|rung| !matches!(rung, Rung::Refer(_)));
+    if let Some(rung) = others.find(|rung| rung.target() == Some(name))
         && let Some(uri) = row.uri.iter().find(|uri| kind(uri) == Some(Kind::Referred))
     {
         problems.push(format!(
@@ -260,11 +264,11 @@ where
 pub(super) fn warnings(config: &Config) -> Vec<String> {
     let drops = every_case(config).any(|(_, case)| case.rule.is_none() && case.drops());
     if drops && config.call.entry == EntrySetting::Detect {
-        return vec![
-            "a redirected call that fits no rule ends in a BYE, which hangs up on its customer: write a [[rule]] with \
-             when.entry = \"redirected\", when.answered = true and ladder = [\"refer:TARGET\", \"dial:TARGET\"]"
-                .to_owned(),
-        ];
+        return vec![format!(
+            "a redirected call that fits no rule ends in a BYE, which hangs up on its customer: write \
+             [target.{DEFAULT_TARGET}], where he is referred to, or else called; or a [[rule]] with when.entry = \
+             \"redirected\", when.answered = true and ladder = [\"refer:TARGET\", \"dial:TARGET\"]"
+        )];
     }
     Vec::new()
 }

@@ -181,6 +181,8 @@ fn rules_that_would_lose_a_customer_are_refused_with_their_fix() {
         ("[target.q]\nuri = 'sip:a@b'\ntransport = 'tls'", "sip.tls_listen"),
         ("[target.q]\nuri = 'sip:a@b'\nurl = 'x'", "unknown field `url`"),
         ("call.entry = 'redirected'", "end with a [[rule]] without `when`"),
+        ("call.entry = 'redirected'", "write [target.default]"),
+        ("[target.default]\nuri = 'tel:+15550100'", "is not for dial:default"),
     ] {
         let error = refusal(lines);
         assert!(error.contains(hint), "{lines}: {error}");
@@ -202,6 +204,27 @@ fn the_rule_that_the_warning_advises_is_taken_and_ends_the_warning() {
     assert_eq!(config.warnings().iter().find(hangs_up), None);
 }
 
+#[test]
+fn a_default_target_takes_redirected_customers_that_no_rule_is_for() {
+    for entry in ["detect", "redirected"] {
+        let config = with(&format!(
+            "call.entry = '{entry}'\n[target.default]\nuri = 'sip:q@pbx'\n\
+             [[rule]]\nwhen.outcome = 'agent'\nladder = 'dial:default'\n"
+        ))
+        .unwrap();
+        assert!(config.warnings().iter().all(|warning| !warning.contains("hangs up")), "{:?}", config.warnings());
+        let text = config.explain();
+        for line in [
+            "agent             redirected    dial:default, then BYE with the cause",
+            "system            redirected    refer:default, then dial:default, then BYE with the cause",
+            "not_connected     redirected    refuse:480",
+        ] {
+            assert!(text.contains(line), "{line}:\n{text}");
+        }
+        assert!(entry == "redirected" || text.contains("system            supervised    bye\n"), "{text}");
+    }
+}
+
 fn key_line(key: &str, line: &str) -> String {
     let (section, _) = key.rsplit_once('.').unwrap();
     format!("{section}.{line}\n")
@@ -217,7 +240,7 @@ fn the_defaults_are_those_of_the_core() {
     assert_eq!((trunk.name.as_str(), trunk.domain.as_str()), ("main", "192.0.2.10"));
     assert_eq!((trunk.place.host.as_str(), trunk.place.port), ("192.0.2.10", Some(5060)));
     assert_eq!(settings.retry_after, core.retry_after);
-    assert_eq!(settings.max_calls, 2500);
+    assert_eq!(settings.max_calls, 1666);
 }
 
 #[test]
@@ -279,7 +302,7 @@ fn what_cannot_work_is_refused_with_its_fix() {
         ("call.expiry_margin = '60s'", "write a smaller margin"),
         ("call.ring_limit = 0", "\"1s\" to \"10m\""),
         ("media.ports = '20001-29999'", "write \"20002-29999\""),
-        ("media.ports = '20000-20001'", "four ports"),
+        ("media.ports = '20000-20001'", "six ports"),
         ("media.ports = '5000-5999'", "contains the SIP port"),
         ("media.address = '0.0.0.0'", "write media.advertise"),
         ("sip.listen = '0.0.0.0:5060'", "write sip.advertise"),
@@ -557,6 +580,11 @@ fn a_profile_that_cannot_work_is_refused_with_its_fix() {
         ),
         ("[target.q]\nuri = 'sip:q@pbx'\nprofile = 'it'", "write [profile.it]"),
         ("trunk.main.profile = 'it'", "write [profile.it]"),
+        (
+            "[profile.a]\npreset = 'generic'\n[[rule]]\nwhen.profile = ['a', 'b*']\nwhen.entry = 'supervised'\n\
+             ladder = ['bye', 'refuse:480']",
+            "when.profile = \"b*\" is nobody's",
+        ),
         ("[profile.it]\nmax_uui = 4", "profile.it.max_uui = 4 is out of range"),
         ("[profile.it]\ntransfer_header = 'f'", "profile.it.transfer_header = \"f\" belongs to SIP"),
         ("[context.causes]\nagent = 0", "context.causes.agent = 0 is out of range"),
@@ -587,6 +615,8 @@ fn every_fragment_in_a_recipe_can_be_used_and_its_preset_is_there() {
         for block in blocks {
             let config = with(block).unwrap_or_else(|error| panic!("{name}: {error}\n{block}"));
             assert!(!config.profile.is_empty(), "{name} names no profile");
+            let lost = config.warnings().into_iter().find(|warning| warning.contains("hangs up on its customer"));
+            assert_eq!(lost, None, "{name}\n{block}");
         }
     }
 }
@@ -637,6 +667,7 @@ fn the_explanation_names_every_outcome() {
         "{QUEUE}[[rule]]\nwhen.reason = 'api_down'\nladder = 'redirect:queue'\n\
          [[rule]]\nwhen.outcome = 'agent'\nwhen.variables.Tier = ['gold*', 'vip']\nladder = 'dial:queue'\n\
          [[rule]]\nwhen.outcome = 'agent'\nwhen.variables.Tier = 'lead'\nladder = 'webhook:router'\n\
+         [[rule]]\nwhen.outcome = 'agent'\nwhen.profile = 'pbx'\nladder = 'refer:queue'\n\
          [webhook.router]\nurl = 'https://r/next'\n[profile.pbx]\npreset = 'genesys'\npeers = ['10.0.0.5']\n"
     );
     let text = with(&format!("sip.access = ['10.0.0.0/8']\n{rules}")).unwrap().explain();
@@ -654,6 +685,7 @@ fn the_explanation_names_every_outcome() {
         "Profile pbx (genesys), for 10.0.0.5/32: headers X-GA-tv-NAME, User-to-User with name=value, X-Switchback-Context.",
         "Everybody else (generic): headers X-GA-tv-NAME, X-Switchback-Context.",
         "agent             supervised    if Tier lead: webhook:router, then BYE with the cause",
+        "agent             supervised    if profile pbx: refer:queue, then BYE with the cause",
     ] {
         assert!(text.contains(line), "{line}:\n{text}");
     }

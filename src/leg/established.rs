@@ -63,6 +63,9 @@ struct Fork {
     ack: Bytes,
 }
 
+/// How long a BYE waits for the answer to a NOTIFY before it: the far side hears our waiting sound meanwhile.
+const PART_AFTER: Duration = Duration::from_millis(500);
+
 /// Answers of a fork that are remembered.
 const MAX_FORKS: usize = 8;
 
@@ -74,12 +77,12 @@ const MAX_FORKS: usize = 8;
 #[derive(Debug)]
 enum Closing {
     Open,
-    /// From our 2xx until its ACK a BYE is only an intent (RFC 3261 section 15), and so it is while a NOTIFY of ours
-    /// waits for its answer.
+    /// From our 2xx until its ACK a BYE is only an intent (RFC 3261 section 15), and so it is for a moment while a
+    /// NOTIFY of ours waits for its answer.
     Queued(Cause, Material),
     /// Our BYE waits for its answer, which brings the last word.
     Sent,
-    /// The last word is spoken; what comes now is answered for 64*T1.
+    /// The last word is spoken; what comes now is answered for 64*T1, and for as long as somebody is told of a transfer.
     Over,
 }
 
@@ -111,13 +114,14 @@ impl Established {
         unacked: Unacked,
         timer: Option<SessionTimer>,
         updates: bool,
+        requests: Requests,
         s: &mut Surroundings<'_>,
     ) -> Self {
         if let Some(timer) = timer {
             timer.start(s);
         }
         let refresh_by = if updates { Method::Update } else { Method::Invite };
-        Self { unacked: Some(unacked), timer, refresh_by, ours: false, ..Self::dialled(dialog, Requests::default()) }
+        Self { unacked: Some(unacked), timer, refresh_by, ours: false, ..Self::dialled(dialog, requests) }
     }
 
     /// The dialog of an INVITE that was answered to us.
@@ -157,6 +161,10 @@ impl Established {
         }
     }
 
+    pub(super) fn call_id(&self) -> &str {
+        &self.dialog.call_id
+    }
+
     /// How it stands to an INVITE that asks for its place.
     pub(super) fn standing(&self, replaces: &Replaces) -> Standing {
         match &self.closing {
@@ -178,8 +186,8 @@ impl Established {
             LegCommand::HangUp(cause) => self.hang_up(cause, material, s),
             LegCommand::Inform(info) if matches!(self.closing, Closing::Open) => self.inform(&info, material, s),
             LegCommand::Refer(to) if matches!(self.closing, Closing::Open) => self.refer(&to, material, s),
+            LegCommand::Withdraw => s.out.extend(self.referrals.withdraw().map(Out::Abandon)),
             LegCommand::Accept => {
-                self.requests.equip(material.keyring.as_deref());
                 if let Some(asked) = self.asked.take() {
                     let first = self.notifier.is_none();
                     self.notifier = Some(asked.accept(first, &mut self.dialog, &mut self.requests, s));
@@ -202,13 +210,18 @@ impl Established {
     pub(super) fn hang_up(&mut self, cause: Cause, material: &Material, s: &mut Surroundings<'_>) {
         let owes = self.unacked.is_some() || self.notifier.as_ref().is_some_and(Notifier::owes);
         match (&self.closing, owes) {
-            (Closing::Open, true) => self.closing = Closing::Queued(cause, material.clone()),
-            (Closing::Open, false) => {
-                self.send_bye(cause, material, s);
-                self.closing = Closing::Sent;
+            (Closing::Open, true) => {
+                self.closing = Closing::Queued(cause, material.clone());
+                s.out.push(Out::Start(LegTimer::Part, PART_AFTER));
             }
+            (Closing::Open, false) => self.part(cause, material, s),
             (Closing::Queued(..) | Closing::Sent | Closing::Over, _) => {}
         }
+    }
+
+    fn part(&mut self, cause: Cause, material: &Material, s: &mut Surroundings<'_>) {
+        self.send_bye(cause, material, s);
+        self.closing = Closing::Sent;
     }
 
     fn send_bye(&mut self, cause: Cause, material: &Material, s: &mut Surroundings<'_>) {
@@ -232,7 +245,6 @@ impl Established {
             return s.out.push(Out::Event(LegEvent::TransferProgressed(Transfer::Rejected(416))));
         };
         let to = material.headers.iter().fold(to, |to, (name, value)| to.with(name, value));
-        self.requests.equip(material.keyring.as_deref());
         let (key, mut writer) = self.requests.begin(&Method::Refer, &mut self.dialog, b"", s);
         writer
             .header(HeaderName::Contact, &self.dialog.contact(s.endpoint))
@@ -385,11 +397,20 @@ impl Established {
         self.hang_up_at_last(s);
     }
 
+    /// The goodbye that waits, if one does.
+    fn queued(&mut self) -> Option<(Cause, Material)> {
+        match std::mem::replace(&mut self.closing, Closing::Open) {
+            Closing::Queued(cause, material) => Some((cause, material)),
+            other => {
+                self.closing = other;
+                None
+            }
+        }
+    }
+
     /// What the goodbye waited for has come.
     fn hang_up_at_last(&mut self, s: &mut Surroundings<'_>) {
-        if matches!(self.closing, Closing::Queued(..))
-            && let Closing::Queued(cause, material) = std::mem::replace(&mut self.closing, Closing::Open)
-        {
+        if let Some((cause, material)) = self.queued() {
             self.hang_up(cause, &material, s);
         } else if let Some((to, material)) = self.referrals.release() {
             self.refer(&to, &material, s);
@@ -609,7 +630,7 @@ impl Established {
         self.over(LegEvent::Lost(LostCause::UnusableAnswer), s);
     }
 
-    /// Speaks the last word; the tombstone stays for 64*T1.
+    /// Speaks the last word; the tombstone stays for 64*T1 at least.
     pub(super) fn over(&mut self, last_word: LegEvent, s: &mut Surroundings<'_>) {
         self.closing = Closing::Over;
         self.unacked = None;
@@ -630,16 +651,22 @@ impl Established {
                 s.out.push(Out::Start(LegTimer::Repeat, unacked.wait));
             }
             (LegTimer::NoAck, Some(_)) => {
-                let (cause, material) = match std::mem::replace(&mut self.closing, Closing::Open) {
-                    Closing::Queued(cause, material) => (cause, material),
-                    _ => (Cause::TIMEOUT, Material::default()),
-                };
+                let (cause, material) = self.queued().unwrap_or((Cause::TIMEOUT, Material::default()));
                 self.send_bye(cause, &material, s);
                 self.over(LegEvent::Lost(LostCause::NoAck), s);
             }
             (LegTimer::Refresh | LegTimer::Retry, _) => self.send_refresh(negotiation, s),
             (LegTimer::Expire, _) => self.expired(s),
             (LegTimer::Unsubscribe, _) => self.referrals.expired(s),
+            (LegTimer::Part, None) => {
+                if let Some((cause, material)) = self.queued() {
+                    self.part(cause, &material, s);
+                }
+            }
+            // A subscription outlives its session (RFC 5057 section 4.1): who asked is still owed the outcome.
+            (LegTimer::Forget, _) if self.notifier.as_ref().is_some_and(|notifier| !notifier.is_done()) => {
+                s.out.push(Out::Start(LegTimer::Forget, s.base.long()));
+            }
             (LegTimer::Forget, _) => s.out.push(Out::Gone),
             _ => {}
         }

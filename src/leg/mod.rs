@@ -92,6 +92,8 @@ pub enum LegCommand {
     Inform(Info),
     /// Ask the far side to call this URI in our place; the header lines go inside it.
     Refer(String),
+    /// Do not wait for that any more: a REFER that has not left stays here, and one without an answer is not repeated.
+    Withdraw,
     /// Take on the transfer that the far side asked for: 202.
     Accept,
     /// Do not: 603.
@@ -279,6 +281,8 @@ pub struct Invitation {
     /// Whether somebody sent the call on to us: Referred-By (RFC 3892), Diversion (RFC 5806) or History-Info (RFC 7044),
     /// or a REFER.
     pub redirected: bool,
+    /// User part of the topmost Diversion: who sent the call on last.
+    pub diverted: Option<String>,
     /// Parameters of the Request-URI that have a value, in order, `%HH` undone.
     pub parameters: Vec<(String, String)>,
     /// The local UUID of Session-ID (RFC 7989), 32 hexadecimal digits in lower case.
@@ -341,7 +345,7 @@ impl Serialize for Mos {
 /// Methods this endpoint serves; the Allow header.
 pub const ALLOW: &str = "INVITE, ACK, BYE, CANCEL, OPTIONS, INFO, PRACK, UPDATE, REFER, NOTIFY";
 /// Option tags this endpoint understands; the Supported header.
-pub const EXTENSIONS: [&str; 3] = ["100rel", "replaces", "timer"];
+pub const EXTENSIONS: [&str; 4] = ["100rel", "norefersub", "replaces", "timer"];
 
 /// Timers of a leg; one line each says what happens when it fires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -362,6 +366,8 @@ pub enum LegTimer {
     Retry,
     /// No refresh came: the far side is gone.
     Expire,
+    /// A NOTIFY of ours has had its time: hang up without its answer.
+    Part,
     /// The subscription of our REFER has run out: nobody says what becomes of it.
     Unsubscribe,
     /// The tombstone has answered long enough.
@@ -370,7 +376,7 @@ pub enum LegTimer {
 
 impl LegTimer {
     /// Every timer.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Remind,
         Self::Repeat,
         Self::NoAck,
@@ -379,6 +385,7 @@ impl LegTimer {
         Self::Refresh,
         Self::Retry,
         Self::Expire,
+        Self::Part,
         Self::Unsubscribe,
         Self::Forget,
     ];
@@ -442,7 +449,7 @@ pub struct Material {
     pub body: Option<(&'static str, String)>,
     /// The other leg's audio.
     pub audio: Option<Audio>,
-    /// What its far side, when it asks who we are, may be shown.
+    /// What its far side may be shown when it asks, in the dialog that an answer begins, who we are.
     pub keyring: Option<Box<Keyring>>,
 }
 
@@ -561,6 +568,16 @@ impl Leg {
     /// The far side's audio, to be described to the other leg.
     pub fn audio_for_other(&self) -> Option<Audio> {
         self.negotiation.for_other()
+    }
+
+    /// The Call-ID of its dialog.
+    pub fn call_id(&self) -> Option<&str> {
+        match &self.phase {
+            Phase::Invited(uas) => Some(&uas.dialog().call_id),
+            Phase::Calling(uac) => uac.call_id(),
+            Phase::Established(established) => Some(established.call_id()),
+            Phase::Moving => None,
+        }
     }
 
     /// How this leg stands to an INVITE that asks for its place.

@@ -25,8 +25,16 @@ pub(super) struct Referrals {
     last: Option<Referral>,
     /// One that waits for an ACK: before that, the far side may not know the dialog yet.
     held: Option<(String, Material)>,
-    /// Numbers of those whose subscription has not ended.
-    earlier: VecDeque<u32>,
+    /// Those whose subscription has not ended, oldest first.
+    earlier: VecDeque<Earlier>,
+}
+
+#[derive(Debug)]
+struct Earlier {
+    /// Its CSeq.
+    number: u32,
+    /// Whether it was accepted and nobody has said what became of it.
+    awaited: bool,
 }
 
 #[derive(Debug)]
@@ -61,6 +69,13 @@ impl Referrals {
         self.held.take()
     }
 
+    /// Nobody waits for it any more. The key of the request that is still under way: what it brings all the same is told
+    /// by its NOTIFYs.
+    pub(super) fn withdraw(&mut self) -> Option<ClientKey> {
+        self.held = None;
+        self.last.as_mut()?.key.take()
+    }
+
     /// A REFER has been sent; whatever becomes of the one before it is told to nobody.
     pub(super) fn begin(&mut self, key: ClientKey, number: u32) {
         let last = self.last.replace(Referral { key: Some(key), number, stage: Stage::Asked });
@@ -68,7 +83,7 @@ impl Referrals {
             if self.earlier.len() == MAX_EARLIER {
                 self.earlier.pop_front();
             }
-            self.earlier.push_back(before.number);
+            self.earlier.push_back(Earlier { number: before.number, awaited: before.stage == Stage::Accepted });
         }
     }
 
@@ -101,19 +116,21 @@ impl Referrals {
         }
     }
 
-    /// The status to answer a NOTIFY with. One without an id is about the oldest REFER that has not ended (RFC 3515
-    /// section 2.4.6).
+    /// The status to answer a NOTIFY with. One without an id is about the oldest REFER that was accepted and of which it has
+    /// not been said what became of it, else about the last (RFC 3515 section 2.4.6).
     pub(super) fn notified(&mut self, notify: &Message, s: &mut Surroundings<'_>) -> u16 {
         let event = Event::read(notify.header(HeaderName::Event).unwrap_or(""));
         if !event.is_refer() {
             return 489;
         }
         let state = Subscription::read(notify.header(HeaderName::SubscriptionState).unwrap_or(""));
-        let earlier = match event.id {
-            Some(_) => self.earlier.iter().position(|number| event.number() == Some(*number)),
-            None => (!self.earlier.is_empty()).then_some(0),
+        let status = fragment_status(notify.body());
+        let meant = |earlier: &Earlier| match event.id {
+            Some(_) => event.number() == Some(earlier.number),
+            None => earlier.awaited,
         };
-        if let Some(at) = earlier {
+        if let Some(at) = self.earlier.iter().position(meant) {
+            self.earlier[at].awaited &= status.is_none_or(|status| status < 200);
             if state == Subscription::Terminated {
                 self.earlier.remove(at);
             }
@@ -121,7 +138,7 @@ impl Referrals {
         }
         match &mut self.last {
             Some(last) if event.id.is_none() || event.number() == Some(last.number) => {
-                last.notified(fragment_status(notify.body()), state, s);
+                last.notified(status, state, s);
                 200
             }
             _ => 481,

@@ -37,13 +37,6 @@ impl Requests {
         Self { keyring, ..Self::default() }
     }
 
-    /// From now on this is shown to who asks; what was there before stays.
-    pub(super) fn equip(&mut self, keyring: Option<&Keyring>) {
-        if self.keyring.is_none() {
-            self.keyring = keyring.cloned();
-        }
-    }
-
     /// What a request shows at once, because its peer has asked before.
     pub(super) fn shown(&mut self, method: &Method, uri: &str, body: &[u8], to: &Hop) -> Vec<(HeaderName, String)> {
         let shown = self.keyring.as_mut().map(|keyring| keyring.shown(method.as_str(), uri, body, to.ip()));

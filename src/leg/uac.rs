@@ -200,6 +200,10 @@ impl Uac {
         Some(Remedy::Elsewhere(uri, Hop::new(transport, address)))
     }
 
+    pub(super) fn call_id(&self) -> Option<&str> {
+        self.invite.call_id()
+    }
+
     /// Whether one of the early dialogs that we still want is the one meant.
     pub(super) fn has_early(&self, replaces: &Replaces) -> bool {
         self.ending == Ending::No && self.early.values().any(|early| early.dialog.is_meant_by(replaces))

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::established::{Established, Unacked};
 use super::negotiation::Negotiation;
 use super::prack::{Unpracked, names_option};
+use super::requests::Requests;
 use super::session_timer::SessionTimer;
 use super::{
     ALLOW, EXTENSIONS, Invitation, LegCommand, LegEvent, LegTimer, LostCause, Material, Out, Phase, Redirect, Refusal,
@@ -15,8 +16,9 @@ use super::{
 use crate::sip::dialog::Dialog;
 use crate::sip::hop::Hop;
 use crate::sip::message::{HeaderName, Message, Method};
+use crate::sip::refer::ReferTo;
 use crate::sip::transaction::key::ServerKey;
-use crate::sip::value::{Params, UserToUser, escaped, unescaped};
+use crate::sip::value::{NameAddr, Params, UserToUser, split_commas, unescaped};
 use crate::sip::write::Writer;
 
 /// Often enough that no proxy's timer C ends the INVITE.
@@ -103,6 +105,7 @@ impl Uas {
             (
                 LegCommand::Inform(_)
                 | LegCommand::Refer(_)
+                | LegCommand::Withdraw
                 | LegCommand::Accept
                 | LegCommand::Decline
                 | LegCommand::Report(_),
@@ -164,7 +167,8 @@ impl Uas {
         let cseq = self.invite.cseq().map_or(0, |cseq| cseq.number);
         let updates = names_option(&self.invite, HeaderName::Allow, "UPDATE");
         let unacked = Unacked::begin(self.key, cseq, message, offered && !self.described, s);
-        Phase::Established(Established::answered(self.dialog, unacked, self.timer, updates, s))
+        let requests = Requests::new(material.keyring.as_deref().cloned());
+        Phase::Established(Established::answered(self.dialog, unacked, self.timer, updates, requests, s))
     }
 
     fn refuse(
@@ -177,8 +181,8 @@ impl Uas {
     ) {
         let mut writer = Writer::response(&self.invite, status, Some(self.local_tag()));
         if let Some(Redirect { uri, with_headers }) = redirect {
-            let headers = if *with_headers { uri_headers(&material.headers) } else { String::new() };
-            writer.header(HeaderName::Contact, &format!("<{uri}{headers}>"));
+            let headers = if *with_headers { &material.headers[..] } else { &[] };
+            writer.header(HeaderName::Contact, &taken_along(uri, headers));
         }
         if let Some(seconds) = retry_after {
             writer.header(HeaderName::RetryAfter, &seconds.to_string());
@@ -311,12 +315,12 @@ fn finish(writer: &mut Writer, body: Option<&str>) -> Bytes {
     }
 }
 
-/// These lines as headers of a URI (RFC 3261 section 19.1.1), so that whoever follows a 302 takes them along. A Reason is
-/// this response's own.
-fn uri_headers(lines: &[(String, String)]) -> String {
+/// This URI with these lines as its headers (RFC 3261 section 19.1.1), so that whoever follows a 302 takes them along. A
+/// Reason is this response's own.
+fn taken_along(uri: &str, lines: &[(String, String)]) -> String {
+    let Some(plain) = ReferTo::new(uri) else { return format!("<{uri}>") };
     let taken = lines.iter().filter(|(name, _)| HeaderName::read(name) != Some(HeaderName::Reason));
-    let pairs: Vec<String> = taken.map(|(name, value)| format!("{}={}", escaped(name), escaped(value))).collect();
-    if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }
+    taken.fold(plain, |to, (name, value)| to.with(name, value)).to_string()
 }
 
 impl Invitation {
@@ -332,6 +336,10 @@ impl Invitation {
             redirected: invite.header(HeaderName::ReferredBy).is_some()
                 || invite.header(HeaderName::Diversion).is_some()
                 || invite.header_named("History-Info").is_some(),
+            diverted: invite.header(HeaderName::Diversion).and_then(|value| {
+                let diversion = NameAddr::read(split_commas(value).next()?)?;
+                Some(diversion.uri.user_name()?.into_owned())
+            }),
             parameters: invite.target().map(|uri| parameters(uri.params)).unwrap_or_default(),
             session_id: invite.header_named("Session-ID").and_then(session_id),
             headers: invite.others().map(|(name, value)| (name.to_owned(), unescaped(value).into_owned())).collect(),

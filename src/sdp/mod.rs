@@ -292,6 +292,11 @@ impl Audio {
         self.rtp.is_some() && matches!(self.direction, Direction::SendRecv | Direction::RecvOnly)
     }
 
+    /// Whether anything is to be heard from it.
+    pub fn sends(&self) -> bool {
+        self.rtp.is_some() && matches!(self.direction, Direction::SendRecv | Direction::SendOnly)
+    }
+
     /// Whether its owner neither sends nor listens to more than silence.
     pub fn is_held(&self) -> bool {
         self.rtp.is_none() || self.direction != Direction::SendRecv

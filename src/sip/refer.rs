@@ -17,7 +17,7 @@ const MAX_HEADERS: usize = 64;
 /// Lines of a sipfrag that may be empty before its status line.
 const MAX_BLANK: usize = 4;
 
-/// Whom to call, how, and with which headers: a Refer-To value.
+/// Whom to call, how, and with which headers: a Refer-To value, or the Contact of a 302.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReferTo {
     uri: String,

@@ -22,7 +22,7 @@ pub struct Contexts {
 #[derive(Debug, Default)]
 struct Shelf {
     by_reference: HashMap<String, Kept>,
-    /// References by SIP's Call-ID of the customer leg; of several calls with the same one the last.
+    /// References by SIP's Call-IDs of the customer's legs; of several calls with the same one the last.
     by_call_id: HashMap<String, String>,
     /// References by the order of their last update.
     by_age: BTreeMap<u64, String>,
@@ -53,7 +53,9 @@ impl Contexts {
         let mut shelf = self.shelf();
         shelf.updates += 1;
         let (age, reference) = (shelf.updates, context.reference.clone());
-        shelf.by_call_id.insert(context.customer_call_id.clone(), reference.clone());
+        for call_id in call_ids(&context) {
+            shelf.by_call_id.insert(call_id.clone(), reference.clone());
+        }
         let kept = Kept { context: Arc::new(context), updated: now, age };
         if let Some(earlier) = shelf.by_reference.insert(reference.clone(), kept) {
             shelf.by_age.remove(&earlier.age);
@@ -69,7 +71,7 @@ impl Contexts {
         shelf.by_reference.get(reference).map(|kept| Arc::clone(&kept.context))
     }
 
-    /// The context of the customer leg with this Call-ID, while it lives.
+    /// The context of the call that has, or had, a customer leg with this Call-ID, while it lives.
     pub fn of_call(&self, now: Instant, call_id: &str) -> Option<Arc<PublishedContext>> {
         let reference = self.shelf().by_call_id.get(call_id).cloned()?;
         self.fetch(now, &reference)
@@ -128,12 +130,18 @@ impl Shelf {
     /// Takes a context off the shelf; its age stays.
     fn remove(&mut self, reference: &str) -> Option<Kept> {
         let kept = self.by_reference.remove(reference)?;
-        let call_id = &kept.context.customer_call_id;
-        if self.by_call_id.get(call_id).is_some_and(|last| last == reference) {
-            self.by_call_id.remove(call_id);
+        for call_id in call_ids(&kept.context) {
+            if self.by_call_id.get(call_id).is_some_and(|last| last == reference) {
+                self.by_call_id.remove(call_id);
+            }
         }
         Some(kept)
     }
+}
+
+/// What a context is found by. An update names every earlier one again.
+fn call_ids(context: &PublishedContext) -> impl Iterator<Item = &String> {
+    [&context.customer_call_id].into_iter().chain(&context.later_call_ids)
 }
 
 #[cfg(test)]
@@ -146,6 +154,7 @@ mod tests {
             reference: reference.to_owned(),
             call: CallRef(1),
             customer_call_id: "a@b".to_owned(),
+            later_call_ids: Vec::new(),
             conversation: ConversationId("c".to_owned()),
             outcome: outcome.to_owned(),
             output: None,
@@ -176,6 +185,18 @@ mod tests {
         contexts.put(now, of_leg("d", "3@ivr"));
         assert_eq!((found("1@ivr"), contexts.shelf().by_call_id.len()), (None, 2), "nothing is left of what made room");
         assert!(contexts.of_call(now + LIFETIME, "3@ivr").is_none());
+        assert!(contexts.shelf().by_call_id.is_empty());
+    }
+
+    #[test]
+    fn t14_a_context_is_found_by_the_call_id_of_every_leg_and_forgotten_by_all() {
+        let (contexts, now) = (Contexts::default(), crate::clock::now());
+        contexts.put(now, context("a", "in_progress"));
+        contexts.put(now, PublishedContext { later_call_ids: vec!["2@us".to_owned()], ..context("a", "agent") });
+        for id in ["a@b", "2@us"] {
+            assert_eq!(contexts.of_call(now, id).unwrap().outcome, "agent", "{id}");
+        }
+        contexts.erase(now, &ConversationId("c".to_owned()));
         assert!(contexts.shelf().by_call_id.is_empty());
     }
 

@@ -32,7 +32,7 @@ async fn load_2000_calls_at_50_a_second_lose_nothing_repeat_nothing_and_leave_no
     let _machine = alone().await;
     // A call is a POST and a GET at least: 50 calls a second are more than ASAPP's 100 requests permit.
     let setting =
-        Setting::default().key("media.ports", "20000-29999").key("sip.max_calls", "2500").key("asapp.rate", "0");
+        Setting::default().key("media.ports", "20000-29999").key("sip.max_calls", "1666").key("asapp.rate", "0");
     let stage = Stage::set(setting).await;
     let (at_first, fresh) = (stage.metrics().await, stage.program.resident());
 
@@ -173,7 +173,7 @@ async fn x7_300_calls_a_second_meet_an_api_that_bears_100_requests() {
     let setting = Setting::default()
         .behaviour(behaviour)
         .key("media.ports", "20000-29999")
-        .key("sip.max_calls", "2500")
+        .key("sip.max_calls", "1666")
         .key("sip.max_calls_per_second", "1000");
     let stage = Stage::set(setting).await;
     // How many of them are called nobody knows: it is not waited for.

@@ -273,14 +273,14 @@ async fn o6b_a_number_that_answers_after_its_last_safe_moment_is_hung_up_and_nev
 
 #[tokio::test]
 async fn m10_without_ports_a_call_is_503_and_the_ports_serve_again_after_their_quarantine() {
-    let stage = Stage::set(Setting::default().key("media.ports", "20000-20003").key("sip.max_calls", "10")).await;
+    let stage = Stage::set(Setting::default().key("media.ports", "20000-20005").key("sip.max_calls", "10")).await;
     let carrier = stage.carrier("carrier_is_hung_up_on").calls(2).start();
     let running = stage.ivr("ivr_hangs_up").pause(Duration::from_secs(1)).start();
-    eventually("both pairs are lent", SOON, async || stage.metrics().await.of("port_pairs{state=\"lent\"}") == 2).await;
+    eventually("all pairs are lent", SOON, async || stage.metrics().await.of("port_pairs{state=\"lent\"}") == 3).await;
     let refused = stage.ivr("ivr_is_refused").play(SOON).await;
     assert_eq!((refused.logged("status"), refused.logged("retry")), (vec!["503"], vec!["5"]));
     running.well(SOON).await;
-    eventually("both pairs are free", SOON, async || stage.metrics().await.of("port_pairs{state=\"free\"}") == 2).await;
+    eventually("all pairs are free", SOON, async || stage.metrics().await.of("port_pairs{state=\"free\"}") == 3).await;
     stage.ivr("ivr_hangs_up").pause(Duration::ZERO).play(SOON).await;
     carrier.well(SOON).await;
     assert_eq!(stage.asked("POST"), 2, "no number is asked for in vain");

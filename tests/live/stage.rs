@@ -367,7 +367,7 @@ impl Blackhole {
 fn configuration(street: &Street, api: &str) -> String {
     format!(
         "[sip]\nlisten = '{}'\naccess = ['{}']\nmax_calls = 50\n\
-         [media]\naddress = '{}'\nports = '20000-20199'\nquarantine = '100ms'\n\
+         [media]\naddress = '{}'\nports = '20000-20299'\nquarantine = '100ms'\n\
          [trunk.main]\naddress = '{}'\ncaller_id = '+15550100000'\n\
          [asapp]\nbase_url = '{api}'\nallow_http = true\napi_id = 'mock-id'\napi_secret = 'mock-secret'\n\
          [call]\nentry = 'supervised'\n\

@@ -7,6 +7,7 @@ use switchback::call::verdict::{EndedBy, Outcome, Phase};
 use switchback::sip::digest::Credentials;
 
 use crate::asapp::NUMBER;
+use crate::context::found;
 use crate::engine::{Engine, IVR, Lane, address, ms, secs, settings};
 use crate::ladders::{asks_for_a_person, rules};
 use crate::peer::{Draft, Line, Party};
@@ -98,6 +99,9 @@ fn t1_an_ivr_sends_the_customer_by_refer() {
     assert_eq!(customer.expect_and_ok("BYE").header("X-GA-tv-tier"), "gold");
     assert_eq!(w.verdict(), (Outcome::Agent, EndedBy::Genagent, Phase::Talking));
     assert!(w.record().answered_at.is_some());
+    for dialog in [&ivr, &customer] {
+        assert_eq!(found(&w, &dialog.call_id).as_deref(), Some("agent"), "T14");
+    }
     w.golden("t1");
 }
 

@@ -387,7 +387,7 @@ fn run(seed: u64, drawing: bool) -> (Chaos, Result<(), String>) {
 
 /// Many worlds; what happened in them, so that a test knows that enough did.
 fn worlds(part: u64) {
-    let each = if std::env::var_os("SWITCHBACK_LONG").is_some() { 530 } else { 55 };
+    let each = if std::env::var_os("SWITCHBACK_LONG").is_some() { 530 } else { 60 };
     let seeds = part * each..(part + 1) * each;
     let (mut calls, mut talked, mut outcomes) = (0, 0, BTreeMap::<String, usize>::new());
     let (mut tried, mut onward, mut failovers, mut takeovers) = (0, 0, 0, 0);

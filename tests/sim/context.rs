@@ -2,6 +2,7 @@
 
 use switchback::b2bua::io::{FailureClass, OutputContext, Transfer, TransferStatus};
 use switchback::call::verdict::{EndedBy, Outcome, Phase};
+use switchback::store::contexts::Contexts;
 
 use crate::asapp::completed;
 use crate::engine::{UNIX_MS, ms, secs};
@@ -159,4 +160,21 @@ fn b8_the_customer_hangs_up_during_the_get() {
     let record = w.record();
     assert_eq!((record.hand_back, record.verdict.evidence.transfer_type.as_deref()), (None, Some("AGENT")));
     assert!(w.context().output.is_some());
+}
+
+/// What the admin port finds by this Call-ID (`GET /v1/context?call_id=…`).
+pub fn found(w: &World, call_id: &str) -> Option<String> {
+    let (contexts, stage) = (Contexts::default(), w.stage());
+    stage.engine.published.iter().for_each(|context| contexts.put(stage.engine.now, context.clone()));
+    contexts.of_call(stage.engine.now, call_id).map(|context| context.outcome.clone())
+}
+
+#[test]
+fn t14_who_keeps_no_header_of_our_bye_finds_the_context_by_its_call_id() {
+    let w = World::new();
+    let mut customer = ended(&w);
+    w.api.expect_fetch().answer_completed("AGENT", &[]);
+    let bye = customer.expect_and_ok("BYE");
+    assert_eq!(found(&w, bye.call_id()).as_deref(), Some("agent"));
+    assert_eq!(found(&w, "other@ivr"), None);
 }

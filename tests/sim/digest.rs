@@ -1,5 +1,7 @@
 //! O4 and S3: who is shown credentials, for which question, how often.
 
+use switchback::b2bua::io::{Transfer, TransferStatus};
+use switchback::call::settings::{Return, WayIn};
 use switchback::call::verdict::{NotConnected, Outcome};
 use switchback::sip::digest::Credentials;
 
@@ -473,4 +475,34 @@ fn s3_a_customer_who_asks_is_told_nothing() {
         customer.send(&customer.response(&request, 407).with("Proxy-Authenticate", challenge(REALM, "c", "")));
     }
     customer.expect_nothing_for(secs(20));
+}
+
+#[test]
+fn h14_genagents_own_uri_asks_who_we_are_and_is_shown_what_the_trunk_has() {
+    let w = World::set(|settings| {
+        let (username, password) = ("switchback".to_owned(), "secret word".to_owned());
+        settings.trunks[0].credentials = Some(Credentials { username, password, realm: Some(REALM.to_owned()) });
+        settings.call.way_in = WayIn::Sip { uri: "sip:genagent@asapp.example".to_owned(), returns: Return::Bye };
+    });
+    let mut customer = w.ivr.invite();
+    customer.expect("180");
+    let post = w.api.expect_create();
+    let id = post.id();
+    post.answer(Ok(Transfer { status: Some(TransferStatus::Active), ..Transfer::default() }));
+    let mut genagent = w.carrier.expect_invite();
+    ask(&mut genagent, 407, &[challenge(REALM, "n1", "")]);
+    let again = genagent.expect_invite_again();
+    let value = again.header("Proxy-Authorization");
+    assert_eq!((shown(value, "username"), shown(value, "uri")), ("switchback", "sip:genagent@asapp.example"));
+    assert_eq!((again.uri(), again.all("X-ASAPP-CallTransferId")), ("sip:genagent@asapp.example", vec![id.as_str()]));
+    genagent.answer();
+    genagent.expect("ACK");
+    customer.expect("200");
+    customer.ack();
+    w.run_for(ms(5));
+    assert!(w.talking(&customer, &genagent), "{}", w.ladder());
+    assert_eq!(w.api.asked(), 1, "the same transfer");
+    customer.bye();
+    customer.expect("200 BYE");
+    genagent.expect_and_ok("BYE");
 }

@@ -352,6 +352,21 @@ fn h4_nothing_that_anybody_wrote_names_a_target_or_a_header() {
 }
 
 #[test]
+fn a_503_of_a_ladder_says_when_to_come_back() {
+    for (status, retry) in [(503, Some("7")), (480, None)] {
+        let w = World::set(|settings| {
+            settings.call.retry_after = 7;
+            rules(settings, [(Matcher::default(), &[format!("refuse:{status}").as_str()])]);
+        });
+        let mut customer = w.ivr.invite();
+        customer.expect("180");
+        w.api.expect_create().fail(FailureClass::Refused);
+        let refusal = customer.expect_refusal(status);
+        assert_eq!(refusal.all("Retry-After").first().copied(), retry, "{refusal:?}");
+    }
+}
+
+#[test]
 fn t16_busy_the_next_uri_then_the_next_rung_and_the_right_cause() {
     for (status, cause) in [(486, 17), (480, 19), (404, 27), (503, 38), (500, 41)] {
         let w = with_ladder(&["dial:queue", "dial:nobody"]);

@@ -1,14 +1,18 @@
 //! M: as far as the core decides about media.
 
-use switchback::b2bua::io::{FailureClass, Sound};
+use switchback::b2bua::io::{FailureClass, Sound, TransferStatus};
+use switchback::b2bua::settings::Settings;
+use switchback::call::rules::Matcher;
 use switchback::call::verdict::{EndedBy, Outcome, Phase};
 
 use crate::asapp::NUMBER;
 use crate::engine::{Engine, QUARANTINE, address, ms, secs, settings};
 use crate::happy::talk;
-use crate::ladders::{asks_for_a_person, with_ladder};
+use crate::ladders::{asks_for_a_person, rules, taken_over, with_ladder};
 use crate::peer::Line;
+use crate::relay::Hears;
 use crate::text;
+use crate::ways::{DESK, accepting, notified};
 use crate::world::World;
 
 #[test]
@@ -87,6 +91,48 @@ fn m6_whoever_takes_over_from_a_customer_on_hold_hears_the_same() {
 }
 
 #[test]
+fn m6_a_customer_whom_the_queue_puts_on_hold_does_not_sit_in_silence() {
+    for (direction, heard) in [("inactive", Some(Sound::Hold)), ("recvonly", Some(Sound::Hold)), ("sendonly", None)] {
+        let w = with_ladder(&["dial:queue", "bye", "refuse:480"]);
+        let (mut customer, mut queue) = taken_over(&w);
+        let cover = |line: &Line| w.stage().engine.relay.towards(line.rtp).and_then(|(_, pair)| pair.cover);
+        queue.reinvite(text::audio("198.51.100.40", queue.rtp.port(), "0 8 101", direction));
+        queue.expect("200");
+        queue.ack();
+        assert_eq!((cover(&customer), cover(&queue)), (heard, None), "{direction}");
+        queue.reinvite(queue.sdp());
+        queue.expect("200");
+        queue.ack();
+        assert_eq!(cover(&customer), None, "{direction}");
+        assert!(w.talking(&customer, &queue), "{}", w.ladder());
+        customer.bye();
+        customer.expect("200 BYE");
+        queue.expect_and_ok("BYE");
+    }
+}
+
+#[test]
+fn m6_what_the_customer_waits_with_is_not_covered() {
+    let w = with_ladder(&["dial:queue", "bye", "refuse:480"]);
+    let (mut customer, mut genagent) = talk(&w);
+    let cover = |line: &Line| w.stage().engine.relay.towards(line.rtp).and_then(|(_, pair)| pair.cover);
+    genagent.reinvite(text::audio("203.0.113.20", genagent.rtp.port(), "0 8 101", "inactive"));
+    genagent.expect("200");
+    genagent.ack();
+    assert_eq!(cover(&customer), Some(Sound::Hold));
+    asks_for_a_person(&w, &mut genagent);
+    let mut queue = w.queue.expect_invite();
+    assert_eq!((w.hears(&customer), cover(&customer)), (Hears::Sound(Sound::Onward), None), "{}", w.ladder());
+    queue.answer();
+    queue.expect("ACK");
+    w.run_for(ms(5));
+    assert_eq!(cover(&customer), None);
+    customer.bye();
+    customer.expect("200 BYE");
+    queue.expect_and_ok("BYE");
+}
+
+#[test]
 fn m7_one_silent_side_is_no_reason_to_end_and_two_are() {
     let w = World::new();
     let (mut customer, mut genagent) = talk(&w);
@@ -122,12 +168,69 @@ fn m10_no_ports_is_503_and_running_calls_go_on() {
     again.expect_refusal(480);
 }
 
+/// Three pairs are one call's: nobody else's are there to be had.
+fn full(change: impl FnOnce(&mut Settings)) -> World {
+    let mut settings = settings();
+    rules(&mut settings, [(Matcher::default(), &["dial:queue", "refuse:480"])]);
+    change(&mut settings);
+    World::of(Engine::new(settings, 3, 1))
+}
+
+/// The first URI of the queue is busy, the second takes the customer.
+fn the_next_one_takes_over(w: &World, customer: &mut Line) {
+    let mut busy = w.queue.expect_invite();
+    busy.respond(486);
+    busy.expect("ACK");
+    let mut queue = w.queue.expect_invite();
+    queue.answer();
+    queue.expect("ACK");
+    w.run_for(ms(5));
+    assert!(w.talking(customer, &queue), "{}", w.ladder());
+    customer.bye();
+    customer.expect("200 BYE");
+    queue.expect_and_ok("BYE");
+}
+
+#[test]
+fn m10_at_full_load_the_way_back_does_not_want_for_a_port() {
+    let w = full(|_| {});
+    let (mut customer, mut genagent) = talk(&w);
+    asks_for_a_person(&w, &mut genagent);
+    the_next_one_takes_over(&w, &mut customer);
+}
+
+#[test]
+fn m10_at_full_load_a_conversation_that_cannot_be_resumed_leaves_the_way_back() {
+    let w = full(|settings| (settings.call.resume_attempts, settings.call.max_attempts) = (1, 1));
+    let (mut customer, mut genagent) = talk(&w);
+    genagent.bye();
+    genagent.expect("200 BYE");
+    w.api.expect_fetch().answer_status(TransferStatus::Expired);
+    w.api.expect_create().answer_number(NUMBER, secs(60));
+    the_next_one_takes_over(&w, &mut customer);
+    assert_eq!(w.record().verdict.outcome, Outcome::Unconfirmed);
+}
+
+#[test]
+fn m10_at_full_load_whom_a_refer_names_is_not_called() {
+    let w = full(accepting);
+    let (mut customer, mut genagent) = talk(&w);
+    let refer = customer.request("REFER").with("Refer-To", format!("<sip:desk@{DESK}>"));
+    customer.send(&refer);
+    customer.expect("202 REFER");
+    notified(&mut customer, "100", "active");
+    notified(&mut customer, "408", "terminated");
+    assert!(w.talking(&customer, &genagent), "{}", w.ladder());
+    asks_for_a_person(&w, &mut genagent);
+    the_next_one_takes_over(&w, &mut customer);
+}
+
 #[test]
 fn m12_a_late_last_word_does_not_close_the_port_of_another_call() {
-    // Two pairs: the second call can only have those of the first.
+    // Three pairs: the second call can only have those of the first.
     let mut settings = settings();
     settings.call.max_attempts = 1;
-    let w = World::of(Engine::new(settings, 2, 1));
+    let w = World::of(Engine::new(settings, 3, 1));
     let mut first = w.ivr.invite();
     first.expect("180");
     w.api.expect_create().answer_number(NUMBER, secs(60));

@@ -2,15 +2,17 @@
 
 use switchback::b2bua::io::FailureClass;
 use switchback::b2bua::settings::{Network, Settings};
-use switchback::call::rules::Matcher;
+use switchback::call::rules::{Matcher, Pattern};
 use switchback::call::settings::{BodyForm, ContextSettings, Encoding, Uui, UuiForm};
 use switchback::call::verdict::Outcome;
 use switchback::call::webhook::Webhook;
+use switchback::config::Config;
+use switchback::sip::refer::ReferTo;
 
 use crate::asapp::completed;
 use crate::engine::{IVR, address, secs};
 use crate::happy::talk;
-use crate::ladders::rules;
+use crate::ladders::{rules, tried};
 use crate::peer::Line;
 use crate::text::Sip;
 use crate::world::World;
@@ -62,6 +64,29 @@ fn t12_the_bye_speaks_as_the_profile_of_the_ivr_says() {
     let body: serde_json::Value = serde_json::from_str(&bye.body).expect("JSON");
     assert_eq!((body["ref"].as_str(), body["tier"].as_str()), (Some(reference.as_str()), Some("gold é")));
     assert!(bye.octets().len() <= 1300, "{}", bye.octets().len());
+}
+
+#[test]
+fn a_rule_for_the_callers_of_one_profile() {
+    let for_whom = |name: &str| Matcher { profile: vec![Pattern(name.to_owned())], ..Matcher::default() };
+    for (name, fits) in [("iv?", true), ("other", false)] {
+        let w = with_profile(ContextSettings::default(), |settings| {
+            rules(settings, [(for_whom(name), &["dial:queue"]), (Matcher::default(), &["bye"])]);
+        });
+        let (mut customer, mut genagent) = talk(&w);
+        genagent.bye();
+        genagent.expect("200 BYE");
+        w.api.expect_fetch().answer_completed("AGENT", &[]);
+        if fits {
+            let mut queue = w.queue.expect_invite();
+            queue.answer();
+            queue.expect("ACK");
+            queue.bye();
+            queue.expect("200 BYE");
+        }
+        customer.expect_and_ok("BYE");
+        assert_eq!(tried(&w), [if fits { "dial:queue answered" } else { "bye done" }]);
+    }
 }
 
 #[test]
@@ -174,6 +199,28 @@ fn every_profile() -> Vec<ContextSettings> {
     all
 }
 
+/// The presets as `[profile.NAME]` reads them.
+fn presets() -> Vec<ContextSettings> {
+    let names = include_str!("../../src/config/presets.toml").lines().filter_map(|line| line.strip_prefix('['));
+    let names: Vec<&str> = names.filter_map(|line| line.strip_suffix(']')).collect();
+    assert_eq!(names.len(), 8, "{names:?}");
+    names.into_iter().map(preset).collect()
+}
+
+fn preset(name: &str) -> ContextSettings {
+    let least = "trunk.main.address = '192.0.2.10'\nasapp.api_id = 'id'\nasapp.api_secret = 'secret'\n";
+    let config = Config::parse(&format!("{least}[profile.it]\npreset = '{name}'\n")).expect("a preset");
+    config.profile["it"].context.clone()
+}
+
+/// What a URI carries, to be looked at like a message of its own.
+fn inside(value: &str) -> Vec<(String, String)> {
+    let read = ReferTo::read(value).unwrap_or_else(|| panic!("{value}"));
+    assert_eq!(read.uri(), "sip:queue@pbx.example", "{value}");
+    assert!(value.bytes().all(|b| b.is_ascii_graphic()), "{value}");
+    read.headers().to_vec()
+}
+
 /// Nothing of a message is anything but what we wrote: its lines are ours, its values printable, and it fits a datagram.
 fn unharmed(message: &Sip, settings: &ContextSettings) {
     let known = [
@@ -203,6 +250,8 @@ fn unharmed(message: &Sip, settings: &ContextSettings) {
         "record-route",
         "route",
         "accept",
+        "refer-to",
+        "referred-by",
     ];
     for (name, value) in &message.headers {
         let name = name.to_ascii_lowercase();
@@ -219,18 +268,22 @@ fn unharmed(message: &Sip, settings: &ContextSettings) {
     assert!(message.octets().len() <= 1300, "{} octets", message.octets().len());
 }
 
+fn borrowed(variables: &[(String, String)]) -> Vec<(&str, &str)> {
+    variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+}
+
 #[test]
 fn s5_hostile_variables_through_every_rung_and_every_profile() {
     let variables = hostile();
-    let borrowed: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    for settings in every_profile() {
+    let borrowed = borrowed(&variables);
+    for settings in every_profile().into_iter().chain(presets()) {
         let w = with_profile(settings.clone(), |_| {});
         let (_, bye) = handed_back(&w, &borrowed);
         unharmed(&bye, &settings);
         assert_eq!(bye.body.is_empty(), settings.body == BodyForm::None);
         complete(&w, &variables);
     }
-    for settings in every_profile().into_iter().filter(|settings| settings.body == BodyForm::None) {
+    for settings in every_profile().into_iter().chain(presets()).filter(|settings| settings.body == BodyForm::None) {
         let w = with_profile(settings.clone(), |all| {
             rules(all, [(Matcher::default(), &["webhook:router", "dial:queue", "bye", "refuse:480"])]);
             let webhook = Webhook { limit: secs(2), allow_drop: false };
@@ -252,6 +305,101 @@ fn s5_hostile_variables_through_every_rung_and_every_profile() {
         let told: serde_json::Value = serde_json::from_slice(&w.stage().engine.inquiries[0].body).expect("JSON");
         assert_eq!(told["output"]["transferVariables"]["ok"], "plain");
     }
+}
+
+/// The profiles that differ inside a URI or an INVITE, which have no body.
+fn without_body() -> impl Iterator<Item = ContextSettings> {
+    every_profile().into_iter().filter(|settings| settings.body == BodyForm::None).chain(presets())
+}
+
+/// A world in which whoever is called has the profile, too.
+fn with_ladder_and_profile(settings: &ContextSettings, ladder: &[&str]) -> World {
+    with_profile(settings.clone(), |all| {
+        rules(all, [(Matcher::default(), ladder)]);
+        let queue = all.call.targets.get_mut("queue").expect("the queue");
+        (queue.profile, queue.uris) = (Some("ivr".to_owned()), vec!["sip:queue@pbx.example".to_owned()]);
+    })
+}
+
+/// GenerativeAgent leaves the hostile context behind.
+fn ended(w: &World, variables: &[(String, String)]) -> Line {
+    let (customer, mut genagent) = talk(w);
+    genagent.bye();
+    genagent.expect("200 BYE");
+    w.api.expect_fetch().answer(Ok(completed("AGENT\r\nX-Evil: 2", &borrowed(variables), &[])));
+    customer
+}
+
+#[test]
+fn s5_hostile_variables_inside_refer_to() {
+    let variables = hostile();
+    for settings in without_body() {
+        let w = with_ladder_and_profile(&settings, &["refer:queue"]);
+        let mut customer = ended(&w, &variables);
+        let refer = customer.expect("REFER");
+        unharmed(&refer, &settings);
+        unharmed(&Sip { headers: inside(refer.header("Refer-To")), ..Sip::request("INVITE", "sip:x") }, &settings);
+        customer.reply(&refer, 202);
+        customer.bye();
+        customer.expect("200 BYE");
+        complete(&w, &variables);
+    }
+}
+
+#[test]
+fn s5_hostile_variables_before_an_attended_transfer() {
+    let variables = hostile();
+    for settings in without_body() {
+        let w = with_ladder_and_profile(&settings, &["refer_replaces:queue"]);
+        let mut customer = ended(&w, &variables);
+        let mut queue = w.queue.expect_invite();
+        unharmed(&queue.invite, &settings);
+        queue.answer();
+        queue.expect("ACK");
+        let refer = customer.expect("REFER");
+        unharmed(&refer, &settings);
+        let read = ReferTo::read(refer.header("Refer-To")).expect("a Refer-To");
+        assert!(read.replaces().is_some() && read.headers().len() == 1, "{refer:?}");
+        customer.reply(&refer, 603);
+        customer.bye();
+        customer.expect("200 BYE");
+        queue.expect_and_ok("BYE");
+        complete(&w, &variables);
+    }
+}
+
+/// Before the answer there is no context yet; what the caller wrote comes back all the same.
+#[test]
+fn s5_a_hostile_conversation_inside_the_contact_of_a_302() {
+    for settings in without_body() {
+        for (_, text) in hostile().into_iter().take(8) {
+            let w = with_ladder_and_profile(&settings, &["redirect:queue"]);
+            let escaped: String = text.bytes().map(|b| format!("%{b:02X}")).collect();
+            let mut customer = w.ivr.call().header("X-GA-extConversationId", &escaped).invite();
+            customer.expect("180");
+            w.api.expect_create().fail(FailureClass::Refused);
+            let moved = customer.expect_refusal(302);
+            unharmed(&moved, &settings);
+            unharmed(&Sip { headers: inside(moved.header("Contact")), ..Sip::request("INVITE", "sip:x") }, &settings);
+        }
+    }
+}
+
+#[test]
+fn t15_avayas_user_to_user_stands_inside_the_contact_of_a_302() {
+    let w = with_ladder_and_profile(&preset("avaya"), &["redirect:queue"]);
+    let mut customer = w.ivr.invite();
+    customer.expect("180");
+    w.api.expect_create().fail(FailureClass::Refused);
+    let moved = customer.expect_refusal(302);
+    let kv = format!("ref={}&outcome=not_connected&conversation=", w.context().reference);
+    let headers = inside(moved.header("Contact"));
+    let (_, uui) = headers.iter().find(|(name, _)| name == "User-to-User").expect("it is there");
+    let (data, encoding) = uui.split_once(';').expect("a parameter");
+    assert_eq!((&data[..4], encoding), ("00C8", "encoding=hex"), "{uui}");
+    let length = usize::from_str_radix(&data[4..6], 16).expect("a length");
+    assert!(data[6..].starts_with(&hex(&kv)) && data.len() == 6 + 2 * length, "{uui}");
+    assert_eq!(moved.header("User-to-User"), uui, "and in the response itself");
 }
 
 /// Behind the reference is everything, and the record counts every variable once.

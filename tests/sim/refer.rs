@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use switchback::b2bua::io::Sound;
+use switchback::b2bua::io::{FailureClass, Sound};
 use switchback::b2bua::settings::{Network, Peer, Settings};
 use switchback::call::intake::ConversationSource;
 use switchback::call::rules::{Entry, Matcher};
@@ -10,7 +10,7 @@ use switchback::call::verdict::{EndedBy, Outcome, Phase};
 use switchback::sip::digest::Credentials;
 
 use crate::asapp::NUMBER;
-use crate::engine::{IVR, address, ms, secs};
+use crate::engine::{CARRIER, IVR, QUEUE, address, ms, secs};
 use crate::happy::talk;
 use crate::ladders::{asks_for_a_person, rules, tried};
 use crate::peer::Line;
@@ -280,6 +280,60 @@ fn t10_a_late_word_of_the_first_refer_does_not_speak_for_the_second() {
     assert_eq!(tried(&w), ["refer:queue no outcome in time", "refer:other transferred"]);
 }
 
+/// Two REFERs in a row, to a peer that names no id, and ends no subscription with what it says last.
+fn nameless(w: &World, customer: &mut Line, body: &str) {
+    let notify = notification(customer, "refer", "active;expires=60", body);
+    customer.send(&notify);
+    customer.expect("200 NOTIFY");
+    w.run_for(ms(5));
+}
+
+#[test]
+fn t8_a_nameless_notification_after_a_known_outcome_is_about_the_last_refer() {
+    for late in [false, true] {
+        let w = world(&["sip:queue@pbx.example", "sip:next@pbx.example"], |settings| {
+            settings.call.targets.get_mut("queue").expect("the queue").ring_limit = secs(20);
+            let again = settings.call.targets["queue"].clone();
+            settings.call.targets.insert("other".to_owned(), again);
+            rules(settings, [(Matcher::default(), &["refer:queue", "refer:other"])]);
+        });
+        let (mut customer, _) = accepted(&w);
+        if !late {
+            nameless(&w, &mut customer, "SIP/2.0 486 Busy Here\r\n");
+        }
+        let again = customer.expect("REFER");
+        customer.reply(&again, 202);
+        if late {
+            nameless(&w, &mut customer, "SIP/2.0 486 Busy Here\r\n");
+            waits(&w, &customer);
+        }
+        nameless(&w, &mut customer, "SIP/2.0 200 OK\r\n");
+        customer.expect_and_ok("BYE");
+        let [first, second] = if late {
+            ["refer:queue no outcome in time", "refer:other transferred"]
+        } else {
+            ["refer:queue refused 486", "refer:queue transferred"]
+        };
+        assert_eq!(tried(&w), [first, second]);
+    }
+}
+
+#[test]
+fn t10_a_nameless_notification_is_not_about_a_refer_that_nobody_accepted() {
+    let w = world(&["sip:queue@pbx.example"], |settings| {
+        let again = settings.call.targets["queue"].clone();
+        settings.call.targets.insert("other".to_owned(), again);
+        rules(settings, [(Matcher::default(), &["refer:queue", "refer:other"])]);
+    });
+    let (mut customer, _) = asked(&w);
+    let second = customer.expect("REFER");
+    customer.reply(&second, 202);
+    nameless(&w, &mut customer, "SIP/2.0 100 Trying\r\n");
+    nameless(&w, &mut customer, "SIP/2.0 200 OK\r\n");
+    customer.expect_and_ok("BYE");
+    assert_eq!(tried(&w), ["refer:queue not accepted in time", "refer:other transferred"]);
+}
+
 #[test]
 fn t10_a_subscription_that_runs_out() {
     let w = plain();
@@ -342,7 +396,82 @@ fn t11_a_refused_answer_is_not_repeated_and_a_stranger_is_told_nothing() {
     }
 }
 
-fn peer(at: &str) -> Peer {
+/// The carrier brings customers, too, and asks as it does where we call: it is shown what is for it, by its own servers.
+#[test]
+fn t11_a_trunk_that_brings_customers_is_shown_its_own_credentials() {
+    for (from, shown) in [(CARRIER, true), (IVR, false)] {
+        let w = world(&["sip:queue@pbx.example"], |settings| {
+            settings.access.push(Network { address: address(CARRIER).ip(), prefix: 32 });
+            settings.trunks[0].credentials = peer(IVR).credentials;
+        });
+        let mut customer = if shown { w.carrier.invite() } else { w.ivr.invite() };
+        customer.expect("180");
+        w.api.expect_create().answer_number(NUMBER, secs(60));
+        let mut genagent = w.carrier.expect_invite();
+        genagent.answer();
+        genagent.expect("ACK");
+        customer.expect("200");
+        customer.ack();
+        asks_for_a_person(&w, &mut genagent);
+        let refer = customer.expect("REFER");
+        customer.send(&customer.response(&refer, 407).with("Proxy-Authenticate", CHALLENGE));
+        if !shown {
+            next_rung_takes_over(&w, &mut customer);
+            assert_eq!(tried(&w)[0], "refer:queue unauthorized", "{from}");
+            continue;
+        }
+        let again = customer.expect("REFER");
+        assert!(again.header("Proxy-Authorization").contains("username=\"switchback\""), "{again:?}");
+        customer.reply(&again, 202);
+        notify(&mut customer, &again, "terminated;reason=noresource", "SIP/2.0 200 OK\r\n");
+        customer.expect("200 NOTIFY");
+        customer.expect_and_ok("BYE");
+    }
+}
+
+#[test]
+fn t11_a_goodbye_that_is_challenged_is_said_again() {
+    let w = World::set(|settings| settings.peers = vec![peer(IVR)]);
+    let (mut customer, mut genagent) = talk(&w);
+    asks_for_a_person(&w, &mut genagent);
+    let bye = customer.expect("BYE");
+    customer.send(&customer.response(&bye, 401).with("WWW-Authenticate", CHALLENGE));
+    let again = customer.expect_and_ok("BYE");
+    assert!(again.header("Authorization").contains("username=\"switchback\""), "{again:?}");
+    assert_eq!(again.header("X-GA-transfer"), "AGENT");
+    assert_eq!(w.verdict().0, Outcome::Agent);
+}
+
+#[test]
+fn t11_a_queue_that_asks_who_we_are_is_told_if_it_is_a_peer() {
+    for (known, told) in [(QUEUE, true), (IVR, false)] {
+        let w = World::set(|settings| {
+            settings.peers = vec![peer(known)];
+            rules(settings, [(Matcher::default(), &["dial:queue", "bye"])]);
+            settings.call.targets.get_mut("queue").expect("the queue").uris.truncate(1);
+        });
+        let (mut customer, mut genagent) = talk(&w);
+        asks_for_a_person(&w, &mut genagent);
+        let mut queue = w.queue.expect_invite();
+        queue.send(&queue.response(&queue.invite, 407).with("Proxy-Authenticate", CHALLENGE));
+        queue.expect("ACK");
+        if told {
+            queue.expect_invite_again();
+            assert!(queue.invite.header("Proxy-Authorization").contains("username=\"switchback\""));
+            queue.answer();
+            queue.expect("ACK");
+            queue.bye();
+            queue.expect("200 BYE");
+        }
+        customer.expect_and_ok("BYE");
+        assert_eq!(tried(&w)[0], if told { "dial:queue answered" } else { "dial:queue refused 407" });
+    }
+}
+
+const CHALLENGE: &str = "Digest realm=\"pbx\", nonce=\"n\", qop=\"auth\"";
+
+/// Whoever calls from there is shown who we are.
+pub fn peer(at: &str) -> Peer {
     let (username, password) = ("switchback".to_owned(), "word".to_owned());
     let credentials = Credentials { username, password, realm: None };
     Peer {
@@ -583,5 +712,169 @@ fn r18_a_refer_waits_for_the_ack_of_our_200() {
         customer.expect("200 NOTIFY");
         customer.expect_and_ok("BYE");
         assert_eq!(tried(&w), ["refer:queue transferred"]);
+    }
+}
+
+/// Brings a call to where our 200 to a re-INVITE waits for its ACK and the REFER for that.
+fn held(w: &World) -> Line {
+    let (mut customer, mut genagent) = talk(w);
+    let sdp = customer.sdp();
+    customer.reinvite(sdp);
+    customer.expect("200");
+    asks_for_a_person(w, &mut genagent);
+    customer
+}
+
+#[test]
+fn r18_a_refer_that_waited_too_long_for_an_ack_does_not_leave_behind_the_next_rung() {
+    let w = plain();
+    let mut customer = held(&w);
+    w.run_for(ms(4_980));
+    let mut queue = w.queue.expect_invite();
+    queue.answer();
+    queue.expect("ACK");
+    customer.ack();
+    customer.expect_nothing_for(secs(10));
+    assert!(w.talking(&customer, &queue), "{}", w.ladder());
+    queue.bye();
+    queue.expect("200 BYE");
+    customer.expect_and_ok("BYE");
+    assert_eq!(tried(&w), ["refer:queue not accepted in time", "dial:queue answered"]);
+}
+
+#[test]
+fn r18_a_refer_that_waits_for_an_ack_does_not_outlive_the_ladder() {
+    let w = world(&["sip:queue@pbx.example"], |settings| {
+        settings.call.ladder_limit = secs(3);
+        rules(settings, [(Matcher::default(), &["refer:queue", "bye"])]);
+    });
+    let mut customer = held(&w);
+    w.run_for(secs(4));
+    customer.ack();
+    customer.expect_and_ok("BYE");
+    assert_eq!(tried(&w), ["refer:queue no time left", "bye done"]);
+}
+
+#[test]
+fn t6_a_refer_that_was_given_up_is_not_repeated_and_what_it_brings_is_answered() {
+    let w = plain();
+    let (mut customer, refer) = asked(&w);
+    w.run_for(ms(4_980));
+    let mut queue = w.queue.expect_invite();
+    let said = w.count(&w.ivr, "REFER");
+    queue.answer();
+    queue.expect("ACK");
+    customer.expect_nothing_for(secs(20));
+    assert_eq!(w.count(&w.ivr, "REFER"), said, "{}", w.ladder());
+    customer.reply(&refer, 202);
+    notify(&mut customer, &refer, "terminated;reason=noresource", "SIP/2.0 486 Busy Here\r\n");
+    customer.expect("200 NOTIFY");
+    assert!(w.talking(&customer, &queue), "{}", w.ladder());
+    customer.bye();
+    customer.expect("200 BYE");
+    queue.expect_and_ok("BYE");
+    assert_eq!(tried(&w), ["refer:queue not accepted in time", "dial:queue answered"]);
+}
+
+/// Brings a call to where nobody has said what became of the REFER, and the queue rings.
+fn given_up(w: &World) -> (Line, Sip, Line) {
+    let (customer, refer) = accepted(w);
+    w.run_for(ms(19_980));
+    let queue = w.queue.expect_invite();
+    queue.respond(180);
+    w.run_for(secs(1));
+    (customer, refer, queue)
+}
+
+/// The queue's telephone rings no longer.
+fn is_cancelled(queue: &mut Line) {
+    let cancel = queue.expect("CANCEL");
+    queue.reply(&cancel, 200);
+    queue.respond(487);
+    queue.expect("ACK");
+}
+
+#[test]
+fn t10_a_late_success_ends_the_dial_that_took_its_place() {
+    let w = plain();
+    let (mut customer, refer, mut queue) = given_up(&w);
+    notify(&mut customer, &refer, "terminated;reason=noresource", "SIP/2.0 200 OK\r\n");
+    customer.expect("200 NOTIFY");
+    customer.expect_and_ok("BYE");
+    is_cancelled(&mut queue);
+    assert_eq!(w.verdict(), (Outcome::Agent, EndedBy::Genagent, Phase::Talking));
+    assert_eq!(tried(&w), ["refer:queue transferred", "dial:queue overtaken"]);
+}
+
+#[test]
+fn t9_who_accepted_and_leaves_while_the_queue_rings_has_transferred() {
+    let w = plain();
+    let (mut customer, _, mut queue) = given_up(&w);
+    customer.bye();
+    customer.expect("200 BYE");
+    is_cancelled(&mut queue);
+    assert_eq!(tried(&w), ["refer:queue accepted, unconfirmed", "dial:queue overtaken"]);
+    assert_eq!(w.record().hand_back.and_then(|back| back.ended_by), None, "he is with somebody");
+}
+
+#[test]
+fn t10_a_late_success_that_crosses_the_queues_answer_bridges_nobody() {
+    let w = plain();
+    let (mut customer, refer, mut queue) = given_up(&w);
+    notify(&mut customer, &refer, "terminated;reason=noresource", "SIP/2.0 200 OK\r\n");
+    w.run_for(ms(1));
+    queue.answer();
+    customer.expect("200 NOTIFY");
+    customer.expect_and_ok("BYE");
+    queue.expect_and_ok("CANCEL");
+    queue.expect("ACK");
+    queue.expect_and_ok("BYE");
+    assert_eq!(tried(&w), ["refer:queue transferred", "dial:queue overtaken"]);
+}
+
+#[test]
+fn t2_the_number_in_diversion_is_an_input_variable_where_it_is_asked_for() {
+    let diversion = "\"A, B\" <sip:+15550100007@pbx.example>;reason=deflection, <sip:+15550100008@pbx.example>";
+    for (name, value) in [("sentBy", Some("+15550100007")), ("", None)] {
+        let w = World::set(|settings| settings.call.intake.diversion_variable = name.to_owned());
+        let mut customer = w.ivr.call().header("Diversion", diversion).invite();
+        customer.expect("180");
+        let post = w.api.expect_create();
+        let variables = post.body().variables.iter().find(|(known, _)| known == "sentBy");
+        assert_eq!(variables.map(|(_, value)| value.as_str()), value);
+        post.fail(FailureClass::Refused);
+        customer.expect_refusal(480);
+    }
+}
+
+#[test]
+fn t2_a_redirected_customer_for_whom_there_is_no_rule_goes_to_the_default_target() {
+    for works in [true, false] {
+        let w = World::set(|settings| {
+            let reach = settings.targets["queue"].clone();
+            settings.targets.insert("default".to_owned(), reach);
+            let queue = settings.call.targets["queue"].clone();
+            settings.call.targets.insert("default".to_owned(), queue);
+        });
+        let mut customer = w.ivr.call().header("Referred-By", "<sip:ivr@pbx.example>").invite();
+        customer.expect("180");
+        w.api.expect_create().answer_number(NUMBER, secs(60));
+        let mut genagent = w.carrier.expect_invite();
+        genagent.answer();
+        genagent.expect("ACK");
+        customer.expect("200");
+        customer.ack();
+        asks_for_a_person(&w, &mut genagent);
+        let refer = customer.expect("REFER");
+        if works {
+            customer.reply(&refer, 202);
+            customer.bye();
+            customer.expect("200 BYE");
+            assert_eq!(tried(&w), ["refer:default accepted, unconfirmed"]);
+        } else {
+            customer.reply(&refer, 405);
+            next_rung_takes_over(&w, &mut customer);
+            assert_eq!(tried(&w), ["refer:default rejected 405", "dial:default answered"]);
+        }
     }
 }

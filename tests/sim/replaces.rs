@@ -7,6 +7,7 @@ use switchback::call::settings::Answer;
 use switchback::call::verdict::{EndedBy, Outcome, Phase};
 
 use crate::asapp::NUMBER;
+use crate::context::found;
 use crate::engine::{Lane, address, ms, secs};
 use crate::happy::talk;
 use crate::ladders::{asks_for_a_person, with_ladder};
@@ -49,6 +50,9 @@ fn t3_an_attended_takeover() {
     assert_eq!(bye.header("X-GA-transfer"), "AGENT");
     assert_eq!(w.verdict(), (Outcome::Agent, EndedBy::Genagent, Phase::Talking));
     assert_eq!((w.record().takeovers, w.record().customer_call_id), (1, customer.call_id.clone()));
+    for leg in [&customer, &desk] {
+        assert_eq!(found(&w, &leg.call_id).as_deref(), Some("agent"), "T14");
+    }
     w.golden("t3");
 }
 

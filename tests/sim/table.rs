@@ -453,6 +453,7 @@ fn worded(action: &CallAction, now: Instant) -> String {
                 LegCommand::HangUp(cause) => format!("hang up {}", cause.0),
                 LegCommand::Inform(_) => "INFO".to_owned(),
                 LegCommand::Refer(to) => format!("REFER {to}"),
+                LegCommand::Withdraw => "withdraw the REFER".to_owned(),
                 LegCommand::Accept => "accept its transfer".to_owned(),
                 LegCommand::Decline => "decline its transfer".to_owned(),
                 LegCommand::Report(status) => format!("report {status}"),

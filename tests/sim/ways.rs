@@ -2,15 +2,18 @@
 
 use switchback::b2bua::io::{FailureClass, SipReturn, Sound, Transfer, TransferKind, TransferStatus, Transport};
 use switchback::b2bua::settings::{Network, Peer, Returns, Settings, Trunk};
+use switchback::call::rules::Matcher;
 use switchback::call::settings::{Answer, Return, ReturnUri, WayIn};
 use switchback::call::verdict::{EndedBy, NotConnected, Outcome, Phase};
 use switchback::sip::locate::Place;
 
 use crate::asapp::NUMBER;
-use crate::engine::{CARRIER, IVR, address, ms, secs};
+use crate::context::found;
+use crate::engine::{CARRIER, IVR, QUEUE, address, ms, secs};
 use crate::happy::talk;
-use crate::ladders::{taken_over, with_ladder};
+use crate::ladders::{asks_for_a_person, rules, taken_over, with_ladder};
 use crate::peer::{Draft, Line, Party};
+use crate::refer::peer;
 use crate::relay::Hears;
 use crate::text::Sip;
 use crate::world::{LONG, World};
@@ -89,6 +92,9 @@ fn t4_whom_the_pbx_names_takes_the_customers_place() {
     assert_eq!(desk.expect_and_ok("BYE").header("X-GA-tv-tier"), "gold");
     assert_eq!(w.verdict(), (Outcome::Agent, EndedBy::Genagent, Phase::Talking));
     assert_eq!(w.record().takeovers, 1);
+    for leg in [&customer, &desk] {
+        assert_eq!(found(&w, &leg.call_id).as_deref(), Some("agent"), "T14");
+    }
     w.golden("t4");
 }
 
@@ -102,15 +108,35 @@ fn t4_the_bye_waits_until_the_outcome_is_heard() {
     let mut desk = desk_phone.expect_invite();
     desk.answer();
     desk.expect("ACK");
-    customer.expect_nothing_for(secs(2));
+    customer.expect_nothing_for(ms(450));
     assert!(w.talking(&desk, &genagent), "the audio does not wait");
     customer.reply(&first, 200);
     let last = customer.expect("NOTIFY");
     assert!(last.body.starts_with("SIP/2.0 200"));
-    customer.expect_nothing_for(secs(2));
+    customer.expect_nothing_for(ms(20));
     customer.reply(&last, 200);
     customer.expect_and_ok("BYE");
     farewell(&mut desk, &mut genagent);
+}
+
+#[test]
+fn t4_the_bye_does_not_wait_for_an_asker_who_answers_no_notify() {
+    let (w, desk_phone) = world();
+    let (mut customer, mut genagent) = talk(&w);
+    refers(&mut customer, &desk());
+    customer.expect("202 REFER");
+    customer.expect("NOTIFY"); // and it does not answer that
+    let mut desk = desk_phone.expect_invite();
+    desk.respond(486);
+    desk.expect("ACK");
+    genagent.bye();
+    genagent.expect("200 BYE");
+    w.api.expect_fetch().answer_completed("AGENT", &[("tier", "gold")]);
+    w.run_for(ms(20));
+    let decided = w.now();
+    assert_eq!(customer.expect_and_ok("BYE").header("X-GA-tv-tier"), "gold");
+    assert!(w.now() - decided < ms(550), "{:?}", w.now() - decided);
+    assert_eq!(w.verdict(), (Outcome::Agent, EndedBy::Genagent, Phase::Talking));
 }
 
 #[test]
@@ -228,6 +254,52 @@ fn t4_who_wants_to_know_nothing_is_told_nothing() {
 }
 
 #[test]
+fn t11_a_successor_that_asks_who_we_are_is_told_and_again_when_it_is_referred() {
+    let w = World::set(|settings| {
+        accepting(settings);
+        settings.peers.push(peer(DESK));
+        rules(settings, [(Matcher::default(), &["refer:queue", "bye"])]);
+    });
+    let desk_phone = w.stranger(DESK);
+    let (mut customer, mut genagent) = talk(&w);
+    refers(&mut customer, &desk());
+    customer.expect("202 REFER");
+    notified(&mut customer, "100", "active");
+    let mut desk = desk_phone.expect_invite();
+    let challenge = "Digest realm=\"pbx\", nonce=\"n\", qop=\"auth\"";
+    desk.send(&desk.response(&desk.invite, 401).with("WWW-Authenticate", challenge));
+    desk.expect("ACK");
+    let again = desk.expect_invite_again();
+    assert!(again.header("Authorization").contains("username=\"switchback\""), "{again:?}");
+    desk.answer();
+    desk.expect("ACK");
+    notified(&mut customer, "200", "terminated");
+    customer.expect_and_ok("BYE");
+    asks_for_a_person(&w, &mut genagent);
+    let refer = desk.expect("REFER");
+    assert!(refer.header("Authorization").contains("nc=00000002"), "shown at once: {refer:?}");
+    desk.reply(&refer, 202);
+    desk.bye();
+    desk.expect("200 BYE");
+    assert_eq!(w.verdict(), (Outcome::Agent, EndedBy::Genagent, Phase::Talking));
+}
+
+#[test]
+fn t4_who_requires_that_we_know_of_no_subscription_is_understood() {
+    let (w, desk_phone) = world();
+    let (mut customer, mut genagent) = talk(&w);
+    let refer = customer.request("REFER").with("Refer-To", desk()).with("Refer-Sub", "false");
+    customer.send(&refer.with("Require", "norefersub"));
+    assert_eq!(customer.expect("202 REFER").header("Refer-Sub"), "false", "RFC 4488 section 4");
+    let mut desk = desk_phone.expect_invite();
+    assert!(desk.invite.header("Supported").contains("norefersub"), "{:?}", desk.invite);
+    desk.answer();
+    desk.expect("ACK");
+    customer.expect_and_ok("BYE");
+    farewell(&mut desk, &mut genagent);
+}
+
+#[test]
 fn t4_a_blind_transfer_whose_asker_leaves_at_once() {
     for answered in [true, false] {
         let (w, desk_phone) = world();
@@ -255,6 +327,40 @@ fn t4_a_blind_transfer_whose_asker_leaves_at_once() {
             customer.answer_all();
             assert_eq!(w.verdict(), (Outcome::CustomerHungUp, EndedBy::Customer, Phase::Talking));
         }
+    }
+}
+
+#[test]
+fn t4_an_asker_who_has_left_long_ago_is_told_the_outcome_all_the_same() {
+    for status in [200, 486] {
+        let w = World::set(|settings| {
+            accepting(settings);
+            settings.call.ring_limit = secs(60);
+        });
+        let desk_phone = w.stranger(DESK);
+        let (mut customer, mut genagent) = talk(&w);
+        refers(&mut customer, &desk());
+        customer.expect("202 REFER");
+        notified(&mut customer, "100", "active");
+        customer.bye();
+        customer.expect("200 BYE");
+        let mut desk = desk_phone.expect_invite();
+        desk.respond(180);
+        w.run_for(LONG + secs(8));
+        if status == 200 {
+            desk.answer();
+        } else {
+            desk.respond(status);
+        }
+        desk.expect("ACK");
+        notified(&mut customer, &status.to_string(), "terminated");
+        if status == 200 {
+            farewell(&mut desk, &mut genagent);
+        } else {
+            genagent.expect_and_ok("BYE");
+        }
+        w.run_for(LONG + secs(2));
+        assert_eq!(w.counters().active_legs, 0, "a tombstone is no monument");
     }
 }
 
@@ -345,10 +451,26 @@ fn t4_while_the_customer_is_handed_back_nobody_is_followed() {
     let (mut customer, mut queue) = taken_over(&w);
     refers(&mut customer, &desk());
     customer.expect("603 REFER");
-    // T18: nor is whoever took over. The media stays with us.
+    assert!(w.talking(&customer, &queue));
+    queue.bye();
+    queue.expect("200 BYE");
+    customer.expect_and_ok("BYE");
+}
+
+#[test]
+fn t18_whoever_took_over_does_not_send_the_customer_on_through_us() {
+    let w = World::set(|settings| {
+        accepting(settings);
+        let queue = Network { address: address(QUEUE).ip(), prefix: 32 };
+        settings.peers[0].from.push(queue);
+        rules(settings, [(Matcher::default(), &["dial:queue", "bye", "refuse:480"])]);
+    });
+    let (mut customer, mut queue) = taken_over(&w);
     refers(&mut queue, &desk());
     queue.expect("603 REFER");
-    assert!(w.talking(&customer, &queue));
+    w.run_for(secs(5));
+    assert!(w.talking(&customer, &queue), "the media stays with us: {}", w.ladder());
+    assert_eq!(w.count(&w.stranger(DESK), "INVITE"), 0);
     queue.bye();
     queue.expect("200 BYE");
     customer.expect_and_ok("BYE");

@@ -265,7 +265,10 @@ impl World {
         let served = |record: &&CallRecord| {
             let last = record.hand_back.as_ref().and_then(|back| back.rungs.last());
             last.is_some_and(|rung| {
-                matches!(rung.result.as_str(), "done" | "answered" | "transferred" | "accepted, unconfirmed")
+                matches!(
+                    rung.result.as_str(),
+                    "done" | "answered" | "transferred" | "accepted, unconfirmed" | "overtaken"
+                )
             })
         };
         for record in self.stage.borrow().engine.records.iter().filter(served) {
