@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -105,6 +106,7 @@ impl App {
             records: records.clone(),
             conversations: conversations.clone(),
             recordings: media.recordings(),
+            kernel_drops: media.kernel_drops(),
         };
         let server = serve_admin(config, listener, questions, stores);
         let resolver = Resolver::new(&config.dns.servers);
@@ -335,6 +337,7 @@ struct Stores {
     records: Records,
     conversations: Option<Conversations>,
     recordings: Option<RecorderGauges>,
+    kernel_drops: Arc<AtomicU64>,
 }
 
 impl Stores {
@@ -354,6 +357,7 @@ impl Stores {
             recordings_bytes: recordings.bytes,
             recordings_frames_lost: recordings.lost,
             recordings_failing: recordings.failing,
+            media_kernel_drops: self.kernel_drops.load(Ordering::Relaxed),
             log_lines_dropped: telemetry::dropped_lines(),
         }
     }

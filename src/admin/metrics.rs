@@ -64,6 +64,11 @@ impl Collector for Scrape {
         page.gauge("records_failing", "1 while call records cannot be written", around.records_failing.into())?;
 
         page.counter(
+            "media_kernel_drops",
+            "Media packets that the kernel dropped because the queue of a socket was full",
+            around.media_kernel_drops,
+        )?;
+        page.counter(
             "recordings_frames_lost",
             "Packets left out of recordings because the disk did not keep up",
             around.recordings_frames_lost,

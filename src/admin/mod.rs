@@ -78,6 +78,8 @@ pub struct Surroundings {
     pub recordings_frames_lost: u64,
     /// Whether the folder of recordings is full, or its disk fails.
     pub recordings_failing: bool,
+    /// Media packets that the kernel dropped because a queue was full.
+    pub media_kernel_drops: u64,
     /// Log lines dropped.
     pub log_lines_dropped: u64,
 }

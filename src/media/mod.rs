@@ -16,10 +16,11 @@
 //! - [`tape`]: what is recorded of a call, laid out in time; [`beep`]: the tone that tells of it. Pure. [`recorder`]: the
 //!   files, and the thread that writes them.
 //! - [`sounds`]: what is heard of ours, from [`tones`] and [`wav`] files. [`ports`]: sockets. [`guard`]: where we never
-//!   send.
+//!   send. `drops`: what the kernel lost.
 
 pub mod beep;
 pub mod digits;
+mod drops;
 pub mod guard;
 pub mod latch;
 pub mod laws;
@@ -40,6 +41,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -49,6 +51,7 @@ use rustix::fd::OwnedFd;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::b2bua::io::{MediaCommand, MediaEvent, PortPair};
+use drops::Drops;
 use ports::Socket;
 use recorder::{Order, Recorder, RecorderGauges, RecorderSettings};
 pub use relay::Terms;
@@ -167,6 +170,7 @@ pub struct Media {
     pairs: Vec<PortPair>,
     lanes: Vec<Lane>,
     recorder: Option<(Recorder, JoinHandle<()>)>,
+    drops: Drops,
 }
 
 /// The way to one thread.
@@ -196,7 +200,8 @@ impl Media {
             }
         }
         let recorder = settings.recorder.as_ref().map(|at| start_recorder(at, events.clone())).transpose()?;
-        let mut media = Self { pairs: Vec::new(), lanes: Vec::new(), recorder };
+        let drops = Drops::watch(settings.addresses.clone(), settings.first_port..=settings.last_port)?;
+        let mut media = Self { pairs: Vec::new(), lanes: Vec::new(), recorder, drops };
         for (pairs, sockets) in shares {
             let number = media.lanes.len();
             let recorder = media.recorder.as_ref().map(|(recorder, _)| recorder.clone());
@@ -210,6 +215,11 @@ impl Media {
     /// Every pair that can be lent, by family and port.
     pub fn pairs(&self) -> Vec<PortPair> {
         self.pairs.clone()
+    }
+
+    /// Packets that the kernel dropped because the queue of one of our sockets was full, some seconds old.
+    pub fn kernel_drops(&self) -> Arc<AtomicU64> {
+        self.drops.count()
     }
 
     /// For whoever wants to know how recordings are doing.

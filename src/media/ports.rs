@@ -16,6 +16,9 @@ use crate::b2bua::io::Family;
 
 /// Descriptors the rest of the process needs beside ours: SIP, HTTP, logs, the epoll of each worker.
 const OTHER_DESCRIPTORS: u64 = 128;
+/// Octets of a socket's receive queue: speech of six seconds with all that the kernel adds to each packet. What is too old
+/// to be heard is not worth keeping, and a flood of all ports takes no more memory than that.
+const RECEIVE_BUFFER: usize = 128 * 1024;
 /// A socket's receive queue holds a few hundred packets; a flood must not keep whoever empties it busy for ever.
 pub const DRAIN_LIMIT: usize = 4096;
 
@@ -95,6 +98,7 @@ impl Socket {
         if let Some(dscp) = dscp {
             mark(&fd, here.ip(), dscp)?;
         }
+        sockopt::set_socket_recv_buffer_size(&fd, RECEIVE_BUFFER)?;
         bind(&fd, &here)?;
         Ok(Self { fd, peer: None, sifted: false })
     }
