@@ -66,9 +66,9 @@ impl Saying {
         self.keys.is_empty()
     }
 
-    /// The next frame; `None` when all has been said.
-    pub fn frame(&mut self) -> Option<Said> {
-        let digit = *self.keys.front()?;
+    /// The next frame.
+    pub fn frame(&mut self) -> Said {
+        let Some(digit) = self.keys.front().copied() else { return Said::Pause };
         let frame = self.frame;
         self.frame += 1;
         if self.frame == LENGTH + REPEATS + PAUSE {
@@ -76,13 +76,13 @@ impl Saying {
             self.keys.pop_front();
         }
         if frame >= LENGTH + REPEATS {
-            return Some(Said::Pause);
+            return Said::Pause;
         }
         let duration = FRAME as u16 * (frame + 1).min(LENGTH);
         let end = if frame + 1 >= LENGTH { END } else { 0 };
         let [high, low] = duration.to_be_bytes();
         let begun = (frame > 0).then_some(self.timestamp);
-        Some(Said::Packet(begun, [digit.event(), end | VOLUME, high, low]))
+        Said::Packet(begun, [digit.event(), end | VOLUME, high, low])
     }
 
     /// The key has begun at this timestamp, which all its packets have.

@@ -119,13 +119,14 @@ impl Playing {
 
 /// One direction of one socket.
 #[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
 struct Side {
-    /// What the session description said.
-    announced: Option<SocketAddr>,
     /// Whose packets are accepted without a second look.
     source: Option<SocketAddr>,
     /// Where packets to the far side go.
     target: Option<SocketAddr>,
+    /// What the session description said.
+    announced: Option<SocketAddr>,
 }
 
 impl Side {
@@ -174,24 +175,24 @@ impl Recording {
 #[derive(Debug)]
 #[repr(C, align(64))]
 struct Row {
-    rtp: Side,
     feed: Feed,
     /// What the far side hears instead of what another row feeds it.
     cover: Option<Playing>,
     recording: Option<Box<Recording>>,
+    /// Keys that the far side hears in place of what it is fed.
+    saying: Option<Box<Saying>>,
     /// Which packets are telephone events.
     events: Option<EventTypes>,
     /// The only G.711 law that the far side hears.
     law: Option<Law>,
     /// The far side does not listen.
     held: bool,
-    outgoing: Outgoing,
+    rtp: Side,
     /// When something was last accepted.
     heard: Option<Instant>,
-    ear: Ear,
     counters: MediaCounters,
-    /// Keys that the far side hears in place of what it is fed.
-    saying: Saying,
+    outgoing: Outgoing,
+    ear: Ear,
     presses: Presses,
     watch: Option<Watch>,
     /// When the counters are told again.
@@ -475,7 +476,7 @@ impl Table {
     pub fn press(&mut self, index: usize, digit: Digit) {
         let row = &mut self.rows[index];
         if row.events.is_some() {
-            row.saying.press(digit);
+            row.saying.get_or_insert_default().press(digit);
         }
     }
 
@@ -536,7 +537,7 @@ impl Table {
     /// True while the row's far side is to hear a sound.
     pub fn is_sounding(&self, index: usize) -> bool {
         let row = &self.rows[index];
-        row.cover.is_some() || !row.saying.is_over() || matches!(row.feed, Feed::Sound(_))
+        row.cover.is_some() || row.saying.is_some() || matches!(row.feed, Feed::Sound(_))
     }
 
     /// Writes the next packet of the row's sound, due now: where it goes, and its length. `None` while there is none or
@@ -549,8 +550,8 @@ impl Table {
     ) -> Option<(SocketAddr, usize)> {
         let row = &mut self.rows[index];
         let target = row.rtp.target.filter(|_| !row.held)?;
-        if let Some(said) = row.saying.frame() {
-            return row.say(said, packet, due).then_some((target, HEADER + EVENT));
+        if row.saying.is_some() {
+            return row.say(packet, due).then_some((target, HEADER + EVENT));
         }
         let playing = match (&mut row.cover, &mut row.feed) {
             (Some(playing), _) | (None, Feed::Sound(playing)) => playing,
@@ -643,7 +644,7 @@ impl Row {
             events: None,
             law: None,
             presses: Presses::default(),
-            saying: Saying::default(),
+            saying: None,
             watch: None,
             heard: None,
             counters: MediaCounters::default(),
@@ -670,19 +671,24 @@ impl Row {
 
     /// Whether its far side is sent what another row feeds it.
     fn hears_peer(&self) -> bool {
-        !self.held && self.cover.is_none() && self.saying.is_over()
+        !self.held && self.cover.is_none() && self.saying.is_none()
     }
 
-    /// Writes a packet of a key of ours: its event has one timestamp, while the stream's goes on. False when this is none.
-    fn say(&mut self, said: Said, packet: &mut [u8], due: Instant) -> bool {
-        let (Said::Packet(begun, payload), Some(types)) = (said, self.events) else { return false };
-        self.outgoing.originate(packet, types.hears, begun.is_none(), due);
-        match begun {
-            Some(timestamp) => packet[4..8].copy_from_slice(&timestamp.to_be_bytes()),
-            None => self.saying.begun(Position::read(packet).timestamp),
+    /// Writes the next packet of a key of ours: its event has one timestamp, while the stream's goes on. False in the pause
+    /// after it.
+    fn say(&mut self, packet: &mut [u8], due: Instant) -> bool {
+        let (Some(mut saying), Some(types)) = (self.saying.take(), self.events) else { return false };
+        let said = saying.frame();
+        if let Said::Packet(begun, payload) = said {
+            self.outgoing.originate(packet, types.hears, begun.is_none(), due);
+            match begun {
+                Some(timestamp) => packet[4..8].copy_from_slice(&timestamp.to_be_bytes()),
+                None => saying.begun(Position::read(packet).timestamp),
+            }
+            packet[HEADER..HEADER + EVENT].copy_from_slice(&payload);
         }
-        packet[HEADER..HEADER + EVENT].copy_from_slice(&payload);
-        true
+        self.saying = Some(saying).filter(|saying| !saying.is_over());
+        said != Said::Pause
     }
 
     /// This source is the far side's RTP from now on; RTCP learned from another host is forgotten.
