@@ -7,7 +7,7 @@
 //! - SRTCP that says it is not encrypted is refused: the crate would hand it out with its tag unread.
 //! - The RTP header is measured here: the crate's own reader trusts the lengths in a header extension.
 //! - A new key goes on with the roll-over counter of the old one (RFC 3711 section 3.3.1), unless the far side has moved and
-//!   everything begins anew (RFC 4568 section 6.4). Not everybody keeps it: what is received may do either.
+//!   everything begins anew (RFC 4568 section 7.1.4). Not everybody keeps it: what is received may do either.
 //! - No index is used twice to send, whatever numbers the packets to be sent have: two packets under one index would
 //!   give away their difference, and with GCM the key of the tags (RFC 7714 section 8.4).
 

@@ -49,6 +49,12 @@ pub fn referred(stage: &Stage, frag: &str) -> Sipp {
     stage.ivr("ivr_is_referred").option(&["-key", "frag", frag])
 }
 
+/// The IVR ends the subscription with a NOTIFY that says nothing (RFC 6665 section 4.1.3 permits it).
+pub fn falls_silent(stage: &Stage) -> Sipp {
+    let body = "Content-Type: message/sipfrag;version=2.0\nContent-Length: [len]\n\n[frag]\n";
+    stage.ivr("ivr_is_referred").saying("Content-Length: 0\n\n", body)
+}
+
 pub fn answers(stage: &Stage, answer: &str, header: &str) -> Sipp {
     stage.ivr("ivr_refuses_refer").saying(answer, "603 Decline").saying(header, "Server: ivr")
 }
@@ -73,6 +79,7 @@ async fn t8_the_ivr_finds_the_queue_busy() {
 #[tokio::test]
 async fn t13_the_ivr_ends_the_subscription_without_a_status() {
     stays_with(|stage| referred(stage, "nonsense"), "no outcome").await;
+    stays_with(falls_silent, "no outcome").await;
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use switchback::demo::tap::Tap;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
-use crate::refer::{RULES, answers, referred, told};
+use crate::refer::{RULES, answers, falls_silent, referred, told};
 use crate::rtp::{Mouth, PACKET, stream};
 use crate::sipp::Sipp;
 use crate::sounds::{Heard, MUSIC, file, recording, strength, strictly};
@@ -169,6 +169,7 @@ async fn t8_no_silence_when_the_ivr_finds_the_queue_busy() {
 #[tokio::test]
 async fn t13_no_silence_when_the_subscription_ends_without_a_status() {
     never_silent(Setting::default(), |stage| referred(stage, "nonsense"), "no outcome").await;
+    never_silent(Setting::default(), falls_silent, "no outcome").await;
 }
 
 #[tokio::test]

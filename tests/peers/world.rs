@@ -127,8 +127,7 @@ impl World {
 
     /// Over UDP, with proxies, and more lines of configuration.
     pub async fn behind_a_proxy(more: &str) -> Self {
-        let more = format!("[call]\nentry = 'supervised'\n{more}");
-        Self::ruled(Over::Udp, Over::Udp, Path::Proxied, handed_over("AGENT"), &more).await
+        Self::ruled(Over::Udp, Over::Udp, Path::Proxied, handed_over("AGENT"), more).await
     }
 
     async fn ruled(over: Over, trunk_over: Over, path: Path, behaviour: Behaviour, rules: &str) -> Self {

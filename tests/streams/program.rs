@@ -54,7 +54,7 @@ impl Program {
         let level = if more.contains("log.level") { "" } else { "log.level = 'switchback=debug'" };
         let toml = format!(
             "sip.listen = '{sip}'\nsip.tcp_listen = '{sip}'\nsip.access = ['127.0.0.0/8', '::1']\n\
-             media.address = '{}'\nmedia.ports = '20000-20099'\ntrunk.main.address = '{trunk}'\ntrunk.main.caller_id = '+15550100000'\n\
+             media.address = '{}'\nmedia.ports = '20000-20199'\ntrunk.main.address = '{trunk}'\ntrunk.main.caller_id = '+15550100000'\n\
              asapp.base_url = '{}'\nasapp.allow_http = true\nasapp.api_id = 'mock-id'\nasapp.api_secret = 'mock-secret'\n\
              records.path = '{}'\nadmin.listen = '{admin}'\n{level}\n{more}\n",
             sip.ip(),
