@@ -275,7 +275,10 @@ impl Table {
         if let Some(law) = peer_row.law {
             self.laws.turn(packet, law);
         }
-        peer_row.outgoing.carry(packet, now);
+        let stream = &mut peer_row.outgoing;
+        if !(if is_event { stream.carry_event(packet, now) } else { stream.carry(packet, now) }) {
+            return Step::Drop;
+        }
         if recorded || peer_row.recording.is_some() {
             self.beep(index, peer, packet, now);
             self.record(peer, Track::Heard, packet, now);
@@ -646,7 +649,7 @@ impl Row {
     fn takes_event(&mut self, packet: &mut [u8]) -> bool {
         match self.events {
             Some(types) => packet[1] = packet[1] & !PAYLOAD_TYPE | types.hears,
-            None => self.outgoing.change_source(),
+            None => self.outgoing.leave_out(packet),
         }
         self.events.is_some()
     }
