@@ -760,16 +760,21 @@ impl B2bua {
         self.outputs.push_back(Output::Media(MediaCommand::Events { pair, types }));
         self.outputs.push_back(Output::Media(MediaCommand::Law { pair, law }));
         if held {
-            entry.silent = false;
-            self.outputs.push_back(Output::Media(MediaCommand::Watch { pair, limit: None }));
-        } else if self.calls.get(&entry.call).is_some_and(|call| call.call.facts.answered.is_some()) {
-            let limit = Some(self.settings.media_timeout);
-            self.outputs.push_back(Output::Media(MediaCommand::Watch { pair, limit }));
+            self.watch(id, None);
+        } else if self.calls.get(&call).is_some_and(|call| call.call.facts.answered.is_some()) {
+            self.watch(id, Some(self.settings.media_timeout));
         }
         if customer {
             self.sound_again(call);
         }
         self.cover(call);
+    }
+
+    /// The relay watches anew: what it said of this leg's silence before does not count, and it will not take it back.
+    fn watch(&mut self, id: LegId, limit: Option<Duration>) {
+        let Some(entry) = self.legs.get_mut(&id) else { return };
+        entry.silent = false;
+        self.outputs.push_back(Output::Media(MediaCommand::Watch { pair: entry.pair, limit }));
     }
 
     /// Whoever talks with a customer who holds hears a sound of ours meanwhile (flow M6).
@@ -787,15 +792,15 @@ impl B2bua {
     }
 
     pub(super) fn connect(&mut self, call: CallRef, with: LegRole, watched: bool) {
-        let pairs = [LegRole::Customer, with].map(|role| self.open_pair(self.leg_of(call, role)));
+        let legs = [LegRole::Customer, with].map(|role| self.leg_of(call, role));
+        let pairs = legs.map(|leg| self.open_pair(leg));
         if let Some(entry) = self.calls.get_mut(&call) {
             entry.sound = None;
         }
         let [Some(customer), Some(far)] = pairs else { return };
         self.outputs.push_back(Output::Media(MediaCommand::Bridge(customer, far)));
-        for pair in [customer, far].into_iter().filter(|_| watched) {
-            let limit = Some(self.settings.media_timeout);
-            self.outputs.push_back(Output::Media(MediaCommand::Watch { pair, limit }));
+        for leg in legs.into_iter().flatten().filter(|_| watched) {
+            self.watch(leg, Some(self.settings.media_timeout));
         }
         self.cover(call);
     }

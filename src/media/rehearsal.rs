@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::relay::{Slot, Step, Table, Terms};
 use super::stream::{HEADER, Position};
 use super::tones::FRAME;
-use crate::b2bua::io::{Family, Law, PortPair, Sound};
+use crate::b2bua::io::{Family, Law, MediaEvent, PortPair, Sound};
 
 const PACKET: Duration = Duration::from_millis(20);
 const LIMIT: Duration = Duration::from_secs(30);
@@ -44,6 +44,15 @@ impl Call {
             }
             Step::Drop => None,
             Step::Report(..) => panic!("that was no report"),
+        }
+    }
+
+    /// What the other far side is told when this one reports so.
+    fn reports(&mut self, row: usize, mut packet: Vec<u8>) -> Option<Vec<u8>> {
+        match self.table.step(Slot::rtcp(row), beside(self.far[row]), &mut packet, self.now) {
+            Step::Report(_, _, length) => Some(self.table.report[..length].to_vec()),
+            Step::Drop => None,
+            Step::Forward(..) => panic!("as it came"),
         }
     }
 
@@ -187,4 +196,20 @@ fn follows(newest: &mut Option<Position>, heard: Position) {
         let next = (before.ssrc, before.sequence.wrapping_add(1), before.timestamp.wrapping_add(160));
         assert_eq!((heard.ssrc, heard.sequence, heard.timestamp), next);
     }
+}
+
+#[test]
+fn m7_reports_alone_are_no_sign_of_life() {
+    let mut call = Call::new();
+    call.table.watch(0, Some(LIMIT), call.now);
+    call.says(0, &packet(5, 1, 0, HEADER + FRAME));
+    let mut told = Vec::new();
+    for _ in 0..7 {
+        call.now += Duration::from_secs(5);
+        call.reports(0, vec![0x80, 201, 0, 1, 0, 0, 0, 5]);
+        told.extend(call.table.look(0, call.now));
+    }
+    assert!(matches!(told[..], [MediaEvent::Silent(_)]), "{told:?}");
+    call.says(0, &packet(5, 2, 0, HEADER + FRAME));
+    assert!(matches!(call.table.look(0, call.now), Some(MediaEvent::Resumed(_))));
 }

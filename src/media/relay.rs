@@ -190,7 +190,7 @@ struct Row {
     law: Option<Law>,
     presses: Presses,
     watch: Option<Watch>,
-    /// When something was last accepted.
+    /// When RTP was last accepted. Reports are no sign of life: a far side may send them and no sound (flow M7).
     heard: Option<Instant>,
     counters: MediaCounters,
     ear: Ear,
@@ -342,7 +342,6 @@ impl Table {
             return Step::Drop;
         }
         row.counters.received_rtcp += 1;
-        row.heard = Some(now);
         let word = Word::read(packet, row.outgoing.ssrc());
         row.ear.read(&word, now);
         let told = word.hears.and_then(|block| row.outgoing.told(block));

@@ -225,6 +225,7 @@ impl Chaos {
                         engine.launch(ms(1), Flight::Media(MediaEvent::Silent(a)));
                         let later = random.duration(secs(2));
                         engine.launch(later, Flight::Media(MediaEvent::Silent(b)));
+                        engine.launch(ms(1_500), Flight::Media(MediaEvent::Resumed(a)));
                     }
                 }
             }
