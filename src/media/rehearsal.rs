@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::relay::{Slot, Step, Table, Terms};
+use super::report::{self, Block, REPORT, Word};
 use super::stream::{HEADER, Position};
 use super::tones::FRAME;
 use crate::b2bua::io::{Family, Law, MediaEvent, PortPair, Sound};
 
 const PACKET: Duration = Duration::from_millis(20);
 const LIMIT: Duration = Duration::from_secs(30);
+const BLOCK: Block = Block { fraction: 3, lost: 7, highest: 1, jitter: 11, last_report: 0, delay: 0 };
 
 /// Two bridged rows and the far sides that are expected there.
 struct Call {
@@ -212,4 +214,22 @@ fn m7_reports_alone_are_no_sign_of_life() {
     assert!(matches!(told[..], [MediaEvent::Silent(_)]), "{told:?}");
     call.says(0, &packet(5, 2, 0, HEADER + FRAME));
     assert!(matches!(call.table.look(0, call.now), Some(MediaEvent::Resumed(_))));
+}
+
+#[test]
+fn m8_who_hears_only_lets_the_other_know_how() {
+    let mut call = Call::new();
+    let report = |hears: Option<(u32, Block)>| {
+        let mut said = [0; REPORT];
+        let length = report::write(7, None, hears, "x", &mut said);
+        said[..length].to_vec()
+    };
+    call.says(0, &packet(5, 1, 0, HEADER + FRAME)).expect("it is heard");
+    assert_eq!(call.reports(1, report(None)), None, "there is nothing to tell, and no stream to name");
+    let heard = call.reports(1, report(Some((5, BLOCK)))).expect("a report");
+    assert_eq!(heard[1], 201, "of a receiver");
+    assert_eq!(Word::read(&heard, Some(5)).hears, Some(BLOCK));
+    let again = call.reports(1, report(Some((5, BLOCK)))).expect("another");
+    assert_eq!(heard[4..8], again[4..8], "under one SSRC");
+    assert_ne!(heard[4..8], 7_u32.to_be_bytes(), "of ours");
 }

@@ -355,10 +355,13 @@ impl Table {
         self.write(peer, moment, told, now)
     }
 
-    /// Writes a report for the row's far side; nothing before it has heard a stream that could be named.
+    /// Writes a report for the row's far side. Who has been sent no RTP is told how it is heard all the same, under an SSRC
+    /// drawn with the row's name; there is nothing else to tell.
     fn write(&mut self, index: usize, moment: Option<Moment>, hears: Option<(u32, Block)>, now: Instant) -> Step {
         let row = &mut self.rows[index];
-        let (Some((slot, target)), Some(ssrc)) = (row.rtcp_way(index), row.outgoing.ssrc()) else { return Step::Drop };
+        let drawn = hears.map(|_| row.name as u32);
+        let Some(ssrc) = row.outgoing.ssrc().or(drawn) else { return Step::Drop };
+        let Some((slot, target)) = row.rtcp_way(index) else { return Step::Drop };
         let sending = moment.map(|moment| row.sending(moment));
         let length = report::write(ssrc, sending, hears, &format!("{:032x}", row.name), &mut self.report);
         if let Some(moment) = moment {
