@@ -41,8 +41,8 @@ impl Anchor {
             self.describe(|anchor, out| {
                 for (at, (media, protocol, their_formats)) in offer.lines.iter().enumerate() {
                     if at == offer.audio_line {
-                        let protocol = if keys.is_empty() { PLAIN } else { offer.protocol() };
-                        anchor.audio(out, (protocol, keys), &agreed.formats, &agreed, direction);
+                        // As it was offered, feedback or none (RFC 3264 section 6, RFC 4585 section 4).
+                        anchor.audio(out, (offer.protocol(), keys), &agreed.formats, &agreed, direction);
                         if offer.audio.is_muxed() {
                             out.push_str("a=rtcp-mux\r\n");
                         }
@@ -182,6 +182,18 @@ mod tests {
         assert!(anchor().answer(&muxed, &accepted, &[]).unwrap().ends_with("a=sendrecv\r\na=rtcp-mux\r\n"));
         assert!(!anchor().answer(&plain, &accepted, &[]).unwrap().contains("rtcp-mux"));
         assert!(!anchor().offer(&muxed.audio, &[]).contains("rtcp-mux"), "the other leg is another matter");
+    }
+
+    #[test]
+    fn h9_an_offer_with_feedback_is_answered_under_its_protocol() {
+        let offer = Session::read(OFFER.replace("5000 RTP/AVP", "5000 RTP/AVPF").as_bytes()).unwrap();
+        let accepted = Session::read(ANSWER.as_bytes()).unwrap().audio;
+        let answer = anchor().answer(&offer, &accepted, &[]).unwrap();
+        assert!(answer.contains("m=audio 20000 RTP/AVPF 0 101\r\n"), "{answer}");
+        assert!(
+            anchor().offer(&offer.audio, &[]).contains("m=audio 20000 RTP/AVP "),
+            "the other leg is another matter"
+        );
     }
 
     #[test]
