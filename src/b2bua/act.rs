@@ -197,6 +197,7 @@ impl B2bua {
             caller: None,
             reached: None,
             silent: false,
+            law: None,
             covered: None,
             said: None,
             over: false,
@@ -496,6 +497,7 @@ impl B2bua {
         let keyring = self.keyring(id).filter(|_| matches!(command, LegCommand::Refer(_)));
         let material = Material { headers, body, audio: self.audio_towards(call, role), keyring };
         self.with_leg(id, |leg, s| leg.command(command, &material, s));
+        self.agree(id);
         self.work_off(now);
     }
 
@@ -755,10 +757,9 @@ impl B2bua {
         let (held, listens) = (audio.is_held(), audio.listens());
         let (call, customer) = (entry.call, entry.role == LegRole::Customer);
         let types = entry.leg.telephone_events().map(|(hears, told)| EventTypes { hears, told });
-        let law = audio.only_law().map(law);
         self.outputs.push_back(Output::Media(MediaCommand::Hold { pair, held: !listens }));
         self.outputs.push_back(Output::Media(MediaCommand::Events { pair, types }));
-        self.outputs.push_back(Output::Media(MediaCommand::Law { pair, law }));
+        self.agree(id);
         if held {
             self.watch(id, None);
         } else if self.calls.get(&call).is_some_and(|call| call.call.facts.answered.is_some()) {
@@ -768,6 +769,16 @@ impl B2bua {
             self.sound_again(call);
         }
         self.cover(call);
+    }
+
+    /// The relay learns the only law that a leg hears, once it is agreed on: who was answered in one law may not listen for
+    /// the other that it offered (RFC 3264 section 7).
+    fn agree(&mut self, id: LegId) {
+        let Some(entry) = self.legs.get_mut(&id) else { return };
+        let law = entry.leg.audio_for_other().and_then(|audio| audio.only_law()).map(law);
+        if self.ports.has(entry.call, entry.pair) && std::mem::replace(&mut entry.law, law) != law {
+            self.outputs.push_back(Output::Media(MediaCommand::Law { pair: entry.pair, law }));
+        }
     }
 
     /// The relay watches anew: what it said of this leg's silence before does not count, and it will not take it back.
