@@ -864,6 +864,42 @@ mod tests {
     }
 
     #[test]
+    fn m11_a_pair_whose_odd_port_is_taken_leaves_its_even_port_free() {
+        let (first, one_pair) = (21_500, MediaSettings { last_port: 21_501, ..settings(21_500) });
+        let _odd = UdpSocket::bind((HOME, first + 1)).unwrap();
+        let open = ports::open_all(&settings(first)).unwrap();
+        assert!(open[0].1.iter().all(|(port, _)| *port != first) && open[0].1.len() == 9);
+        drop(UdpSocket::bind((HOME, first)).expect("not kept for a pair that there is not"));
+
+        let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let before = descriptors();
+        for _ in 0..10_000 {
+            assert!(matches!(ports::open_all(&one_pair), Err(MediaError::AllInUse { .. })));
+        }
+        // Where tests share a process, others open a few meanwhile.
+        assert!(descriptors() < before + 1_000, "{before} became {}", descriptors());
+    }
+
+    #[test]
+    fn what_we_send_is_marked_as_it_was_set() {
+        use rustix::net::sockopt::{ip_tos, ipv6_tclass};
+        let addresses = [HOME, HOME_6].map(|ip| ip.parse().unwrap()).to_vec();
+        for (dscp, octet) in [(Some(46), 184), (Some(0), 0), (None, 0)] {
+            let open =
+                ports::open_all(&MediaSettings { addresses: addresses.clone(), dscp, ..settings(21_520) }).unwrap();
+            for (family, pairs) in &open {
+                for socket in pairs.iter().flat_map(|(_, sockets)| sockets) {
+                    let marked = match family {
+                        Family::V4 => ip_tos(socket).unwrap().into(),
+                        Family::V6 => ipv6_tclass(socket).unwrap(),
+                    };
+                    assert_eq!(marked, octet, "{family}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn ports_in_use_are_left_out_and_errors_say_what_to_do() {
         let taken = UdpSocket::bind((HOME, 21_303)).unwrap();
         let start = |settings| Media::start(settings, unbounded_channel().0);
