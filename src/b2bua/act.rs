@@ -203,6 +203,7 @@ impl B2bua {
             caller: None,
             reached: None,
             silent: false,
+            law: None,
             covered: None,
             said: None,
             over: false,
@@ -532,6 +533,7 @@ impl B2bua {
         let keyring = caller.and_then(|caller| self.keyring(caller)).map(Box::new);
         let material = Material { headers, body, audio: self.audio_towards(call, role), keyring };
         self.with_leg(id, |leg, s| leg.command(command, &material, s));
+        self.agree(id);
         self.work_off(now);
     }
 
@@ -820,21 +822,35 @@ impl B2bua {
         let (held, listens) = (audio.is_held(), audio.listens());
         let (call, customer) = (entry.call, entry.role == LegRole::Customer);
         let types = entry.leg.telephone_events().map(|(hears, told)| EventTypes { hears, told });
-        let law = audio.only_law().map(law);
         self.outputs.push_back(Output::Media(MediaCommand::Hold { pair, held: !listens }));
         self.outputs.push_back(Output::Media(MediaCommand::Events { pair, types }));
-        self.outputs.push_back(Output::Media(MediaCommand::Law { pair, law }));
+        self.agree(id);
         if held {
-            entry.silent = false;
-            self.outputs.push_back(Output::Media(MediaCommand::Watch { pair, limit: None }));
-        } else if self.calls.get(&entry.call).is_some_and(|call| call.call.facts.answered.is_some()) {
-            let limit = Some(self.settings.media_timeout);
-            self.outputs.push_back(Output::Media(MediaCommand::Watch { pair, limit }));
+            self.watch(id, None);
+        } else if self.calls.get(&call).is_some_and(|call| call.call.facts.answered.is_some()) {
+            self.watch(id, Some(self.settings.media_timeout));
         }
         if customer {
             self.sound_again(call);
         }
         self.cover(call);
+    }
+
+    /// The relay learns the only law that a leg hears, once it is agreed on: who was answered in one law may not listen for
+    /// the other that it offered (RFC 3264 section 7).
+    fn agree(&mut self, id: LegId) {
+        let Some(entry) = self.legs.get_mut(&id) else { return };
+        let law = entry.leg.audio_for_other().and_then(|audio| audio.only_law()).map(law);
+        if self.ports.has(entry.call, entry.pair) && std::mem::replace(&mut entry.law, law) != law {
+            self.outputs.push_back(Output::Media(MediaCommand::Law { pair: entry.pair, law }));
+        }
+    }
+
+    /// The relay watches anew: what it said of this leg's silence before does not count, and it will not take it back.
+    fn watch(&mut self, id: LegId, limit: Option<Duration>) {
+        let Some(entry) = self.legs.get_mut(&id) else { return };
+        entry.silent = false;
+        self.outputs.push_back(Output::Media(MediaCommand::Watch { pair: entry.pair, limit }));
     }
 
     /// Whoever talks with somebody who holds hears a sound of ours meanwhile (flow M6). So does a customer, unless the
@@ -860,15 +876,15 @@ impl B2bua {
     }
 
     pub(super) fn connect(&mut self, call: CallRef, with: LegRole, watched: bool) {
-        let pairs = [LegRole::Customer, with].map(|role| self.open_pair(self.leg_of(call, role)));
+        let legs = [LegRole::Customer, with].map(|role| self.leg_of(call, role));
+        let pairs = legs.map(|leg| self.open_pair(leg));
         if let Some(entry) = self.calls.get_mut(&call) {
             entry.sound = None;
         }
         let [Some(customer), Some(far)] = pairs else { return };
         self.outputs.push_back(Output::Media(MediaCommand::Bridge(customer, far)));
-        for pair in [customer, far].into_iter().filter(|_| watched) {
-            let limit = Some(self.settings.media_timeout);
-            self.outputs.push_back(Output::Media(MediaCommand::Watch { pair, limit }));
+        for leg in legs.into_iter().flatten().filter(|_| watched) {
+            self.watch(leg, Some(self.settings.media_timeout));
         }
         self.cover(call);
     }

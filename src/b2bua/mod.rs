@@ -125,6 +125,8 @@ struct LegEntry {
     reached: Option<IpAddr>,
     /// Whether the relay has reported silence on it.
     silent: bool,
+    /// The only G.711 law that it has agreed to hear, as the relay was last told.
+    law: Option<Law>,
     /// In which law the relay has been told to cover what the other side, which holds, says to it.
     covered: Option<Law>,
     /// What its peer's last word lets cross to the other leg.

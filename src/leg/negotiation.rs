@@ -121,7 +121,8 @@ impl Negotiation {
         let mut agreed = self.other.clone().unwrap_or_else(|| Session::own_offer().audio);
         agreed.direction = crate::sdp::Direction::SendRecv;
         if invite.body().is_empty() {
-            // All we can do, a hold of theirs forgotten (RFC 6337 section 5.2.5).
+            // All we can do, a hold of theirs forgotten (RFC 6337 section 5.2.5). Their last offer is history.
+            self.offer = None;
             return Some((self.offer(Some(&agreed), ids), true));
         }
         let offer = description(invite).and_then(|body| self.keys.read_offer(body).ok());

@@ -27,6 +27,8 @@ pub mod laws;
 pub mod ports;
 pub mod quality;
 pub mod recorder;
+#[cfg(test)]
+mod rehearsal;
 pub mod relay;
 pub mod report;
 pub mod sounds;
@@ -492,6 +494,10 @@ mod tests {
     #[test]
     fn both_ways_untouched() {
         let (mut stage, a, b) = Stage::call(20_000);
+        for sequence in [25_000, 50_000] {
+            assert_eq!(b.hears_after(a.sends(sequence)), Ok(()), "much is lost, and nobody begins anew");
+            assert_eq!(a.hears_after(b.sends(sequence)), Ok(()));
+        }
         for sequence in (65_300..=u16::MAX).chain(0..200) {
             assert_eq!(b.hears_after(a.sends(sequence)), Ok(()));
             assert_eq!(a.hears_after(b.sends(sequence.wrapping_mul(3))), Ok(()));
@@ -872,6 +878,42 @@ mod tests {
         stage.expect(a.pair, &a);
         a.reaches(&b);
         assert!(stage.close(a.pair).foreign_packets >= 3);
+    }
+
+    #[test]
+    fn m11_a_pair_whose_odd_port_is_taken_leaves_its_even_port_free() {
+        let (first, one_pair) = (21_500, MediaSettings { last_port: 21_501, ..settings(21_500) });
+        let _odd = UdpSocket::bind((HOME, first + 1)).unwrap();
+        let open = ports::open_all(&settings(first)).unwrap();
+        assert!(open[0].1.iter().all(|(port, _)| *port != first) && open[0].1.len() == 9);
+        drop(UdpSocket::bind((HOME, first)).expect("not kept for a pair that there is not"));
+
+        let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let before = descriptors();
+        for _ in 0..10_000 {
+            assert!(matches!(ports::open_all(&one_pair), Err(MediaError::AllInUse { .. })));
+        }
+        // Where tests share a process, others open a few meanwhile.
+        assert!(descriptors() < before + 1_000, "{before} became {}", descriptors());
+    }
+
+    #[test]
+    fn what_we_send_is_marked_as_it_was_set() {
+        use rustix::net::sockopt::{ip_tos, ipv6_tclass};
+        let addresses = [HOME, HOME_6].map(|ip| ip.parse().unwrap()).to_vec();
+        for (dscp, octet) in [(Some(46), 184), (Some(0), 0), (None, 0)] {
+            let open =
+                ports::open_all(&MediaSettings { addresses: addresses.clone(), dscp, ..settings(21_520) }).unwrap();
+            for (family, pairs) in &open {
+                for socket in pairs.iter().flat_map(|(_, sockets)| sockets) {
+                    let marked = match family {
+                        Family::V4 => ip_tos(socket).unwrap().into(),
+                        Family::V6 => ipv6_tclass(socket).unwrap(),
+                    };
+                    assert_eq!(marked, octet, "{family}");
+                }
+            }
+        }
     }
 
     #[test]

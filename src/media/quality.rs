@@ -23,8 +23,8 @@ const COMPENSATION: f64 = 1.218_28;
 #[derive(Debug, Default)]
 pub struct Ear {
     reception: Reception,
-    /// The newest sender report of the far side: the middle of its NTP time, and when it came.
-    theirs: Option<(u32, Instant)>,
+    /// The newest sender report of the far side: whose it is, the middle of its NTP time, and when it came.
+    theirs: Option<(u32, u32, Instant)>,
     /// The newest one it was sent, ours or its peer's.
     ours: Option<(u32, Instant)>,
     /// What the far side last said of the stream it hears: packets lost, jitter in samples.
@@ -42,8 +42,8 @@ impl Ear {
 
     /// The far side has said this.
     pub fn read(&mut self, word: &Word, now: Instant) {
-        if let Some((_, moment)) = word.sends {
-            self.theirs = Some((moment.middle(), now));
+        if let Some((ssrc, moment)) = word.sends {
+            self.theirs = Some((ssrc, moment.middle(), now));
         }
         if let Some(block) = word.hears {
             self.read_block(block, now);
@@ -78,15 +78,17 @@ impl Ear {
         now >= due
     }
 
-    /// What we say of the far side's stream, and its SSRC; `None` while nothing has come.
+    /// What we say of the far side's stream, and its SSRC: of this SSRC alone (RFC 3550 section 6.4.1). `None` while
+    /// nothing has come.
     pub fn hears(&mut self, now: Instant) -> Option<(u32, Block)> {
         let ssrc = self.reception.ssrc?;
-        let (last_report, delay) = self.theirs.map_or((0, 0), |(middle, at)| {
+        let theirs = self.theirs.filter(|(sender, ..)| *sender == ssrc);
+        let (last_report, delay) = theirs.map_or((0, 0), |(_, middle, at)| {
             (middle, (now.saturating_duration_since(at).as_secs_f64() * f64::from(1 << 16)) as u32)
         });
         let block = Block {
             fraction: self.reception.fraction_lost(),
-            lost: self.reception.lost().min(0x7f_ffff) as u32,
+            lost: self.reception.lost_by_source().min(0x7f_ffff) as u32,
             highest: self.reception.highest,
             jitter: self.reception.jitter >> 4,
             last_report,
@@ -123,6 +125,8 @@ struct Reception {
     received: u64,
     /// Expected and received before the present count.
     before: (u64, u64),
+    /// Expected and received before the present source.
+    others: (u64, u64),
     /// Expected and received when we last reported.
     reported: (u64, u64),
     /// The newest timestamp, and the time its packet was under way as far as the clocks tell.
@@ -137,6 +141,9 @@ impl Reception {
         let far = DROPOUT < ahead && ahead < DROPOUT.wrapping_neg();
         if self.ssrc != Some(position.ssrc) || far {
             self.before = (self.expected(), self.before.1 + self.received);
+            if self.ssrc != Some(position.ssrc) {
+                (self.others, self.reported) = (self.before, self.before);
+            }
             (self.first, self.highest) = (position.sequence.into(), position.sequence.into());
             (self.ssrc, self.received, self.newest) = (Some(position.ssrc), 0, None);
         } else if ahead < DROPOUT {
@@ -170,6 +177,12 @@ impl Reception {
 
     fn lost(&self) -> u64 {
         self.expected().saturating_sub(self.before.1 + self.received)
+    }
+
+    /// The same since the present source began.
+    fn lost_by_source(&self) -> u64 {
+        let (expected, received) = (self.expected() - self.others.0, self.before.1 + self.received - self.others.1);
+        expected.saturating_sub(received)
     }
 
     /// Of 256 packets since the last report, how many were lost.
@@ -268,6 +281,24 @@ mod tests {
         assert_eq!(judged.outbound.unwrap().lost_packets, 2);
         let round_trip = judged.round_trip_us.unwrap();
         assert!(round_trip.abs_diff(30_000) < 50, "{round_trip} µs");
+    }
+
+    #[test]
+    fn m8_a_report_of_ours_is_of_one_source_and_keeps_nothing_of_another() {
+        let (mut ear, start) = (Ear::default(), crate::clock::now());
+        (0..100).filter(|n| n % 10 != 3).for_each(|n| ear.hear(at(n, u32::from(n) * 160), start));
+        let moment = Moment::at(Duration::from_secs(1_700_000_000), 0);
+        ear.read(&Word { sends: Some((5, moment)), hears: None }, start);
+        let (_, block) = ear.hears(start).unwrap();
+        assert_eq!((block.lost, block.fraction, block.last_report), (10, 25, moment.middle()));
+        let next = |n: u16| Position { ssrc: 6, ..at(7_000 + n, 0) };
+        [0, 1, 3].into_iter().for_each(|n| ear.hear(next(n), start));
+        let (ssrc, block) = ear.hears(start).unwrap();
+        assert_eq!((ssrc, block.lost, block.fraction), (6, 1, 64), "one of four");
+        assert_eq!((block.last_report, block.delay), (0, 0), "that was another's");
+        ear.hear(Position { sequence: 20_000, ..next(0) }, start);
+        assert_eq!(ear.hears(start).unwrap().1.lost, 1, "a jump is no new source");
+        assert_eq!(ear.judge(MediaCounters::default()).inbound.unwrap().lost_packets, 11, "of the leg, all");
     }
 
     #[test]

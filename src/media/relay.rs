@@ -188,7 +188,7 @@ struct Row {
     /// The far side does not listen.
     held: bool,
     rtp: Side,
-    /// When something was last accepted.
+    /// When RTP was last accepted. Reports are no sign of life: a far side may send them and no sound (flow M7).
     heard: Option<Instant>,
     counters: MediaCounters,
     outgoing: Outgoing,
@@ -280,7 +280,11 @@ impl Table {
         if let Some(law) = peer_row.law {
             self.laws.turn(packet, law);
         }
-        peer_row.outgoing.carry(packet, now);
+        let stream = &mut peer_row.outgoing;
+        let carried = if is_event { stream.carry_event(packet, now) } else { stream.carry(packet, now) };
+        if !carried {
+            return Step::Drop;
+        }
         if recorded || peer_row.recording.is_some() {
             self.beep(index, peer, packet, now);
             self.record(peer, Track::Heard, packet, now);
@@ -344,7 +348,6 @@ impl Table {
             return Step::Drop;
         }
         row.counters.received_rtcp += 1;
-        row.heard = Some(now);
         let word = Word::read(packet, row.outgoing.ssrc());
         row.ear.read(&word, now);
         let told = word.hears.and_then(|block| row.outgoing.told(block));
@@ -358,10 +361,13 @@ impl Table {
         self.write(peer, moment, told, now)
     }
 
-    /// Writes a report for the row's far side; nothing before it has heard a stream that could be named.
+    /// Writes a report for the row's far side. Who has been sent no RTP is told how it is heard all the same, under an SSRC
+    /// drawn with the row's name; there is nothing else to tell.
     fn write(&mut self, index: usize, moment: Option<Moment>, hears: Option<(u32, Block)>, now: Instant) -> Step {
         let row = &mut self.rows[index];
-        let (Some((slot, target)), Some(ssrc)) = (row.rtcp_way(index), row.outgoing.ssrc()) else { return Step::Drop };
+        let drawn = hears.map(|_| row.name as u32);
+        let Some(ssrc) = row.outgoing.ssrc().or(drawn) else { return Step::Drop };
+        let Some((slot, target)) = row.rtcp_way(index) else { return Step::Drop };
         let sending = moment.map(|moment| row.sending(moment));
         let length = report::write(ssrc, sending, hears, &format!("{:032x}", row.name), &mut self.report);
         if let Some(moment) = moment {
@@ -711,7 +717,7 @@ impl Row {
     fn takes_event(&mut self, packet: &mut [u8]) -> bool {
         match self.events {
             Some(types) => packet[1] = packet[1] & !PAYLOAD_TYPE | types.hears,
-            None => self.outgoing.change_source(),
+            None => self.outgoing.leave_out(packet),
         }
         self.events.is_some()
     }

@@ -2,9 +2,19 @@
 //!
 //! The first source passes untouched. Every later one is shifted by three constants so that the far side keeps seeing
 //! one SSRC, sequence numbers without a gap and timestamps that follow real time; a restart needs only the newest
-//! packet's three numbers. Timestamps count 8 kHz samples, as all telephone codecs we let through do.
+//! packet's three numbers. Timestamps count 8 kHz samples, as all codecs that a description of ours names do.
+//!
+//! No number leaves twice, whatever comes:
+//!
+//! - What is older than its source's first packet is dropped: its number was another source's.
+//! - Whoever speaks with a new SSRC has the word at once. The source before it has it again only when the present one has
+//!   been silent for [`LATE`]; what comes of it until then is late, and dropped.
+//! - Telephone events that come beside the present source with an SSRC of their own take the next number each, and the
+//!   source goes on behind them. They keep their markers, and the distances of their timestamps: one press stays one.
+//! - A source that jumps back further than packets overtake each other, and goes on from there, has begun anew
+//!   (RFC 3550 appendix A.1).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::report::{Block, Moment};
 use super::tones::FRAME;
@@ -12,6 +22,13 @@ use super::tones::FRAME;
 /// Octets of the fixed RTP header (RFC 3550 section 5.1).
 pub const HEADER: usize = 12;
 const MARKER: u8 = 0x80;
+/// A packet that is so many behind the newest one is late; further back its source has begun anew (`MAX_MISORDER` of
+/// RFC 3550 appendix A.1).
+const MISORDER: u16 = 100;
+/// How long packets of the source before may come late.
+const LATE: Duration = Duration::from_millis(100);
+/// The longest packet that tells how long packets are, in samples; what is further apart had a pause between it.
+const LONGEST: u32 = 480;
 
 /// The numbers of an RTP header that name its place in a stream.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -62,6 +79,16 @@ pub struct Outgoing {
     shift: Position,
     /// The newest packet the far side was sent, and when.
     newest: Option<(Position, Instant)>,
+    /// The newest timestamp, and when it was sent first: the packets of a telephone event share one.
+    clock: Option<(u32, Instant)>,
+    /// Samples of the newest packet, as far as is known.
+    frame: Option<u32>,
+    /// The last number that was not the present source's own, as the far side counts: what comes for it or below is late.
+    floor: u32,
+    /// The source before the present one, or that of the telephone events beside it.
+    beside: Option<Beside>,
+    /// The number with which a source that jumped back would go on.
+    suspect: Option<u16>,
     /// How often its sequence numbers have wrapped, in the upper half (RFC 3550 appendix A.1).
     wraps: u32,
     /// The first packet of the present source: its extended sequence number as the far side counts, and its own.
@@ -72,31 +99,95 @@ pub struct Outgoing {
     reported: Option<u32>,
 }
 
+/// A source that may still speak beside the present one.
+#[derive(Debug, Clone, Copy)]
+struct Beside {
+    ssrc: u32,
+    /// Its newest packet, by its own number.
+    sequence: u16,
+    /// Added to its timestamps.
+    shift: u32,
+}
+
 impl Outgoing {
     /// The next packet comes from another source.
     pub fn change_source(&mut self) {
         self.source = None;
+        self.beside = None;
     }
 
-    /// Makes a relayed packet the next one of the stream, in place. The packet has at least [`HEADER`] octets.
-    pub fn carry(&mut self, packet: &mut [u8], now: Instant) {
-        let came = Position::read(packet);
-        if self.source != Some(came.ssrc) {
-            self.begin(came, packet, now);
+    /// This packet of its source is left out: the stream has no gap where it was.
+    pub fn leave_out(&mut self, packet: &[u8]) {
+        if self.source == Some(Position::read(packet).ssrc) {
+            self.change_source();
         }
+    }
+
+    /// Makes a relayed packet the next one of the stream, in place; false when it has no place in it. The packet has at
+    /// least [`HEADER`] octets.
+    #[must_use]
+    pub fn carry(&mut self, packet: &mut [u8], now: Instant) -> bool {
+        let came = Position::read(packet);
+        match self.newest.filter(|_| self.source == Some(came.ssrc)) {
+            Some((newest, _)) => self.go_on(came, newest, packet, now),
+            None => !self.is_late(came, now) && self.begin(came, packet, now),
+        }
+    }
+
+    /// The same for a packet of a telephone event, which may have an SSRC of its own.
+    #[must_use]
+    pub fn carry_event(&mut self, packet: &mut [u8], now: Instant) -> bool {
+        let came = Position::read(packet);
+        match self.source {
+            Some(source) if source != came.ssrc => self.insert(came, packet, now),
+            Some(_) | None => self.carry(packet, now),
+        }
+    }
+
+    /// The next packet of the present source, or one that was overtaken.
+    fn go_on(&mut self, came: Position, newest: Position, packet: &mut [u8], now: Instant) -> bool {
         let leaves = came.plus(self.shift);
+        let ahead = leaves.sequence.wrapping_sub(newest.sequence) as i16;
+        if ahead < -(MISORDER as i16) {
+            let again = self.suspect.replace(came.sequence.wrapping_add(1)) == Some(came.sequence);
+            return again && self.begin(came, packet, now);
+        }
+        self.suspect = None;
+        let number = self.number().wrapping_add_signed(ahead.into());
+        if number.wrapping_sub(self.floor).cast_signed() <= 0 {
+            return false;
+        }
         if self.shift != Position::default() {
             leaves.write(packet);
         }
-        let newer = |(newest, _): (Position, _)| leaves.sequence.wrapping_sub(newest.sequence) < 0x8000;
-        if self.newest.is_none_or(newer) {
+        if ahead >= 0 {
             self.advance(leaves, now);
         }
+        true
+    }
+
+    /// Whether this is of the source that had the word before, and the present one still speaks.
+    fn is_late(&self, came: Position, now: Instant) -> bool {
+        let before = self.beside.is_some_and(|beside| beside.ssrc == came.ssrc);
+        before && self.newest.is_some_and(|(_, sent)| now.saturating_duration_since(sent) < LATE)
+    }
+
+    /// The number of the newest packet as the far side counts.
+    fn number(&self) -> u32 {
+        self.wraps | self.newest.map_or(0, |(newest, _)| newest.sequence.into())
     }
 
     fn advance(&mut self, position: Position, at: Instant) {
         self.wraps = self.wraps_at(position);
+        if let Some((newest, _)) = self.newest {
+            let step = position.minus(newest);
+            let follows = step.sequence == 1 && (1..=LONGEST).contains(&step.timestamp);
+            self.frame = if follows { Some(step.timestamp) } else { self.frame };
+        }
         self.newest = Some((position, at));
+        if self.clock.is_none_or(|(timestamp, _)| position.timestamp.wrapping_sub(timestamp).cast_signed() > 0) {
+            self.clock = Some((position.timestamp, at));
+        }
     }
 
     /// How often the sequence numbers have wrapped when this is the newest.
@@ -105,16 +196,51 @@ impl Outgoing {
         self.wraps.wrapping_add(u32::from(wrapped) << 16)
     }
 
-    fn begin(&mut self, came: Position, packet: &mut [u8], now: Instant) {
+    /// The first packet of a source. Always true: it has its place.
+    fn begin(&mut self, came: Position, packet: &mut [u8], now: Instant) -> bool {
+        if self.source.is_some_and(|source| source != came.ssrc) {
+            self.beside = self.present();
+        }
         self.source = Some(came.ssrc);
         if let Some(next) = self.next(now) {
             self.shift = next.minus(came);
             packet[1] |= MARKER;
         }
         let leaves = came.plus(self.shift);
-        self.first = (self.wraps_at(leaves) | u32::from(leaves.sequence), came.sequence);
+        leaves.write(packet);
+        self.advance(leaves, now);
+        self.first = (self.number(), came.sequence);
+        self.floor = self.number().wrapping_sub(1);
+        self.suspect = None;
         self.lost.1 = self.lost.0;
         self.reported = None;
+        true
+    }
+
+    /// The present source, as one that will have been the one before.
+    fn present(&self) -> Option<Beside> {
+        let (newest, _) = self.newest?;
+        let came = newest.minus(self.shift);
+        Some(Beside { ssrc: self.source?, sequence: came.sequence, shift: self.shift.timestamp })
+    }
+
+    /// A packet of a telephone event between those of the present source, which is shifted by one more from now on.
+    fn insert(&mut self, came: Position, packet: &mut [u8], now: Instant) -> bool {
+        let known = self.beside.filter(|beside| beside.ssrc == came.ssrc);
+        if known.is_some_and(|beside| beside.sequence.wrapping_sub(came.sequence) < MISORDER) {
+            return false; // overtaken by a later one of the press, or doubled
+        }
+        let (Some((newest, _)), Some(here)) = (self.newest, self.position(now)) else { return false };
+        let shift = known.map_or(here.timestamp.wrapping_sub(came.timestamp), |beside| beside.shift);
+        let sequence = newest.sequence.wrapping_add(1);
+        let leaves = Position { sequence, timestamp: came.timestamp.wrapping_add(shift), ..newest };
+        leaves.write(packet);
+        self.advance(leaves, now);
+        self.beside = Some(Beside { ssrc: came.ssrc, sequence: came.sequence, shift });
+        self.shift.sequence = self.shift.sequence.wrapping_add(1);
+        self.first.0 = self.first.0.wrapping_add(1);
+        self.floor = self.number();
+        true
     }
 
     /// Writes the header of a packet of our own, due at `due`, before its payload; `starts` for the first of a sound.
@@ -127,22 +253,24 @@ impl Outgoing {
         packet[0] = 0x80;
         packet[1] = payload_type | if starts { MARKER } else { 0 };
         position.write(packet);
-        self.source = None;
+        self.change_source();
         self.advance(position, due);
+        self.frame = Some(FRAME as u32);
     }
 
-    /// Where a new source has to go on: the next sequence number, and the time passed since the newest packet, which
-    /// itself lasts one frame. `None` when nothing was ever sent.
+    /// Where a new source has to go on: the next sequence number, and the time passed since the newest timestamp, whose
+    /// packet lasts one frame itself. `None` when nothing was ever sent.
     fn next(&self, now: Instant) -> Option<Position> {
-        let (newest, at) = self.newest?;
-        let step = Position { ssrc: 0, sequence: 1, timestamp: samples(now, at).max(FRAME as u32) };
-        Some(newest.plus(step))
+        let ((newest, _), (timestamp, since)) = self.newest.zip(self.clock)?;
+        let passed = samples(now, since).max(self.frame.unwrap_or(FRAME as u32));
+        let sequence = newest.sequence.wrapping_add(1);
+        Some(Position { sequence, timestamp: timestamp.wrapping_add(passed), ..newest })
     }
 
     /// Where the stream stands now; `None` when nothing was ever sent.
     pub fn position(&self, now: Instant) -> Option<Position> {
-        let (newest, at) = self.newest?;
-        Some(newest.plus(Position { timestamp: samples(now, at), ..Position::default() }))
+        let ((newest, _), (timestamp, since)) = self.newest.zip(self.clock)?;
+        Some(Position { timestamp: timestamp.wrapping_add(samples(now, since)), ..newest })
     }
 
     /// What the far side knows the stream by.
@@ -218,7 +346,7 @@ mod tests {
         let (mut outgoing, now) = (Outgoing::default(), crate::clock::now());
         for (sequence, timestamp) in [(65_534, 7), (65_535, 167), (0, 327), (2, 647), (1, 487)] {
             let mut relayed = packet(5, sequence, timestamp);
-            outgoing.carry(&mut relayed, now);
+            assert!(outgoing.carry(&mut relayed, now));
             assert_eq!(relayed, packet(5, sequence, timestamp));
         }
         assert_eq!(outgoing.newest.map(|(newest, _)| newest.sequence), Some(2), "reordering does not go back");
@@ -228,7 +356,7 @@ mod tests {
     fn m4_later_sources_continue_the_stream() {
         let (mut outgoing, start) = (Outgoing::default(), crate::clock::now());
         let after = |ms| start + Duration::from_millis(ms);
-        outgoing.carry(&mut packet(5, 100, 1000), start);
+        assert!(outgoing.carry(&mut packet(5, 100, 1000), start));
 
         let mut own = [0; 172];
         outgoing.originate(&mut own, 0, true, after(500));
@@ -239,7 +367,7 @@ mod tests {
         assert_eq!(own[1], 0);
 
         let mut relayed = packet(9, 40_000, 77);
-        outgoing.carry(&mut relayed, after(530));
+        assert!(outgoing.carry(&mut relayed, after(530)));
         assert_eq!(
             Position::read(&relayed),
             Position { ssrc: 5, sequence: 103, timestamp: 5320 },
@@ -247,7 +375,7 @@ mod tests {
         );
         assert_eq!(relayed[1], MARKER);
         let mut relayed = packet(9, 40_001, 237);
-        outgoing.carry(&mut relayed, after(550));
+        assert!(outgoing.carry(&mut relayed, after(550)));
         assert_eq!(Position::read(&relayed), Position { ssrc: 5, sequence: 104, timestamp: 5480 });
         assert_eq!(relayed[1], 0);
     }
@@ -259,11 +387,11 @@ mod tests {
         let (mut outgoing, now) = (Outgoing::default(), crate::clock::now());
         let moment = Moment { ntp: 0x1111_2222_3333_4444, timestamp: 2000 };
         assert_eq!(outgoing.sent(9, moment), None, "nobody was heard yet");
-        outgoing.carry(&mut packet(5, 100, 1000), now);
+        assert!(outgoing.carry(&mut packet(5, 100, 1000), now));
         assert_eq!(outgoing.sent(5, moment), Some(moment), "the first source is untouched");
         outgoing.change_source();
         assert_eq!(outgoing.sent(5, moment), None, "it is not heard any more");
-        outgoing.carry(&mut packet(9, 200, 2000), now); // now 5, 101, 1160
+        assert!(outgoing.carry(&mut packet(9, 200, 2000), now)); // now 5, 101, 1160
         assert_eq!(outgoing.sent(9, moment), Some(Moment { timestamp: 1160, ..moment }));
         assert_eq!(outgoing.sent(5, moment), None);
     }
@@ -271,13 +399,13 @@ mod tests {
     #[test]
     fn m8_a_source_is_told_of_itself_alone() {
         let (mut outgoing, now) = (Outgoing::default(), crate::clock::now());
-        outgoing.carry(&mut packet(5, 65_535, 1000), now);
+        assert!(outgoing.carry(&mut packet(5, 65_535, 1000), now));
         assert_eq!(outgoing.told(Block { highest: 65_535, ..BLOCK }).unwrap().1.lost, 7);
         assert_eq!(outgoing.sent(5, Moment { ntp: 0x1_0000, timestamp: 0 }).unwrap().middle(), 1);
         outgoing.change_source();
         assert_eq!(outgoing.told(Block { highest: 65_535, ..BLOCK }), None, "no source, nobody to tell");
         for sequence in 200..300 {
-            outgoing.carry(&mut packet(9, sequence, 2000), now); // 65,536 and on, as the far side counts
+            assert!(outgoing.carry(&mut packet(9, sequence, 2000), now)); // 65,536 and on, as the far side counts
         }
         assert_eq!(outgoing.told(Block { highest: 65_535, ..BLOCK }), None, "it has not heard the new one");
         let later = Block { lost: 10, highest: 65_536 + 90, last_report: 1, ..BLOCK };
@@ -291,11 +419,135 @@ mod tests {
     #[test]
     fn m8_sequence_numbers_wrap_for_each_side_in_its_time() {
         let (mut outgoing, now) = (Outgoing::default(), crate::clock::now());
-        outgoing.carry(&mut packet(5, 65_530, 0), now);
+        assert!(outgoing.carry(&mut packet(5, 65_530, 0), now));
         outgoing.change_source();
         let sequences = (0..70_000_u32).map(|n| (65_000 + n) as u16);
-        sequences.for_each(|sequence| outgoing.carry(&mut packet(9, sequence, 0), now));
+        sequences.for_each(|sequence| assert!(outgoing.carry(&mut packet(9, sequence, 0), now)));
         let told = outgoing.told(Block { highest: 65_531 + 69_999, ..BLOCK });
         assert_eq!(told.map(|(_, block)| block.highest), Some(65_000 + 69_999));
+    }
+
+    /// What strict receivers want: what leaves, by number and timestamp; `None` where nothing does.
+    struct Strict {
+        outgoing: Outgoing,
+        start: Instant,
+        ms: u64,
+    }
+
+    impl Strict {
+        /// A far side that was sent 5, 100, 16,000 a moment ago.
+        fn new() -> Self {
+            let mut strict = Self { outgoing: Outgoing::default(), start: crate::clock::now(), ms: 0 };
+            assert_eq!(strict.speaks(5, 100, 16_000), Some((100, 16_000, false)));
+            strict
+        }
+
+        fn hears(&mut self, came: (u32, u16, u32), is_event: bool) -> Option<(u16, u32, bool)> {
+            self.ms += 20;
+            let now = self.start + Duration::from_millis(self.ms);
+            let mut relayed = packet(came.0, came.1, came.2);
+            let carry = if is_event { Outgoing::carry_event } else { Outgoing::carry };
+            let carried = carry(&mut self.outgoing, &mut relayed, now);
+            let Position { ssrc, sequence, timestamp } = Position::read(&relayed);
+            assert!(!carried || ssrc == 5);
+            carried.then_some((sequence, timestamp, relayed[1] & MARKER != 0))
+        }
+
+        fn speaks(&mut self, ssrc: u32, sequence: u16, timestamp: u32) -> Option<(u16, u32, bool)> {
+            self.hears((ssrc, sequence, timestamp), false)
+        }
+
+        fn presses(&mut self, ssrc: u32, sequence: u16, timestamp: u32) -> Option<(u16, u32, bool)> {
+            self.hears((ssrc, sequence, timestamp), true)
+        }
+    }
+
+    #[test]
+    fn m4_what_is_older_than_its_sources_first_packet_has_no_place() {
+        let mut strict = Strict::new();
+        assert_eq!(strict.speaks(9, 11, 320), Some((101, 16_160, true)));
+        assert_eq!(strict.speaks(9, 10, 160), None, "100 is another's");
+        assert_eq!(strict.speaks(9, 13, 640), Some((103, 16_480, false)));
+        assert_eq!(strict.speaks(9, 12, 480), Some((102, 16_320, false)), "only overtaken");
+    }
+
+    #[test]
+    fn m4_late_packets_of_the_source_before_do_not_begin_it_again() {
+        let mut strict = Strict::new();
+        assert_eq!(strict.speaks(9, 11, 320), Some((101, 16_160, true)));
+        assert_eq!(strict.speaks(5, 101, 16_160), None);
+        assert_eq!(strict.speaks(9, 12, 480), Some((102, 16_320, false)), "no new beginning");
+        let out: Vec<_> = (0..20_u16)
+            .flat_map(|n| [strict.speaks(5, 102 + n, 0), strict.speaks(9, 13 + n, 640)])
+            .map(|out| out.map(|(sequence, _, marked)| (sequence, marked)))
+            .collect();
+        let one: Vec<_> = (0..20_u16).flat_map(|n| [None, Some((103 + n, false))]).collect();
+        assert_eq!(out, one, "of two who speak at once the one that came last");
+        strict.ms += 100;
+        assert_eq!(strict.speaks(5, 130, 0).map(|(sequence, _, marked)| (sequence, marked)), Some((123, true)), "back");
+    }
+
+    #[test]
+    fn m5_one_press_is_one_press_where_events_have_an_ssrc_of_their_own() {
+        let mut strict = Strict::new();
+        let heard: Vec<_> = (1..=5_u16)
+            .flat_map(|n| {
+                let spoken = strict.speaks(5, 100 + n, 16_000 + 160 * u32::from(n));
+                [spoken, strict.presses(7, 40 + n, 777)]
+            })
+            .map(|out| out.expect("all of it has its place"))
+            .collect();
+        let numbers: Vec<u16> = heard.iter().map(|(sequence, ..)| *sequence).collect();
+        assert_eq!(numbers, (101..111).collect::<Vec<_>>(), "each once, none missing");
+        assert!(heard.iter().all(|(.., marked)| !marked), "nobody begins anew");
+        let events: Vec<u32> = heard.iter().skip(1).step_by(2).map(|(_, timestamp, _)| *timestamp).collect();
+        assert!(events.iter().all(|timestamp| *timestamp == events[0]), "one timestamp, one press: {events:?}");
+        assert_eq!(events[0], 16_160 + 160, "20 ms after the packet before it");
+        assert_eq!(strict.presses(7, 44, 777), None, "doubled");
+        assert_eq!(strict.speaks(5, 105, 16_800), None, "its number was told already");
+        assert_eq!(
+            strict.presses(7, 46, 777 + 4000).unwrap().1,
+            events[0] + 4000,
+            "the next press, as far away as it was"
+        );
+        assert_eq!(strict.speaks(5, 106, 16_960), Some((112, 16_960, false)));
+        let told = strict.outgoing.told(Block { highest: 112, ..BLOCK }).unwrap();
+        assert_eq!((told.0, told.1.highest), (5, 106), "as the source counts");
+    }
+
+    #[test]
+    fn m5_events_that_come_first_are_the_same_press_once_speech_begins() {
+        let mut strict = Strict::new();
+        strict.outgoing.change_source();
+        let first = strict.presses(7, 40, 777).unwrap();
+        assert_eq!(strict.speaks(9, 11, 320).map(|(sequence, ..)| sequence), Some(102));
+        assert_eq!(strict.presses(7, 41, 777), Some((103, first.1, false)));
+    }
+
+    #[test]
+    fn m4_the_next_source_goes_on_where_time_is_after_a_long_event_or_a_long_packet() {
+        let mut strict = Strict::new();
+        for n in 1..=100 {
+            assert_eq!(strict.presses(5, 100 + n, 16_160), Some((100 + n, 16_160, false)));
+        }
+        assert_eq!(strict.speaks(9, 1, 0), Some((201, 16_160 + 100 * 160, true)), "two seconds after the press began");
+
+        let mut strict = Strict::new();
+        strict.ms += 10;
+        strict.speaks(5, 101, 16_240);
+        assert_eq!(strict.speaks(9, 1, 0), Some((102, 16_480, true)), "packets of 30 ms");
+    }
+
+    #[test]
+    fn m4_a_source_that_begins_anew_with_its_ssrc_is_heard() {
+        let mut strict = Strict::new();
+        assert_eq!(strict.speaks(9, 50_000, 0), Some((101, 16_160, true)));
+        assert_eq!(strict.speaks(9, 40_000, 99), None, "one alone is a stray");
+        assert_eq!(strict.speaks(9, 50_001, 160), Some((102, 16_320, false)));
+        assert_eq!(strict.speaks(9, 40_001, 99), None);
+        let (sequence, _, marked) = strict.speaks(9, 40_002, 259).expect("two in order");
+        assert_eq!((sequence, marked), (103, true));
+        assert_eq!(strict.speaks(9, 40_003, 419).unwrap().0, 104);
+        assert_eq!(strict.outgoing.source, Some(9));
     }
 }

@@ -47,8 +47,8 @@ impl Anchor {
             self.describe(|anchor, out| {
                 for (at, (media, protocol, their_formats)) in offer.lines.iter().enumerate() {
                     if at == offer.audio_line {
-                        let protocol = if keys.is_empty() { PLAIN } else { offer.protocol() };
-                        anchor.audio(out, (protocol, keys), &agreed.formats, &agreed, direction);
+                        // As it was offered, feedback or none (RFC 3264 section 6, RFC 4585 section 4).
+                        anchor.audio(out, (offer.protocol(), keys), &agreed.formats, &agreed, direction);
                         if offer.audio.is_muxed() {
                             out.push_str(MUX);
                         }
@@ -195,6 +195,39 @@ mod tests {
     }
 
     #[test]
+    fn h9_an_offer_with_feedback_is_answered_under_its_protocol() {
+        let offer = Session::read(OFFER.replace("5000 RTP/AVP", "5000 RTP/AVPF").as_bytes()).unwrap();
+        let accepted = Session::read(ANSWER.as_bytes()).unwrap().audio;
+        let answer = anchor().answer(&offer, &accepted, &[]).unwrap();
+        assert!(answer.contains("m=audio 20000 RTP/AVPF 0 101\r\n"), "{answer}");
+        assert!(
+            anchor().offer(&offer.audio, &[], false).contains("m=audio 20000 RTP/AVP "),
+            "the other leg is another matter"
+        );
+    }
+
+    #[test]
+    fn o9_only_what_counts_at_8_khz_crosses_and_is_agreed_on() {
+        let wide = |formats: &str| {
+            let maps = "a=rtpmap:111 opus/48000/2\na=rtpmap:110 AMR-WB/16000\na=rtpmap:109 telephone-event/48000\n\
+                a=rtpmap:97 AMR/8000/1\na=fmtp:111 useinbandfec=1\n";
+            let offer = OFFER.replace("AVP 8 0 18 101", &format!("AVP {formats}"));
+            Session::read(format!("{offer}{maps}").as_bytes())
+        };
+        let offer = wide("111 110 109 9 0 97 101").unwrap();
+        assert_eq!(offer.audio.formats, ["9", "0", "97", "101"], "G.722 counts so as well (RFC 3551 section 4.5.2)");
+        let ours = anchor().offer(&offer.audio, &[], false);
+        assert!(ours.contains("RTP/AVP 9 0 97 101\r\n") && !ours.contains("opus") && !ours.contains(":111 "), "{ours}");
+        let answer = anchor().answer(&offer, &offer.audio, &[]).unwrap();
+        assert!(answer.contains("RTP/AVP 9 0 97 101\r\n") && !answer.contains("48000"), "{answer}");
+        assert_eq!(wide("111 0 109").unwrap().audio.telephone_event(), None);
+        for nothing in ["111", "111 110 101", "10 11 14"] {
+            assert_eq!(wide(nothing), Err(super::super::Unusable::NoAudio), "{nothing}");
+        }
+        assert!(wide("111").is_err() && Session::read(ANSWER.replace("6000", "0").as_bytes()).is_ok(), "a refusal");
+    }
+
+    #[test]
     fn no_common_codec_is_no_answer() {
         let offer = Session::read(OFFER.as_bytes()).unwrap();
         let mut answer = Session::read(ANSWER.as_bytes()).unwrap().audio;
@@ -220,10 +253,8 @@ mod tests {
         assert_eq!((other_meaning.telephone_event(), answer(&other_meaning).as_str()), (None, ours));
         let other_clock = accepted("0 101", "a=rtpmap:101 telephone-event/48000");
         assert_eq!((other_clock.telephone_event(), answer(&other_clock).as_str()), (None, ours));
-        assert!(
-            anchor().answer(&offer, &accepted("96", "a=rtpmap:96 telephone-event/8000"), &[]).is_none(),
-            "no speech"
-        );
+        let no_speech = Audio { formats: vec!["96".to_owned()], ..other_number.clone() };
+        assert!(anchor().answer(&offer, &no_speech, &[]).is_none(), "no speech");
         let none_offered = Session::read(OFFER.replace("telephone-event", "x").as_bytes()).unwrap();
         assert_eq!(agreed(&none_offered, &other_number).formats, ["0"]);
     }

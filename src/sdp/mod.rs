@@ -96,6 +96,8 @@ pub enum G711 {
 const TELEPHONE_EVENT: &str = "telephone-event/8000";
 /// The payload type that most of them have.
 const USUAL_EVENTS: u8 = 101;
+/// Static payload types whose timestamps count at another rate than 8 kHz (RFC 3551 section 6).
+const OTHER_CLOCKS: [&str; 6] = ["6", "10", "11", "14", "16", "17"];
 /// Lines with a key that are looked at.
 const MAX_CRYPTO: usize = 16;
 
@@ -104,7 +106,7 @@ const MAX_CRYPTO: usize = 16;
 pub enum Unusable {
     /// Not SDP.
     Unreadable(String),
-    /// No audio stream as it is permitted: on plain RTP, or on SRTP with a key.
+    /// No audio stream as it is permitted, on plain RTP or on SRTP with a key, or no speech in it that we can carry.
     NoAudio,
 }
 
@@ -112,7 +114,7 @@ impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreadable(why) => write!(f, "unreadable session description: {why}"),
-            Self::NoAudio => f.write_str("no audio on RTP/AVP, or on RTP/SAVP with a key that can be taken"),
+            Self::NoAudio => f.write_str("no speech at 8 kHz on RTP/AVP, or on RTP/SAVP with a key that can be taken"),
         }
     }
 }
@@ -151,14 +153,17 @@ impl Session {
         let text = normalised(&String::from_utf8_lossy(body));
         let parsed = sdp_types::Session::parse(text.as_bytes()).map_err(|e| Unusable::Unreadable(e.to_string()))?;
         let lines = parsed.medias.iter().enumerate().filter(|(_, line)| line.media == "audio");
-        let usable = lines.filter_map(|(at, line)| Some((at, line, permitted(line, srtp)?)));
         // Port 0 is a refusal, and still an answer (RFC 3264 section 6).
-        let chosen = usable.min_by_key(|(_, line, crypto)| (line.port == 0, crypto.is_empty()));
-        let (audio_line, audio, crypto) = chosen.ok_or(Unusable::NoAudio)?;
+        let usable = lines.filter_map(|(at, line)| {
+            let (audio, crypto) = (Audio::of(line, &parsed), permitted(line, srtp)?);
+            (line.port == 0 || audio.speaks()).then_some((at, line.port == 0, audio, crypto))
+        });
+        let chosen = usable.min_by_key(|(_, refused, _, crypto)| (*refused, crypto.is_empty()));
+        let (audio_line, _, audio, crypto) = chosen.ok_or(Unusable::NoAudio)?;
         Ok(Self {
             lines: parsed.medias.iter().map(|m| (m.media.clone(), m.proto.clone(), m.fmt.clone())).collect(),
             audio_line,
-            audio: Audio::of(audio, &parsed),
+            audio,
             crypto,
         })
     }
@@ -198,14 +203,31 @@ impl Audio {
         let rtp = ip.filter(|ip| !ip.is_unspecified() && media.port != 0).map(|ip| SocketAddr::new(ip, media.port));
         let muxed = rtp.filter(|_| attributes().any(|a| a.attribute == "rtcp-mux"));
         let rtcp = muxed.or(attributes().find(|a| a.attribute == "rtcp").and_then(|a| rtcp(a, rtp)));
-        Self {
+        let mut audio = Self {
             rtp,
             rtcp: rtcp.or(rtp.map(|rtp| SocketAddr::new(rtp.ip(), rtp.port().saturating_add(1)))),
             family: ip.map(Family::of),
             formats: media.fmt.split_whitespace().map(str::to_owned).collect(),
             attributes: media.attributes.iter().filter_map(kept).collect(),
             direction: direction.unwrap_or(Direction::SendRecv),
+        };
+        audio.formats = audio.formats.iter().filter(|format| audio.counts_at_8_khz(format)).cloned().collect();
+        audio
+    }
+
+    /// Whether the timestamps of a payload type count as the relay does. What counts otherwise could not go on where
+    /// another source stopped, and is not let through.
+    fn counts_at_8_khz(&self, format: &str) -> bool {
+        match self.encoding(format).split_once('/') {
+            Some(("static", number)) => !OTHER_CLOCKS.contains(&number),
+            Some((_, clock)) => clock.split('/').next() == Some("8000"),
+            None => true,
         }
+    }
+
+    /// Whether there is a payload type for speech.
+    fn speaks(&self) -> bool {
+        self.formats.iter().any(|format| !self.encoding(format).starts_with("telephone-event"))
     }
 
     /// The encoding name of a payload type in lower case; static types need no rtpmap.
@@ -235,13 +257,13 @@ impl Audio {
         self.formats.iter().filter(speech).any(known)
     }
 
-    /// The G.711 law spoken, when the first format is one.
+    /// The first G.711 law among its formats: whoever names it takes it at any time (RFC 3264 section 6.1).
     pub fn g711(&self) -> Option<G711> {
-        match self.formats.first().map(String::as_str) {
-            Some("0") => Some(G711::Mu),
-            Some("8") => Some(G711::A),
+        self.formats.iter().find_map(|format| match format.as_str() {
+            "0" => Some(G711::Mu),
+            "8" => Some(G711::A),
             _ => None,
-        }
+        })
     }
 
     /// The one G.711 law among its formats, when the other is not there.

@@ -1,18 +1,22 @@
-//! What one message and one call cost the pure core: `cargo bench`.
+//! What one message, one call and one packet cost the pure core: `cargo bench`.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use switchback::b2bua::B2bua;
 use switchback::b2bua::io::{
-    ApiOperation, ApiReply, Datagram, Epoch, Family, Input, MediaCommand, MediaEvent, Output, OutputContext, PortPair,
-    Transfer, TransferStatus, Transport,
+    ApiOperation, ApiReply, Datagram, Epoch, Family, Input, Key, Keys, Law, MediaCommand, MediaEvent, Output,
+    OutputContext, PortPair, Suite, Transfer, TransferStatus, Transport,
 };
 use switchback::b2bua::settings::{Network, Settings};
+use switchback::call::CallRef;
 use switchback::clock;
 use switchback::leg::MediaCounters;
+use switchback::media::relay::{Slot, Step, Table, Terms};
+use switchback::media::srtp::{Protection, Sealed};
 use switchback::sip::message::Message;
 use switchback::sip::validate;
 use switchback::sip::write::Writer;
@@ -156,6 +160,82 @@ fn in_dialog(message: &Message, method: &str, cseq: u32, swap: bool) -> Bytes {
     ))
 }
 
+/// Two bridged far sides, and one that speaks: a packet of 20 ms of G.711 after the other.
+struct Speech {
+    table: Table,
+    from: SocketAddr,
+    now: Instant,
+    packet: [u8; 172],
+    sequence: u16,
+}
+
+impl Speech {
+    fn new() -> Self {
+        let pairs = [20_000, 20_002].map(|port| PortPair { worker: 0, family: Family::V4, port });
+        let wait = Duration::from_secs(2);
+        let terms = Terms { learn_window: wait, quarantine: wait, quarantine_limit: wait };
+        let (mut table, now) = (Table::new(&pairs, terms, Arc::default()), clock::now());
+        let far = [4_000, 5_000].map(|port| SocketAddr::from(([192, 0, 2, 1], port)));
+        for (row, rtp) in far.into_iter().enumerate() {
+            table.lend(row, now);
+            let rtcp = SocketAddr::new(rtp.ip(), rtp.port() + 1);
+            table.expect(row, (Some(rtp), Some(rtcp)), None, now);
+        }
+        table.bridge(0, 1);
+        let mut packet = [0x55; 172];
+        packet[..2].copy_from_slice(&[0x80, 8]);
+        Self { table, from: far[0], now, packet, sequence: 0 }
+    }
+
+    fn next(&mut self) -> Step {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.now += Duration::from_millis(20);
+        self.packet[1] = 8;
+        self.packet[2..4].copy_from_slice(&self.sequence.to_be_bytes());
+        self.packet[4..8].copy_from_slice(&(160 * u32::from(self.sequence)).to_be_bytes());
+        self.packet[8..12].copy_from_slice(&7_u32.to_be_bytes());
+        self.table.step(Slot::rtp(0), self.from, &mut self.packet, self.now)
+    }
+}
+
+fn packets(criterion: &mut Criterion) {
+    criterion.bench_function("relay a packet", |b| {
+        let mut speech = Speech::new();
+        b.iter(|| speech.next());
+        assert!(matches!(speech.next(), Step::Forward(..)));
+    });
+    criterion.bench_function("relay a packet, its law turned", |b| {
+        let mut speech = Speech::new();
+        speech.table.law(1, Some(Law::Mu));
+        b.iter(|| speech.next());
+        assert_eq!(speech.packet[1] & 0x7f, 0);
+    });
+    criterion.bench_function("relay a packet, recorded", |b| {
+        let mut speech = Speech::new();
+        speech.table.roll(0, CallRef(1), Duration::ZERO, speech.now);
+        b.iter(|| {
+            speech.table.frames.clear();
+            speech.next()
+        });
+        assert_eq!(speech.table.frames.len(), 1);
+    });
+    for suite in Suite::ALL {
+        let key = |octet| Key::new(suite, vec![octet; suite.length()]).expect("as many octets as the suite wants");
+        let keys = |ours, theirs| Keys { ours: key(ours), theirs: key(theirs) };
+        criterion.bench_function(&format!("seal a packet and open it, {suite:?}"), |b| {
+            let (mut here, mut there) = (Protection::new(&keys(1, 2)), Protection::new(&keys(2, 1)));
+            let mut speech = Speech::new();
+            b.iter(|| {
+                speech.next();
+                let Sealed::Packet(sealed) = here.seal(&speech.packet) else { panic!("it is protected") };
+                let mut octets = [0; 256];
+                octets[..sealed.len()].copy_from_slice(&sealed);
+                assert_eq!(there.open(&mut octets[..sealed.len()]), Some(speech.packet.len()));
+            });
+        });
+    }
+}
+
 fn benches(criterion: &mut Criterion) {
     let octets = invite(1);
     println!("INVITE of {} octets", octets.len());
@@ -176,5 +256,5 @@ fn benches(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(group, benches);
+criterion_group!(group, benches, packets);
 criterion_main!(group);

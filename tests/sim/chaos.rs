@@ -261,6 +261,7 @@ impl Chaos {
                         engine.launch(ms(1), Flight::Media(MediaEvent::Silent(a)));
                         let later = random.duration(secs(2));
                         engine.launch(later, Flight::Media(MediaEvent::Silent(b)));
+                        engine.launch(ms(1_500), Flight::Media(MediaEvent::Resumed(a)));
                     }
                 }
             }
@@ -387,7 +388,7 @@ fn run(seed: u64, drawing: bool) -> (Chaos, Result<(), String>) {
 
 /// Many worlds; what happened in them, so that a test knows that enough did.
 fn worlds(part: u64) {
-    let each = if std::env::var_os("SWITCHBACK_LONG").is_some() { 530 } else { 60 };
+    let each = if std::env::var_os("SWITCHBACK_LONG").is_some() { 530 } else { 80 };
     let seeds = part * each..(part + 1) * each;
     let (mut calls, mut talked, mut outcomes) = (0, 0, BTreeMap::<String, usize>::new());
     let (mut tried, mut onward, mut failovers, mut takeovers) = (0, 0, 0, 0);

@@ -334,10 +334,18 @@ impl Engine {
                 }
             }
             Flight::Media(event) => {
-                if let MediaEvent::Quiet(pair) = event {
-                    self.relay.quiet(pair);
+                let news = match event {
+                    MediaEvent::Silent(pair) => self.relay.hush(pair, true),
+                    MediaEvent::Resumed(pair) => self.relay.hush(pair, false),
+                    MediaEvent::Quiet(pair) => {
+                        self.relay.quiet(pair);
+                        true
+                    }
+                    _ => true,
+                };
+                if news {
+                    self.feed(Input::Media(event));
                 }
-                self.feed(Input::Media(event));
             }
             Flight::Advice(advice) => self.feed(Input::Advised(advice)),
             Flight::Looked(look) => self.feed(Input::Looked(look)),

@@ -148,6 +148,52 @@ fn m7_one_silent_side_is_no_reason_to_end_and_two_are() {
 }
 
 #[test]
+fn m7_who_refreshes_its_session_while_silent_and_speaks_again_is_not_dead() {
+    for method in ["INVITE", "UPDATE"] {
+        for silent_is_customer in [false, true] {
+            let w = World::new();
+            let (mut customer, mut genagent) = talk(&w);
+            let (silent, other) =
+                if silent_is_customer { (&mut customer, &genagent) } else { (&mut genagent, &customer) };
+            w.silent(silent, true);
+            silent.offer(method, silent.sdp());
+            if method == "INVITE" {
+                silent.expect("200");
+                silent.ack();
+            } else {
+                silent.expect("200 UPDATE");
+            }
+            w.silent(silent, false);
+            w.silent(other, true);
+            w.run_for(secs(60));
+            assert!(w.talking(&customer, &genagent), "{method}: one of them speaks");
+            customer.bye();
+            customer.expect("200 BYE");
+            genagent.expect_and_ok("BYE");
+        }
+    }
+}
+
+#[test]
+fn m7_who_was_silent_towards_one_and_speaks_to_the_next_is_not_dead() {
+    let w = with_ladder(&["dial:queue"]);
+    let (mut customer, mut genagent) = talk(&w);
+    w.silent(&customer, true);
+    asks_for_a_person(&w, &mut genagent);
+    let mut queue = w.queue.expect_invite();
+    queue.answer();
+    queue.expect("ACK");
+    w.run_for(ms(5));
+    w.silent(&customer, false);
+    w.silent(&queue, true);
+    w.run_for(secs(60));
+    assert!(w.talking(&customer, &queue), "the customer speaks");
+    customer.bye();
+    customer.expect("200 BYE");
+    queue.expect_and_ok("BYE");
+}
+
+#[test]
 fn m10_no_ports_is_503_and_running_calls_go_on() {
     let w = World::of(Engine::new(settings(), 3, 1));
     let (mut customer, mut genagent) = talk(&w);

@@ -8,6 +8,7 @@ use switchback::call::verdict::{EndedBy, NotConnected, Outcome, Phase};
 use crate::asapp::NUMBER;
 use crate::engine::{ms, secs};
 use crate::happy::talk;
+use crate::ladders::{asks_for_a_person, with_ladder};
 use crate::peer::Line;
 use crate::provisional::{dialled, hang_up};
 use crate::relay::Hears;
@@ -187,6 +188,27 @@ fn o9_two_laws_of_g711_are_the_only_mismatch_that_is_none() {
         assert_eq!([law(&w, &customer), law(&w, &genagent)], [Some(laws[1]); 2], "nothing is left to turn");
         hang_up(&mut customer, &mut genagent);
     }
+}
+
+#[test]
+fn o9_who_was_answered_in_one_law_is_not_sent_the_other_that_it_offered() {
+    let w = with_ladder(&["dial:queue"]);
+    let (mut customer, mut genagent) = dialled(&w);
+    genagent.respond_with(200, speaking(&genagent, "0 101"));
+    genagent.expect("ACK");
+    let answer = customer.expect("200");
+    assert!(answer.body.contains("RTP/AVP 0 101\r\n"), "{}", answer.body);
+    customer.ack();
+    w.run_for(ms(5));
+    assert_eq!([law(&w, &customer), law(&w, &genagent)], [Some(Law::Mu); 2], "as we have answered");
+    asks_for_a_person(&w, &mut genagent);
+    let mut queue = w.queue.expect_invite();
+    queue.respond_with(200, speaking(&queue, "8 101"));
+    queue.expect("ACK");
+    w.run_for(ms(5));
+    assert!(w.talking(&customer, &queue));
+    assert_eq!([law(&w, &customer), law(&w, &queue)], [Some(Law::Mu), Some(Law::A)]);
+    hang_up(&mut customer, &mut queue);
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub struct Pair {
     pub pressed: String,
     /// The silence that is reported.
     pub watch: Option<Duration>,
+    /// It has been, and its end would be.
+    pub silent: bool,
     /// The call into whose recording goes what its far side says and hears.
     pub recorded: Option<CallRef>,
 }
@@ -77,7 +79,10 @@ impl Relay {
             MediaCommand::Law { pair, law } => self.pairs.entry(pair).or_default().law = law,
             MediaCommand::Events { pair, types } => self.pairs.entry(pair).or_default().events = types,
             MediaCommand::Hold { pair, held } => self.pairs.entry(pair).or_default().held = held,
-            MediaCommand::Watch { pair, limit } => self.pairs.entry(pair).or_default().watch = limit,
+            MediaCommand::Watch { pair, limit } => {
+                let watched = self.pairs.entry(pair).or_default();
+                (watched.watch, watched.silent) = (limit, false);
+            }
             MediaCommand::Record { pair, call } => {
                 self.pairs.entry(pair).or_default().recorded = Some(call);
                 self.tapes.insert(call);
@@ -132,6 +137,13 @@ impl Relay {
         for other in self.pairs.values_mut().filter(|other| other.hears == Hears::Pair(pair)) {
             other.hears = Hears::Nothing;
         }
+    }
+
+    /// Nothing arrives from the far side any more, or it does again; true when that is reported. As in the relay a new
+    /// watch knows nothing of the silence before it.
+    pub fn hush(&mut self, pair: PortPair, silent: bool) -> bool {
+        let watched = self.pairs.get_mut(&pair).filter(|pair| pair.watch.is_some());
+        watched.is_some_and(|pair| std::mem::replace(&mut pair.silent, silent) != silent)
     }
 
     /// Open pairs: those that were told anything and not closed.
