@@ -46,13 +46,14 @@
 //! - Which trunk takes a call, and where are its servers? [`b2bua::trunks`], [`sip::locate`].
 //! - GenerativeAgent brings a customer back by an INVITE of its own? `src/b2bua/returning.rs`.
 //! - Which message belongs to whom? `src/b2bua/route.rs`. What becomes of an intent? `src/b2bua/act.rs`.
+//! - Who is let in, and how does a call begin? `src/b2bua/door.rs`. What is the relay told? `src/b2bua/audio.rs`.
 //! - What of one leg's headers may the other leg's peer see? [`b2bua::headers`].
 //! - Who takes the customer's place in a call? `src/call/succession.rs` decides, `src/b2bua/takeover.rs` does it.
 //! - A REFER outside every call asks for one? `src/b2bua/referrers.rs`, then `inviting` in `src/call/step.rs`.
 //! - Does a call lead back to us? `has_come_round` in `src/b2bua/route.rs`, and `src/b2bua/reentries.rs`.
 //! - Which conversation is a call part of? [`call::intake`]. What is remembered of it? `src/b2bua/memory.rs`.
 //! - Which keys take a call back from GenerativeAgent? [`call::escape`]; how are they heard? [`media::digits`].
-//! - Whom does a media port listen to? [`media::latch`].
+//! - Whom does a media port listen to? [`media::latch`]. What keeps a stream one? [`media::stream`].
 //! - Which calls are recorded? [`call::recording`]; what is in the file? [`media::tape`], written by [`media::recorder`].
 //! - Where do SRTP keys come from, and where do they go? [`leg::keys`], [`media::srtp`].
 //!

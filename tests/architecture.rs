@@ -251,6 +251,15 @@ fn the_call_knows_of_the_leg_its_vocabulary() {
 }
 
 #[test]
+fn the_router_does_not_look_into_a_calls_state() {
+    forbid(
+        "b2bua does not name CallState",
+        "whoever sees where a call stands begins to decide, and a router that decides grows without end",
+        |line| line.is_in("b2bua") && line.code.contains("CallState"),
+    );
+}
+
+#[test]
 fn adapters_know_the_boundary_and_not_each_other() {
     let plain = [
         "b2bua::io",

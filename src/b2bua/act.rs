@@ -1,277 +1,43 @@
 //! What legs and calls want, done: intents become messages with numbers, headers and session descriptions.
 
-use std::collections::hash_map::Entry;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tracing::{debug, info, warn};
 
 use super::headers::Lines;
-use super::io::{
-    ApiFailure, ApiOperation, ApiReply, ApiRequest, Datagram, Digit, EventTypes, FailureClass, Law, MediaCommand,
-    Output, PortPair, Sound, Transport,
-};
+use super::io::{ApiFailure, ApiOperation, ApiReply, ApiRequest, Datagram, FailureClass, Output, PortPair, Transport};
 use super::limiter::Priority;
 use super::settings::{Caller, Srtp, Trunk};
 use super::transactions::{Holder, LegId};
-use super::trunks::{NoWay, Route, Way};
-use super::{B2bua, COUNTERS_LIMIT, CallEntry, LegEntry, Side, TimerKey, surroundings};
+use super::trunks::{NoWay, Way};
+use super::{B2bua, COUNTERS_LIMIT, LegEntry, TimerKey, surroundings};
 use crate::call::context::{Carry, PublishedContext};
-use crate::call::event::{CallAction, CallEvent, CallTimer, Press};
-use crate::call::intake::Intake;
-use crate::call::record::{CallRecord, Epoch};
-use crate::call::settings::CallSettings;
-use crate::call::state::Call;
+use crate::call::event::{CallAction, CallEvent, CallTimer};
+use crate::call::record::CallRecord;
 use crate::call::ticket::{Callee, DialTicket};
 use crate::call::verdict::NotConnected;
 use crate::call::{CallRef, TransferId};
 use crate::leg::keys::KeyExchange;
-use crate::leg::negotiation::{Negotiation, offer_of};
 use crate::leg::uac::Dial;
-use crate::leg::{
-    Invitation, Leg, LegCommand, LegEvent, LegRole, LegTimer, LostCause, Material, MediaCounters, Out, Refusal,
-};
-use crate::sdp::{Audio, Family, G711, Session};
+use crate::leg::{Leg, LegCommand, LegEvent, LegRole, LegTimer, LostCause, Material, Out};
+use crate::sdp::{Audio, Family};
 use crate::sip::digest::Keyring;
 use crate::sip::hop::Hop;
-use crate::sip::message::Message;
-use crate::sip::transaction::key::{ClientKey, ServerKey};
+use crate::sip::transaction::key::ClientKey;
 
 /// A class of trouble that is complained about again was quiet for so long.
 const COMPLAIN_AGAIN: Duration = Duration::from_secs(60);
 /// Octets of a request that reach everybody in one datagram (RFC 3261 section 18.1.1).
 const MTU_SAFE: usize = 1_300;
 
-/// Hops that our own requests may take (RFC 3261 section 8.1.1.6).
-const MAX_FORWARDS: u8 = 70;
 /// Legs of one customer whose Call-IDs lead to the context.
 const MAX_CALL_IDS: usize = 16;
 /// Which call transfer a call to GenerativeAgent's SIP URI is.
 const TRANSFER_HEADER: &str = "X-ASAPP-CallTransferId";
 
-/// Pairs that a call has ready: for GenerativeAgent's leg, and for the customer's way on after it.
-pub(super) type Spares = [PortPair; 2];
-
-/// How a call begins.
-type CallBegins = fn(CallRef, String, Intake, Arc<CallSettings>, Epoch, Instant, &mut Vec<CallAction>) -> Call;
-
-/// What is known at the door, before there is a call.
-pub(super) struct Door {
-    /// The customer's leg, or who asked by REFER for one.
-    pub asked_by: AskedBy,
-    pub pair: PortPair,
-    pub spares: Spares,
-    pub max_forwards: u8,
-    pub headers: Lines,
-    pub private: bool,
-    pub profile: Option<String>,
-}
-
-/// Who wants a call.
-#[derive(Clone, Copy)]
-pub(super) enum AskedBy {
-    Customer(LegId),
-    Referrer(LegId),
-}
-
 impl B2bua {
-    // --- a customer is at the door ---
-
-    pub(super) fn invited(&mut self, now: Instant, origin: Hop, invite: &Message, key: ServerKey) {
-        let Some(max_forwards) = hops_left(invite) else {
-            *self.counters.rejected.entry("hops").or_default() += 1;
-            return self.answer_once(now, origin, invite, 483);
-        };
-        if let Some(overloaded) = self.no_room(now, origin) {
-            return self.unavailable(now, origin, invite, overloaded);
-        }
-        if self.reenters_too_often(invite) {
-            return self.loops(now, origin, invite);
-        }
-        self.next_leg += 1;
-        let id = LegId(self.next_leg);
-        let (offer, here, keys) = match self.offered(origin, invite) {
-            Ok(offered) => offered,
-            Err(refusal) => {
-                *self.counters.rejected.entry("description").or_default() += 1;
-                self.open(origin, invite, &key, None);
-                return self.answer_open(now, invite, &key, refusal);
-            }
-        };
-        let call = CallRef(self.ids.number());
-        let Some((customer_pair, spares)) = self.lend_to(now, here, call) else {
-            return self.unavailable(now, origin, invite, "ports");
-        };
-        self.open(origin, invite, &key, Some(id));
-        let negotiation = self.negotiation(SocketAddr::new(here, customer_pair.port), offer, keys);
-        let mut out = Vec::new();
-        let mut s = surroundings(&mut self.ids, &self.endpoint, self.base, &self.settings, &mut out);
-        match Leg::invited(invite, key.clone(), origin, negotiation, &mut s) {
-            Ok((leg, tag)) => {
-                self.add_leg(id, leg, tag, LegRole::Customer, call, customer_pair);
-                self.legs.entry(id).and_modify(|entry| entry.caller = Some(origin.ip()));
-                self.remote_changed(id);
-                let (headers, private) = self.invited_with(invite);
-                let profile = self.profile_of(origin.ip()).map(str::to_owned);
-                let asked_by = AskedBy::Customer(id);
-                let door = Door { asked_by, pair: customer_pair, spares, max_forwards, headers, private, profile };
-                self.begin_call(now, call, id, door, out);
-            }
-            Err(refusal) => {
-                *self.counters.rejected.entry("description").or_default() += 1;
-                self.close_all_media(customer_pair, spares, call);
-                self.answer_open(now, invite, &key, refusal);
-            }
-        }
-    }
-
-    /// Why no further call is taken from there now, if so.
-    pub(super) fn no_room(&mut self, now: Instant, origin: Hop) -> Option<&'static str> {
-        self.overload().or_else(|| match () {
-            () if !self.sources.may_call(now, origin.ip()) => Some("source"),
-            () if !self.admitted.call(now, self.settings.max_calls_per_second) => Some("rate"),
-            () => None,
-        })
-    }
-
-    /// A pair for the customer's leg, of the family of our address `here`, and those for the legs that we shall dial: a
-    /// call for whose way back there would be no pair is not begun.
-    pub(super) fn lend_to(&mut self, now: Instant, here: IpAddr, call: CallRef) -> Option<(PortPair, Spares)> {
-        // The trunk that is likely to be taken; if it turns out to be another family's, another pair is lent.
-        let there = self.trunks.first_up(now, 0).map_or(here, |way| way.hop.ip());
-        let [customer, genagent, onward] = self.ports.lend([here, there, here].map(Family::of), call, &mut self.ids)?;
-        Some((customer, [genagent, onward]))
-    }
-
-    /// The profile of who calls from here: that of the smallest network it lies in, or of the trunk that it is a server of.
-    pub(super) fn profile_of(&self, address: IpAddr) -> Option<&str> {
-        let nets = self.settings.profiles.iter().filter(|(network, _)| network.contains(address));
-        let nearest = nets.max_by_key(|(network, _)| network.prefix).map(|(_, profile)| profile.as_str());
-        nearest.or_else(|| self.trunks.settings_at(address)?.profile.as_deref())
-    }
-
-    pub(super) fn answer_open(&mut self, now: Instant, invite: &Message, key: &ServerKey, refusal: Refusal) {
-        let tag = self.ids.tag();
-        let effects = self.transactions.respond(key, refusal.status, refusal.response(invite, &tag, &self.endpoint));
-        self.perform(now, effects, None);
-    }
-
-    pub(super) fn unavailable(&mut self, now: Instant, origin: Hop, invite: &Message, why: &'static str) {
-        *self.counters.rejected.entry(why).or_default() += 1;
-        self.answer_once(now, origin, invite, 503);
-    }
-
-    /// What an INVITE offers, and our media address of its family; of the signalling's family where it offers nothing.
-    pub(super) fn offered(
-        &self,
-        origin: Hop,
-        invite: &Message,
-    ) -> Result<(Option<Session>, IpAddr, KeyExchange), Refusal> {
-        let srtp = self.settings.srtp(self.settings.srtp, origin.transport).ok_or_else(|| {
-            info!(%origin, "refused: SRTP is required (media.srtp), and its keys are told over TLS only");
-            Refusal::new(488)
-        })?;
-        let keys = KeyExchange::new(srtp);
-        let offer = offer_of(invite, &keys)?;
-        let family = offer.as_ref().and_then(|offer| offer.audio.family).unwrap_or(Family::of(origin.ip()));
-        let here = self.settings.media_address(family).ok_or_else(|| {
-            info!(%origin, %family, "refused: there is no media address of this family (media.address)");
-            Refusal::new(488)
-        })?;
-        Ok((offer, here, keys))
-    }
-
-    pub(super) fn negotiation(&mut self, here: SocketAddr, offer: Option<Session>, keys: KeyExchange) -> Negotiation {
-        let session = self.ids.below(0x7fff_ffff) as u32;
-        Negotiation::new(here, session, offer, keys, self.settings.rtcp_mux, &mut self.ids)
-    }
-
-    pub(super) fn add_leg(&mut self, id: LegId, leg: Leg, tag: String, role: LegRole, call: CallRef, pair: PortPair) {
-        self.tags.insert(tag.clone(), id);
-        let entry = LegEntry {
-            leg,
-            role,
-            call,
-            tag,
-            pair,
-            way: None,
-            callee: None,
-            heard: false,
-            keys: None,
-            caller: None,
-            reached: None,
-            silent: false,
-            law: None,
-            covered: None,
-            said: None,
-            over: false,
-        };
-        self.legs.insert(id, entry);
-    }
-
-    pub(super) fn take_side(&mut self, call: CallRef, role: LegRole, leg: LegId, pair: PortPair) {
-        if let Some(entry) = self.calls.get_mut(&call) {
-            *entry.side_mut(role) = Side { leg: Some(leg), pair: Some(pair), ..Side::default() };
-        }
-        if role == LegRole::Onward {
-            self.onward_changed(call);
-        }
-    }
-
-    /// The call begins with the leg's first event; what came before it (the 100) goes out first.
-    fn begin_call(&mut self, now: Instant, call: CallRef, customer: LegId, door: Door, out: Vec<Out>) {
-        let mut door = Some(door);
-        for wanted in out {
-            match (wanted, door.take()) {
-                (Out::Event(LegEvent::Invited(invitation)), Some(door)) => self.open_call(now, call, door, &invitation),
-                (other, waiting) => {
-                    door = waiting;
-                    self.work.push_back((customer, other));
-                    self.work_off(now);
-                }
-            }
-        }
-    }
-
-    pub(super) fn open_call(&mut self, now: Instant, reference: CallRef, door: Door, invitation: &Invitation) {
-        let Door { asked_by, pair, spares, max_forwards, headers, private, profile } = door;
-        let (begin, customer, referrer): (CallBegins, _, _) = match asked_by {
-            AskedBy::Customer(leg) => (Call::begin, Some(leg), None),
-            AskedBy::Referrer(id) => (Call::referred, None, Some(id)),
-        };
-        self.counters.calls += 1;
-        let mut actions = Vec::new();
-        let context_ref = format!("{:032x}", self.ids.number());
-        let settings = self.call_settings.clone();
-        let intake = Intake { profile, ..self.intake(now, invitation) };
-        let call = begin(reference, context_ref, intake, settings, self.epoch, now, &mut actions);
-        info!(call = %reference, conversation = ?call.facts.intake.conversation.0, "call taken");
-        let mut entry = CallEntry {
-            call,
-            sides: Default::default(),
-            worker: pair.worker,
-            route: Route::default(),
-            max_forwards,
-            headers,
-            private,
-            spare_pairs: spares.into(),
-            sound: None,
-            referrer,
-            recording: None,
-            returning: None,
-            call_ids: Vec::new(),
-            record: None,
-        };
-        *entry.side_mut(LegRole::Customer) = Side { leg: customer, pair: Some(pair), ..Side::default() };
-        self.calls.insert(reference, entry);
-        if customer.is_some() {
-            self.entered(reference);
-        }
-        self.act(now, reference, actions);
-    }
-
     // --- what legs want ---
 
     pub(super) fn work_off(&mut self, now: Instant) {
@@ -520,7 +286,7 @@ impl B2bua {
         self.calls.get(&call)?.side(role).leg
     }
 
-    fn command(&mut self, now: Instant, call: CallRef, role: LegRole, command: LegCommand, carry: Carry) {
+    pub(super) fn command(&mut self, now: Instant, call: CallRef, role: LegRole, command: LegCommand, carry: Carry) {
         let Carry { lines: mut headers, body, .. } = carry;
         let Some(entry) = self.calls.get(&call) else { return };
         let other = entry.opposite(role);
@@ -802,237 +568,6 @@ impl B2bua {
         }
     }
 
-    // --- media ---
-
-    /// The relay learns where the far side of a leg is; the watch on it rests while it holds. A leg may outlive its call,
-    /// whose pairs are somebody else's then.
-    pub(super) fn remote_changed(&mut self, id: LegId) {
-        let Some(entry) = self.legs.get_mut(&id) else { return };
-        let Some(audio) = entry.leg.remote().filter(|_| self.ports.has(entry.call, entry.pair)) else { return };
-        let pair = entry.pair;
-        if entry.keys.as_ref() != entry.leg.keys() {
-            // Before its far side is expected: nobody is learned whose packets do not authenticate.
-            entry.keys = entry.leg.keys().cloned();
-            self.outputs.push_back(Output::Media(MediaCommand::Secure { pair, keys: entry.keys.clone() }));
-        }
-        if let (Some(rtp), Some(rtcp)) = (audio.rtp, audio.rtcp) {
-            let signalled = entry.signalled();
-            self.outputs.push_back(Output::Media(MediaCommand::Expect { pair, rtp, rtcp, signalled }));
-        }
-        let (held, listens) = (audio.is_held(), audio.listens());
-        let (call, customer) = (entry.call, entry.role == LegRole::Customer);
-        let types = entry.leg.telephone_events().map(|(hears, told)| EventTypes { hears, told });
-        self.outputs.push_back(Output::Media(MediaCommand::Hold { pair, held: !listens }));
-        self.outputs.push_back(Output::Media(MediaCommand::Events { pair, types }));
-        self.agree(id);
-        if held {
-            self.watch(id, None);
-        } else if self.calls.get(&call).is_some_and(|call| call.call.facts.answered.is_some()) {
-            self.watch(id, Some(self.settings.media_timeout));
-        }
-        if customer {
-            self.sound_again(call);
-        }
-        self.cover(call);
-    }
-
-    /// The relay learns the only law that a leg hears, once it is agreed on: who was answered in one law may not listen for
-    /// the other that it offered (RFC 3264 section 7).
-    fn agree(&mut self, id: LegId) {
-        let Some(entry) = self.legs.get_mut(&id) else { return };
-        let law = entry.leg.audio_for_other().and_then(|audio| audio.only_law()).map(law);
-        if self.ports.has(entry.call, entry.pair) && std::mem::replace(&mut entry.law, law) != law {
-            self.outputs.push_back(Output::Media(MediaCommand::Law { pair: entry.pair, law }));
-        }
-    }
-
-    /// The relay watches anew: what it said of this leg's silence before does not count, and it will not take it back.
-    fn watch(&mut self, id: LegId, limit: Option<Duration>) {
-        let Some(entry) = self.legs.get_mut(&id) else { return };
-        entry.silent = false;
-        self.outputs.push_back(Output::Media(MediaCommand::Watch { pair: entry.pair, limit }));
-    }
-
-    /// Whoever talks with somebody who holds hears a sound of ours meanwhile (flow M6). So does a customer, unless the
-    /// other side has a sound for him (`sendonly`), or he hears one of ours already.
-    fn cover(&mut self, call: CallRef) {
-        let Some(entry) = self.calls.get(&call) else { return };
-        let [customer, far] = [LegRole::Customer, entry.far()].map(|role| entry.side(role).leg);
-        let leg = |id: Option<LegId>| id.and_then(|id| self.legs.get(&id)).filter(|leg| !leg.over);
-        let audio = |id| leg(id).and_then(|leg| leg.leg.remote());
-        let holds = audio(customer).is_some_and(|audio| audio.is_held());
-        let mute = entry.sound.is_none() && audio(far).is_some_and(|audio| !audio.sends());
-        self.cover_leg(far, holds);
-        self.cover_leg(customer, mute);
-    }
-
-    fn cover_leg(&mut self, id: Option<LegId>, covered: bool) {
-        let Some(leg) = id.and_then(|id| self.legs.get_mut(&id)).filter(|leg| !leg.over) else { return };
-        let law = law_of(&leg.leg).filter(|_| covered);
-        if std::mem::replace(&mut leg.covered, law) != law {
-            let sound = law.map(|law| (Sound::Hold, law));
-            self.outputs.push_back(Output::Media(MediaCommand::Cover { pair: leg.pair, sound }));
-        }
-    }
-
-    pub(super) fn connect(&mut self, call: CallRef, with: LegRole, watched: bool) {
-        let legs = [LegRole::Customer, with].map(|role| self.leg_of(call, role));
-        let pairs = legs.map(|leg| self.open_pair(leg));
-        if let Some(entry) = self.calls.get_mut(&call) {
-            entry.sound = None;
-        }
-        let [Some(customer), Some(far)] = pairs else { return };
-        self.outputs.push_back(Output::Media(MediaCommand::Bridge(customer, far)));
-        for leg in legs.into_iter().flatten().filter(|_| watched) {
-            self.watch(leg, Some(self.settings.media_timeout));
-        }
-        self.cover(call);
-    }
-
-    /// What plays already plays on. An announcement that cannot be said is over at once.
-    fn play(&mut self, now: Instant, call: CallRef, sound: Sound) {
-        if let Some(entry) = self.calls.get_mut(&call).filter(|entry| entry.sound.is_none_or(|(now, _)| now != sound)) {
-            entry.sound = Some((sound, None));
-        }
-        self.cover(call);
-        self.sound_again(call);
-        if self.calls.get(&call).is_some_and(|entry| entry.sound == Some((Sound::Announcement, None))) {
-            self.tell_call(now, call, CallEvent::Played);
-        }
-    }
-
-    /// An announcement has been heard to its end.
-    pub(super) fn played(&mut self, now: Instant, pair: PortPair) {
-        let Some(call) = self.ports.owner(pair) else { return };
-        let announced = |entry: &CallEntry| matches!(entry.sound, Some((Sound::Announcement, _)));
-        if self.calls.get(&call).is_some_and(announced) {
-            self.tell_call(now, call, CallEvent::Played);
-        }
-    }
-
-    /// Says our own sound to the relay where that has not been done in the law that the customer speaks now: a customer
-    /// without an offer speaks none before its ACK.
-    fn sound_again(&mut self, call: CallRef) {
-        let Some(entry) = self.calls.get_mut(&call) else { return };
-        let Some(leg) = entry.side(LegRole::Customer).leg.and_then(|id| self.legs.get(&id)) else { return };
-        let Some((sound, said)) = entry.sound else { return };
-        let law = law_of(&leg.leg);
-        if let (Some(law), false) = (law.filter(|law| said != Some(*law)), leg.over) {
-            entry.sound = Some((sound, Some(law)));
-            self.outputs.push_back(Output::Media(MediaCommand::Play { pair: leg.pair, sound, law }));
-        }
-    }
-
-    /// The first RTP has come to this pair.
-    pub(super) fn heard(&mut self, now: Instant, pair: PortPair) {
-        let Some(call) = self.ports.owner(pair) else { return };
-        let Some(entry) = self.calls.get(&call) else { return };
-        let role = LegRole::ALL.into_iter().find(|role| entry.side(*role).pair == Some(pair));
-        if let Some(role) = role {
-            self.tell_call(now, call, CallEvent::Heard(role));
-        }
-    }
-
-    /// A key was pressed on the far side of this pair.
-    pub(super) fn pressed(&mut self, now: Instant, pair: PortPair, digit: Digit) {
-        let Some(call) = self.ports.owner(pair) else { return };
-        let Some(entry) = self.calls.get(&call) else { return };
-        let role = LegRole::ALL.into_iter().find(|role| entry.side(*role).pair == Some(pair));
-        if let Some(role) = role {
-            self.tell_call(now, call, CallEvent::Pressed(role, digit));
-        }
-    }
-
-    /// The relay takes telephone events to whoever hears them, and makes one of what came by INFO; to everybody else an
-    /// INFO goes.
-    fn pass(&mut self, now: Instant, call: CallRef, role: LegRole, press: Press) {
-        let Some(id) = self.leg_of(call, role) else { return };
-        let Some(entry) = self.legs.get(&id).filter(|entry| !entry.over) else { return };
-        let (pair, hears_events) = (entry.pair, entry.leg.telephone_events().is_some());
-        match press {
-            Press::Heard(_) if hears_events => {}
-            Press::Told(digit, _) if hears_events => {
-                self.outputs.push_back(Output::Media(MediaCommand::Press { pair, digit }));
-            }
-            Press::Heard(digit) => {
-                self.with_leg(id, |leg, s| leg.command(LegCommand::Inform(digit.info()), &Material::default(), s));
-                self.work_off(now);
-            }
-            Press::Told(_, info) => self.command(now, call, role, LegCommand::Inform(info), Carry::default()),
-        }
-    }
-
-    pub(super) fn silence(&mut self, now: Instant, pair: PortPair, silent: bool) {
-        let Some(call) = self.ports.owner(pair) else { return };
-        let Some(entry) = self.calls.get(&call) else { return };
-        let legs = [entry.side(LegRole::Customer).leg, entry.side(entry.far()).leg];
-        for id in legs.into_iter().flatten() {
-            if let Some(leg) = self.legs.get_mut(&id).filter(|leg| leg.pair == pair) {
-                leg.silent = silent;
-            }
-        }
-        let dead = |id: Option<LegId>| id.and_then(|id| self.legs.get(&id)).is_some_and(|leg| leg.silent);
-        if legs.into_iter().all(dead) {
-            self.tell_call(now, call, CallEvent::MediaDead);
-        }
-    }
-
-    pub(super) fn close_all_media(&mut self, pair: PortPair, spares: Spares, call: CallRef) {
-        for pair in [pair].into_iter().chain(spares) {
-            self.close_media(pair, call);
-        }
-    }
-
-    /// A leg that has spoken its last word needs its pair no more. Where nobody was ever expected on it, nothing has to
-    /// drain: the call has it ready for the next leg.
-    fn leg_parts_with(&mut self, id: LegId) {
-        let Some(entry) = self.legs.get(&id) else { return };
-        let (role, call, pair) = (entry.role, entry.call, entry.pair);
-        let untouched = role != LegRole::Customer && entry.leg.remote().is_none() && self.ports.has(call, pair);
-        match self.calls.get_mut(&call).filter(|call| untouched && call.record.is_none()) {
-            Some(call) => {
-                call.spare_pairs.push(pair);
-                let side = call.side_mut(role);
-                side.pair.take_if(|lent| *lent == pair);
-            }
-            None => self.close_media(pair, call),
-        }
-    }
-
-    /// Closes a pair that is still this call's. A leg may speak its last word long after its call has ended.
-    pub(super) fn close_media(&mut self, pair: PortPair, call: CallRef) {
-        if self.ports.take_back(pair, call) {
-            self.outputs.push_back(Output::Media(MediaCommand::Close(pair)));
-        }
-    }
-
-    pub(super) fn media_counted(&mut self, pair: PortPair, counters: MediaCounters) {
-        let Some(call) = self.ports.owner(pair) else { return };
-        let Some(entry) = self.calls.get_mut(&call) else { return };
-        if let Some(side) = entry.sides.iter_mut().find(|side| side.pair == Some(pair)) {
-            side.so_far = Some(counters);
-        }
-    }
-
-    pub(super) fn media_closed(&mut self, pair: PortPair, counters: MediaCounters) {
-        let Some(call) = self.ports.owner(pair) else { return };
-        let Entry::Occupied(mut entry) = self.calls.entry(call) else { return };
-        if let Some(side) = entry.get_mut().sides.iter_mut().find(|side| side.pair == Some(pair)) {
-            side.media = Some(counters);
-        }
-        self.write_if_counted(call);
-    }
-
-    pub(super) fn write_if_counted(&mut self, call: CallRef) {
-        let counted = |entry: &CallEntry| {
-            let known = entry.record.is_some() && !entry.awaits_recording();
-            known && entry.sides.iter().all(|side| side.media.is_some() || side.pair.is_none())
-        };
-        if self.calls.get(&call).is_some_and(counted) {
-            self.write_record(call);
-        }
-    }
-
     // --- the end ---
 
     /// The call has decided everything; its record waits a moment for the relay's counters.
@@ -1087,23 +622,6 @@ fn caller(trunk: &Trunk, customer: &str, private: bool, here: SocketAddr) -> (St
         }
         Caller::Passthrough | Caller::Own => (own, Vec::new()),
     }
-}
-
-/// What a leg and we agreed on; without G.711 in it there is nothing we can say.
-fn law_of(leg: &Leg) -> Option<Law> {
-    leg.audio_for_other().and_then(|audio| audio.g711()).map(law)
-}
-
-fn law(law: G711) -> Law {
-    match law {
-        G711::Mu => Law::Mu,
-        G711::A => Law::A,
-    }
-}
-
-/// Hops that an INVITE of ours may take because of this one (flow T17); `None`: it has come round often enough.
-pub(super) fn hops_left(invite: &Message) -> Option<u8> {
-    invite.max_forwards().map_or(Some(MAX_FORWARDS), |hops| Some(hops.checked_sub(1)?.min(MAX_FORWARDS)))
 }
 
 /// The caller's number as another network may see it: plain, or not at all.

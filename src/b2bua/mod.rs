@@ -7,8 +7,10 @@
 //! [`B2bua::handle_input`] never blocks and never fails. Whoever calls it drains [`B2bua::poll_output`] before the
 //! next input and comes back no later than [`B2bua::next_timeout`].
 
+mod audio;
 pub mod breaker;
 pub mod counters;
+mod door;
 mod errands;
 pub mod headers;
 pub mod heard;

@@ -3,7 +3,8 @@
 
 use std::time::Instant;
 
-use super::act::{AskedBy, Door, hops_left, shown};
+use super::act::shown;
+use super::door::{AskedBy, Door, hops_left};
 use super::transactions::LegId;
 use super::{B2bua, surroundings};
 use crate::call::CallRef;
