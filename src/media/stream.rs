@@ -8,7 +8,7 @@
 //!
 //! - What is older than its source's first packet is dropped: its number was another source's.
 //! - Whoever speaks with a new SSRC has the word at once. The source before it has it again only when the present one has
-//!   been silent for [`LATE`]; what comes of it until then is late, and dropped.
+//!   been silent for `LATE`; what comes of it until then is late, and dropped.
 //! - Telephone events that come beside the present source with an SSRC of their own take the next number each, and the
 //!   source goes on behind them. They keep their markers, and the distances of their timestamps: one press stays one.
 //! - A source that jumps back further than packets overtake each other, and goes on from there, has begun anew
