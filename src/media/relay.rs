@@ -607,7 +607,7 @@ impl Table {
     pub fn own_report(&mut self, index: usize, unix: Duration, now: Instant) -> Step {
         let sounding = self.is_sounding(index);
         let row = &mut self.rows[index];
-        if !row.ear.is_due(sounding, rand::random(), now) {
+        if !row.ear.is_due(sounding, rand::random, now) {
             return Step::Drop;
         }
         let Some(position) = row.outgoing.position(now) else { return Step::Drop };
