@@ -1,4 +1,7 @@
 //! What the kernel dropped because a media socket's queue was full: it tells nobody but those who look.
+//!
+//! Its list of sockets says it of each, and is long to read; so it is read only after the counters of all UDP here, which
+//! are short, have moved.
 
 use std::fs;
 use std::io;
@@ -14,6 +17,8 @@ use std::time::Duration;
 const LOOK: Duration = Duration::from_secs(10);
 /// The kernel's lists of its sockets (proc(5)).
 const LISTS: [&str; 2] = ["/proc/net/udp", "/proc/net/udp6"];
+/// Its counters of both families.
+const COUNTERS: [&str; 2] = ["/proc/net/snmp", "/proc/net/snmp6"];
 
 /// A thread that looks now and then, and never where packets pass.
 pub(super) struct Drops {
@@ -30,7 +35,12 @@ impl Drops {
         let (stop, stopped) = channel();
         let counted = count.clone();
         let look = move || {
+            let mut before = None;
             while stopped.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+                let errors = errors();
+                if errors.is_some() && errors == std::mem::replace(&mut before, errors) {
+                    continue;
+                }
                 let lists = LISTS.iter().filter_map(|list| fs::read_to_string(list).ok());
                 counted.store(lists.map(|list| dropped(&list, &addresses, &ports)).sum(), Ordering::Relaxed);
             }
@@ -50,6 +60,25 @@ impl Drop for Drops {
         self.stop = None;
         let _ = self.thread.take().map(JoinHandle::join);
     }
+}
+
+/// Datagrams that reached no reader, of all sockets; `None` where the kernel does not say.
+fn errors() -> Option<u64> {
+    let [v4, v6] = COUNTERS.map(|file| fs::read_to_string(file).unwrap_or_default());
+    Some(errors_v4(&v4)? + errors_v6(&v6).unwrap_or(0))
+}
+
+/// One line has the names, the next one the values.
+fn errors_v4(counters: &str) -> Option<u64> {
+    let mut lines = counters.lines().filter(|line| line.starts_with("Udp: "));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let (_, errors) = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "InErrors")?;
+    errors.parse().ok()
+}
+
+/// Each line has a name and its value.
+fn errors_v6(counters: &str) -> Option<u64> {
+    counters.lines().find_map(|line| line.strip_prefix("Udp6InErrors"))?.trim().parse().ok()
 }
 
 /// The last column of each line whose local address is one of these.
@@ -88,6 +117,7 @@ mod tests {
             dropped(&list, &[home], &(there.port()..=there.port()))
         };
         assert_eq!(count(), 0);
+        let before = errors().unwrap();
         let flood = UdpSocket::bind((home, 0)).unwrap();
         (0..5_000).for_each(|_| drop(flood.send_to(&[0; 1_000], there)));
         let lost = count();
@@ -95,8 +125,17 @@ mod tests {
         let kept = std::iter::from_fn(|| socket.recv(&mut [0; 1_000]).ok()).count() as u64;
         assert_eq!(lost + kept, 5_000, "each is lost or kept");
         assert!(lost > 0);
+        assert!(errors().unwrap() >= before + lost, "which is the sign to read the list again");
         let list = fs::read_to_string(LISTS[0]).unwrap();
         assert_eq!(dropped(&list, &["127.0.0.2".parse().unwrap()], &(0..=u16::MAX)), 0);
+    }
+
+    #[test]
+    fn the_short_counters_of_both_families_are_read() {
+        let v4 = "Ip: Forwarding\nIp: 1\nUdp: InDatagrams NoPorts InErrors OutDatagrams\nUdp: 9 8 7 6\nUdpLite: InErrors\nUdpLite: 5\n";
+        assert_eq!(errors_v4(v4), Some(7));
+        assert_eq!(errors_v6("Udp6NoPorts         \t1\nUdp6InErrors             \t23\n"), Some(23));
+        assert_eq!((errors_v4("Udp: InErrors\n"), errors_v6("Udp6InErrors x")), (None, None));
     }
 
     #[test]

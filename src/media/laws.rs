@@ -2,11 +2,9 @@
 
 use rtp_rs::RtpReader;
 
+use super::stream::PAYLOAD_TYPE;
 use super::tones::{a_law, from_a_law, from_mu_law, mu_law, payload_type};
 use crate::b2bua::io::Law;
-
-/// All but the marker in the second octet of an RTP header (RFC 3550 section 5.1).
-const PAYLOAD_TYPE: u8 = 0x7f;
 
 /// What each octet of one law is in the other.
 #[derive(Debug)]

@@ -5,7 +5,7 @@
 //!
 //! - [`Media`]: the threads, and the way commands reach them; events come back on a channel.
 //! - [`worker`]: one thread, its epoll and its timer.
-//! - [`relay`]: the table of what happens to a packet. Pure.
+//! - [`relay`]: the table of what happens to a packet; `row`: a line of it, laid out for the packets. Pure.
 //! - [`latch`]: whom a port listens to. Pure.
 //! - [`srtp`]: what protects the packets of a pair, before anybody is learned and after everything is decided.
 //! - [`stream`]: one continuous stream from many sources. Pure.
@@ -31,6 +31,7 @@ pub mod recorder;
 mod rehearsal;
 pub mod relay;
 pub mod report;
+mod row;
 pub mod sounds;
 pub mod srtp;
 pub mod stream;

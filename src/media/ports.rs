@@ -74,12 +74,21 @@ pub fn is_local(address: IpAddr) -> bool {
     UdpSocket::bind(SocketAddr::new(address, 0)).is_ok()
 }
 
-/// One non-blocking UDP socket, connected or not.
+/// One non-blocking UDP socket.
 pub struct Socket {
     fd: OwnedFd,
-    peer: Option<SocketAddr>,
-    /// Nothing is queued that came before the kernel began to filter: whatever is received is the peer's.
-    sifted: bool,
+    reach: Reach,
+}
+
+/// Whom a socket hears and speaks to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// Everybody.
+    Open,
+    /// The peer, but something may be queued that came before the kernel began to filter.
+    Connected,
+    /// The peer alone.
+    Sifted,
 }
 
 impl AsFd for Socket {
@@ -100,21 +109,22 @@ impl Socket {
         }
         sockopt::set_socket_recv_buffer_size(&fd, RECEIVE_BUFFER)?;
         bind(&fd, &here)?;
-        Ok(Self { fd, peer: None, sifted: false })
+        Ok(Self { fd, reach: Reach::Open })
     }
 
-    /// One datagram, its length and its source; `None` when there was none, or an ICMP error in its place (reading
-    /// the error is what clears it, so a level-triggered epoll does not spin).
-    pub fn receive(&mut self, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
-        if let (Some(peer), true) = (self.peer, self.sifted) {
-            // From whom it comes is known: the kernel need not say so.
-            return recv(&self.fd, buffer, RecvFlags::empty()).ok().map(|(length, _)| (length, peer));
+    /// One datagram: its length and its source, where that is not the peer for certain. `None` when there was none, or an
+    /// ICMP error in its place (reading the error is what clears it, so a level-triggered epoll does not spin).
+    pub fn receive(&mut self, buffer: &mut [u8]) -> Option<(usize, Option<SocketAddr>)> {
+        if self.reach == Reach::Sifted {
+            return recv(&self.fd, buffer, RecvFlags::empty()).ok().map(|(length, _)| (length, None));
         }
         match recvfrom(&self.fd, buffer, RecvFlags::empty()) {
-            Ok((length, _, Some(source))) => Some((length, plain(SocketAddr::try_from(source).ok()?))),
+            Ok((length, _, Some(source))) => Some((length, Some(plain(SocketAddr::try_from(source).ok()?)))),
             Ok((_, _, None)) => None,
             Err(Errno::AGAIN) => {
-                self.sifted = self.peer.is_some();
+                if self.reach == Reach::Connected {
+                    self.reach = Reach::Sifted;
+                }
                 None
             }
             Err(error) => {
@@ -124,15 +134,12 @@ impl Socket {
         }
     }
 
-    /// Sends one datagram; false when the kernel did not take it. A refusal that belongs to an earlier packet (ICMP
+    /// Sends one datagram to the peer, or to `target` where there is none; false when the kernel did not take it. A refusal that belongs to an earlier packet (ICMP
     /// port unreachable) costs one more try, never two.
     pub fn send(&self, packet: &[u8], target: SocketAddr) -> bool {
-        let once = || match self.peer {
-            Some(peer) => {
-                debug_assert_eq!(peer, target, "a connected socket has one target");
-                send(&self.fd, packet, SendFlags::empty())
-            }
-            None => sendto(&self.fd, packet, SendFlags::empty(), &target),
+        let once = || match self.reach {
+            Reach::Open => sendto(&self.fd, packet, SendFlags::empty(), &target),
+            Reach::Connected | Reach::Sifted => send(&self.fd, packet, SendFlags::empty()),
         };
         match once() {
             Err(Errno::CONNREFUSED) => once().is_ok(),
@@ -148,18 +155,17 @@ impl Socket {
     /// queued before are still to be checked, until [`Self::is_sifted`]. Stays unconnected when the kernel has no way
     /// there.
     pub fn connect(&mut self, peer: SocketAddr) {
-        self.peer = connect(&self.fd, &peer).is_ok().then_some(peer);
-        self.sifted = false;
+        self.reach = if connect(&self.fd, &peer).is_ok() { Reach::Connected } else { Reach::Open };
     }
 
     /// Whether nothing is queued any more that came before the socket was connected, if it is.
     pub fn is_sifted(&self) -> bool {
-        self.sifted || self.peer.is_none()
+        self.reach != Reach::Connected
     }
 
     /// Hears everybody again.
     pub fn disconnect(&mut self) {
-        if self.peer.take().is_some()
+        if std::mem::replace(&mut self.reach, Reach::Open) != Reach::Open
             && let Err(error) = connect_unspec(&self.fd)
         {
             tracing::error!(%error, "a media socket could not be disconnected");
@@ -230,10 +236,10 @@ mod tests {
         party(address, b"stranger");
         assert_eq!(socket.receive(&mut [0; 16]), None);
         far.send_to(b"far", address).unwrap();
-        assert_eq!(socket.receive(&mut [0; 16]), Some((3, far.local_addr().unwrap())));
+        assert_eq!(socket.receive(&mut [0; 16]), Some((3, None)), "nobody else can have sent it");
         socket.disconnect();
         let other = party(address, b"stranger");
-        assert_eq!(socket.receive(&mut [0; 16]), Some((8, other.local_addr().unwrap())));
+        assert_eq!(socket.receive(&mut [0; 16]), Some((8, other.local_addr().ok())));
     }
 
     #[test]
@@ -241,14 +247,14 @@ mod tests {
         let (mut socket, address) = open(21_540);
         let far = party(address, b"far");
         let stranger = party(address, b"stranger");
-        assert_eq!(socket.receive(&mut [0; 16]), Some((3, far.local_addr().unwrap())));
+        assert_eq!(socket.receive(&mut [0; 16]), Some((3, far.local_addr().ok())));
         socket.connect(far.local_addr().unwrap());
         assert!(!socket.is_sifted());
-        assert_eq!(socket.receive(&mut [0; 16]), Some((8, stranger.local_addr().unwrap())));
+        assert_eq!(socket.receive(&mut [0; 16]), Some((8, stranger.local_addr().ok())));
         assert_eq!(socket.receive(&mut [0; 16]), None);
         assert!(socket.is_sifted());
         far.send_to(b"again", address).unwrap();
-        assert_eq!(socket.receive(&mut [0; 16]), Some((5, far.local_addr().unwrap())));
+        assert_eq!(socket.receive(&mut [0; 16]), Some((5, None)));
     }
 
     #[test]

@@ -26,8 +26,8 @@ impl Call {
     fn new() -> Self {
         let pairs = [10_000, 10_002].map(|port| PortPair { worker: 0, family: Family::V4, port });
         let terms = Terms { learn_window: LIMIT, quarantine: LIMIT, quarantine_limit: LIMIT };
-        let mut table = Table::new(&pairs, terms, Arc::default());
         let (now, far) = (crate::clock::now(), ["192.0.2.1:4000", "192.0.2.2:5000"].map(|at| at.parse().unwrap()));
+        let mut table = Table::new(&pairs, terms, Arc::default(), now);
         for (row, rtp) in far.into_iter().enumerate() {
             table.lend(row, now);
             table.expect(row, (Some(rtp), Some(beside(rtp))), None, now);

@@ -22,6 +22,8 @@ use super::tones::FRAME;
 /// Octets of the fixed RTP header (RFC 3550 section 5.1).
 pub const HEADER: usize = 12;
 const MARKER: u8 = 0x80;
+/// In the second octet of an RTP header, all but the marker (RFC 3550 section 5.1).
+pub const PAYLOAD_TYPE: u8 = 0x7f;
 /// A packet that is so many behind the newest one is late; further back its source has begun anew (`MAX_MISORDER` of
 /// RFC 3550 appendix A.1).
 const MISORDER: u16 = 100;
@@ -70,7 +72,8 @@ impl Position {
     }
 }
 
-/// What one far side hears. Plain data: a shift that is all zero is a relay untouched.
+/// What one far side hears. Plain data: a shift that is all zero is a relay untouched. What every packet looks at is at
+/// hand, all else behind a pointer.
 #[derive(Debug, Default)]
 pub struct Outgoing {
     /// SSRC of the present source as it came to us; `None` when the next packet begins a new source.
@@ -85,12 +88,17 @@ pub struct Outgoing {
     frame: Option<u32>,
     /// The last number that was not the present source's own, as the far side counts: what comes for it or below is late.
     floor: u32,
-    /// The source before the present one, or that of the telephone events beside it.
-    beside: Option<Beside>,
     /// The number with which a source that jumped back would go on.
     suspect: Option<u16>,
     /// How often its sequence numbers have wrapped, in the upper half (RFC 3550 appendix A.1).
     wraps: u32,
+    rest: Box<Rest>,
+}
+
+#[derive(Debug, Default)]
+struct Rest {
+    /// The source before the present one, or that of the telephone events beside it.
+    beside: Option<Beside>,
     /// The first packet of the present source: its extended sequence number as the far side counts, and its own.
     first: (u32, u16),
     /// What the far side has lost altogether, as it last said, and had lost when the present source began.
@@ -113,7 +121,7 @@ impl Outgoing {
     /// The next packet comes from another source.
     pub fn change_source(&mut self) {
         self.source = None;
-        self.beside = None;
+        self.rest.beside = None;
     }
 
     /// This packet of its source is left out: the stream has no gap where it was.
@@ -168,7 +176,7 @@ impl Outgoing {
 
     /// Whether this is of the source that had the word before, and the present one still speaks.
     fn is_late(&self, came: Position, now: Instant) -> bool {
-        let before = self.beside.is_some_and(|beside| beside.ssrc == came.ssrc);
+        let before = self.rest.beside.is_some_and(|beside| beside.ssrc == came.ssrc);
         before && self.newest.is_some_and(|(_, sent)| now.saturating_duration_since(sent) < LATE)
     }
 
@@ -199,7 +207,7 @@ impl Outgoing {
     /// The first packet of a source. Always true: it has its place.
     fn begin(&mut self, came: Position, packet: &mut [u8], now: Instant) -> bool {
         if self.source.is_some_and(|source| source != came.ssrc) {
-            self.beside = self.present();
+            self.rest.beside = self.present();
         }
         self.source = Some(came.ssrc);
         if let Some(next) = self.next(now) {
@@ -209,11 +217,11 @@ impl Outgoing {
         let leaves = came.plus(self.shift);
         leaves.write(packet);
         self.advance(leaves, now);
-        self.first = (self.number(), came.sequence);
+        self.rest.first = (self.number(), came.sequence);
         self.floor = self.number().wrapping_sub(1);
         self.suspect = None;
-        self.lost.1 = self.lost.0;
-        self.reported = None;
+        self.rest.lost.1 = self.rest.lost.0;
+        self.rest.reported = None;
         true
     }
 
@@ -226,7 +234,7 @@ impl Outgoing {
 
     /// A packet of a telephone event between those of the present source, which is shifted by one more from now on.
     fn insert(&mut self, came: Position, packet: &mut [u8], now: Instant) -> bool {
-        let known = self.beside.filter(|beside| beside.ssrc == came.ssrc);
+        let known = self.rest.beside.filter(|beside| beside.ssrc == came.ssrc);
         if known.is_some_and(|beside| beside.sequence.wrapping_sub(came.sequence) < MISORDER) {
             return false; // overtaken by a later one of the press, or doubled
         }
@@ -236,9 +244,9 @@ impl Outgoing {
         let leaves = Position { sequence, timestamp: came.timestamp.wrapping_add(shift), ..newest };
         leaves.write(packet);
         self.advance(leaves, now);
-        self.beside = Some(Beside { ssrc: came.ssrc, sequence: came.sequence, shift });
+        self.rest.beside = Some(Beside { ssrc: came.ssrc, sequence: came.sequence, shift });
         self.shift.sequence = self.shift.sequence.wrapping_add(1);
-        self.first.0 = self.first.0.wrapping_add(1);
+        self.rest.first.0 = self.rest.first.0.wrapping_add(1);
         self.floor = self.number();
         true
     }
@@ -282,7 +290,7 @@ impl Outgoing {
     /// sender is not the present source.
     pub fn sent(&mut self, sender: u32, moment: Moment) -> Option<Moment> {
         (self.source == Some(sender)).then(|| {
-            self.reported = Some(moment.middle());
+            self.rest.reported = Some(moment.middle());
             Moment { timestamp: moment.timestamp.wrapping_add(self.shift.timestamp), ..moment }
         })
     }
@@ -291,13 +299,13 @@ impl Outgoing {
     /// sequence numbers, what was lost since it began, and its own sender report or none (RFC 3550 section 6.4.1).
     /// `None` when there is no source or the far side has not heard it yet.
     pub fn told(&mut self, block: Block) -> Option<(u32, Block)> {
-        self.lost.0 = block.lost;
-        let (first, came) = self.first;
+        self.rest.lost.0 = block.lost;
+        let (first, came) = self.rest.first;
         let since = block.highest.wrapping_sub(first);
         let source = self.source.filter(|_| since < 1 << 31)?;
-        let known = self.reported == Some(block.last_report);
+        let known = self.rest.reported == Some(block.last_report);
         let own = Block {
-            lost: block.lost.wrapping_sub(self.lost.1) & Block::LARGEST_LOSS,
+            lost: block.lost.wrapping_sub(self.rest.lost.1) & Block::LARGEST_LOSS,
             highest: u32::from(came).wrapping_add(since),
             last_report: if known { block.last_report } else { 0 },
             delay: if known { block.delay } else { 0 },

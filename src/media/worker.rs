@@ -34,8 +34,8 @@ const LARGEST: usize = 65_535;
 const TICK: Duration = Duration::from_millis(20);
 /// Frames sent late one after the other; older ones are left out.
 const CATCH_UP: u64 = 5;
-/// How often silence, sound again and quiet are looked for.
-const LOOK: Duration = Duration::from_millis(80);
+/// In how many ticks every row in use is looked at: for silence, sound again, quiet, and reports that are due.
+const ROUND: usize = 8;
 /// Epoll's names for the eventfd and the timer; all others are slots.
 const WAKE: u64 = u64::MAX;
 const TIMER: u64 = u64::MAX - 1;
@@ -56,14 +56,14 @@ pub struct Worker {
     protections: Vec<Option<Box<Protection>>>,
     /// Row of a pair.
     rows: HashMap<PortPair, usize>,
-    /// Rows that are not idle.
+    /// Rows that are not idle, and where among them the next look begins.
     busy: Vec<usize>,
+    next_look: usize,
     /// Rows that hear a sound of ours.
     sounding: Vec<usize>,
     timer: OwnedFd,
     /// When the timer should tick next: a grid that does not drift.
     next_tick: Instant,
-    next_look: Instant,
     buffer: Box<[u8]>,
     /// The time of day, for reports.
     epoch: Epoch,
@@ -96,14 +96,14 @@ impl Worker {
             recorder: recorder.zip(settings.recorder.as_ref().map(|recorder| recorder.beep)),
             guard: Guard::new(settings),
             sockets,
-            table: Table::new(pairs, settings.terms, settings.sounds.clone()),
+            table: Table::new(pairs, settings.terms, settings.sounds.clone(), started),
             protections: pairs.iter().map(|_| None).collect(),
             rows: pairs.iter().enumerate().map(|(row, pair)| (*pair, row)).collect(),
             busy: Vec::new(),
+            next_look: 0,
             sounding: Vec::new(),
             timer,
             next_tick: started,
-            next_look: started,
             buffer: vec![0; LARGEST].into_boxed_slice(),
             epoch: epoch(),
             now: started,
@@ -143,6 +143,7 @@ impl Worker {
     /// One packet, from receiving it to sending it on.
     fn take(&mut self, slot: Slot) {
         let Some((length, source)) = self.sockets[slot.0].receive(&mut self.buffer) else { return };
+        let Some(source) = source.or_else(|| self.table.source(slot)) else { return };
         let opened = match &mut self.protections[slot.row()] {
             // Who cannot be heard is not worth the reckoning.
             Some(_) if !self.table.may_hear(slot, source) => return self.table.turn_away(slot, source, self.now),
@@ -153,16 +154,16 @@ impl Worker {
         let packet = &mut self.buffer[..length];
         match self.table.step(slot, source, packet, self.now) {
             Step::Drop => {}
-            Step::Forward(out, target) => self.send(out, target, length),
+            Step::Forward(out, target) => self.send_rtp(out, target, length),
             Step::Report(out, target, length) => self.send_report(out, target, length),
         }
     }
 
-    /// Sends what the buffer begins with, protected where its row is.
-    fn send(&mut self, out: Slot, target: SocketAddr, length: usize) {
+    /// Sends what the buffer begins with, protected where its row is; false when it did not leave.
+    fn send(&mut self, out: Slot, target: SocketAddr, length: usize) -> bool {
         let packet = &self.buffer[..length];
         let sealed = self.protections[out.row()].as_mut().map(|protection| protection.seal(packet));
-        let sent = match sealed {
+        match sealed {
             None => self.sockets[out.0].send(packet, target),
             Some(Sealed::Packet(sealed)) => self.sockets[out.0].send(&sealed, target),
             Some(Sealed::Refused) => false,
@@ -170,9 +171,12 @@ impl Worker {
                 self.table.number_on(out.row());
                 false
             }
-        };
-        if sent {
-            self.table.sent(out, &self.buffer[..length]);
+        }
+    }
+
+    fn send_rtp(&mut self, out: Slot, target: SocketAddr, length: usize) {
+        if self.send(out, target, length) {
+            self.table.sent(out, length);
         }
     }
 
@@ -373,10 +377,7 @@ impl Worker {
             }
             self.next_tick += TICK;
         }
-        if self.now >= self.next_look {
-            self.next_look = self.now + LOOK;
-            self.look();
-        }
+        self.look();
     }
 
     fn send_frame(&mut self) {
@@ -386,23 +387,29 @@ impl Worker {
             let row = self.sounding[at];
             if let Some((target, length)) = self.table.sound(row, &mut packet, self.next_tick) {
                 self.buffer[..length].copy_from_slice(&packet[..length]);
-                self.send(Slot::rtp(row), target, length);
+                self.send_rtp(Slot::rtp(row), target, length);
             }
         }
         self.heed();
     }
 
+    /// A look at the rows whose turn it is.
     fn look(&mut self) {
         let unix = Duration::from_millis(self.epoch.unix_ms(self.now).unsigned_abs());
-        for at in 0..self.busy.len() {
+        for _ in 0..self.busy.len().div_ceil(ROUND) {
+            let at = if self.next_look < self.busy.len() { self.next_look } else { 0 };
             let row = self.busy[at];
             let events = [self.table.look(row, self.now), self.table.count(row, self.now)];
             events.into_iter().flatten().for_each(|event| self.tell(event));
             if let Step::Report(out, target, length) = self.table.own_report(row, unix, self.now) {
                 self.send_report(out, target, length);
             }
+            self.next_look = at + 1;
+            if self.table.is_idle(row) {
+                self.busy.swap_remove(at);
+                self.next_look = at;
+            }
         }
-        self.busy.retain(|&row| !self.table.is_idle(row));
         if self.busy.is_empty() {
             self.set_timer(Duration::ZERO);
         }

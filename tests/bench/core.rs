@@ -174,7 +174,8 @@ impl Speech {
         let pairs = [20_000, 20_002].map(|port| PortPair { worker: 0, family: Family::V4, port });
         let wait = Duration::from_secs(2);
         let terms = Terms { learn_window: wait, quarantine: wait, quarantine_limit: wait };
-        let (mut table, now) = (Table::new(&pairs, terms, Arc::default()), clock::now());
+        let now = clock::now();
+        let mut table = Table::new(&pairs, terms, Arc::default(), now);
         let far = [4_000, 5_000].map(|port| SocketAddr::from(([192, 0, 2, 1], port)));
         for (row, rtp) in far.into_iter().enumerate() {
             table.lend(row, now);
