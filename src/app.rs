@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -32,7 +32,7 @@ use crate::driver::tls::{self, Tls};
 use crate::driver::{self, Arrivals, Hands, Question, tcp, udp::Udp};
 use crate::media::recorder::{RecorderGauges, RecorderSettings};
 use crate::media::sounds::{Sounds, Source};
-use crate::media::{Media, MediaSettings, Terms};
+use crate::media::{KernelLosses, Media, MediaSettings, Terms};
 use crate::store::contexts::Contexts;
 use crate::store::conversations::{self, Conversations};
 use crate::store::records::{self, Records, Target, Writer};
@@ -106,7 +106,7 @@ impl App {
             records: records.clone(),
             conversations: conversations.clone(),
             recordings: media.recordings(),
-            kernel_drops: media.kernel_drops(),
+            kernel_losses: media.kernel_losses(),
         };
         let server = serve_admin(config, listener, questions, stores);
         let resolver = Resolver::new(&config.dns.servers);
@@ -337,7 +337,7 @@ struct Stores {
     records: Records,
     conversations: Option<Conversations>,
     recordings: Option<RecorderGauges>,
-    kernel_drops: Arc<AtomicU64>,
+    kernel_losses: Arc<KernelLosses>,
 }
 
 impl Stores {
@@ -357,7 +357,8 @@ impl Stores {
             recordings_bytes: recordings.bytes,
             recordings_frames_lost: recordings.lost,
             recordings_failing: recordings.failing,
-            media_kernel_drops: self.kernel_drops.load(Ordering::Relaxed),
+            media_kernel_drops: self.kernel_losses.dropped.load(Ordering::Relaxed),
+            udp_refused: self.kernel_losses.refused.load(Ordering::Relaxed),
             log_lines_dropped: telemetry::dropped_lines(),
         }
     }

@@ -69,6 +69,11 @@ impl Collector for Scrape {
             around.media_kernel_drops,
         )?;
         page.counter(
+            "udp_refused",
+            "Datagrams to this machine that no socket wanted: strangers who send to the media port of a talking call are among them",
+            around.udp_refused,
+        )?;
+        page.counter(
             "recordings_frames_lost",
             "Packets left out of recordings because the disk did not keep up",
             around.recordings_frames_lost,

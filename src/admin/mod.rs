@@ -80,6 +80,8 @@ pub struct Surroundings {
     pub recordings_failing: bool,
     /// Media packets that the kernel dropped because a queue was full.
     pub media_kernel_drops: u64,
+    /// Datagrams of this machine that the kernel refused, because no socket wanted them.
+    pub udp_refused: u64,
     /// Log lines dropped.
     pub log_lines_dropped: u64,
 }

@@ -75,7 +75,8 @@ impl CallEntry {
 
     /// What the record says of it.
     pub(super) fn take_recording(&mut self) -> Option<Recorded> {
-        let unknown = Recorded { file: None, milliseconds: 0, lost_frames: 0, end: TapeEnd::Unknown };
+        let unknown =
+            Recorded { file: None, milliseconds: 0, lost_frames: 0, unreadable_frames: 0, end: TapeEnd::Unknown };
         match self.recording.take()? {
             Reel::Over(report) => Some(report),
             Reel::Rolling | Reel::Paused => Some(unknown),

@@ -89,6 +89,8 @@ pub struct Recorded {
     pub milliseconds: u64,
     /// Packets that were too late for their place, or could not be taken at all.
     pub lost_frames: u64,
+    /// Packets of speech that is silence in it: of another codec than G.711, or longer than 60 ms.
+    pub unreadable_frames: u64,
     /// Whether it is there to its end.
     pub end: TapeEnd,
 }

@@ -20,9 +20,19 @@ const LISTS: [&str; 2] = ["/proc/net/udp", "/proc/net/udp6"];
 /// Its counters of both families.
 const COUNTERS: [&str; 2] = ["/proc/net/snmp", "/proc/net/snmp6"];
 
+/// What the kernel kept from us since the start, as of the last look.
+#[derive(Debug, Default)]
+pub struct KernelLosses {
+    /// Media packets for whose socket's queue there was no room.
+    pub dropped: AtomicU64,
+    /// Datagrams of everybody here that no socket wanted. Strangers are among them who send to a media port whose far side
+    /// is known: the kernel refuses them before anybody else counts them (flow M2).
+    pub refused: AtomicU64,
+}
+
 /// A thread that looks now and then, and never where packets pass.
 pub(super) struct Drops {
-    count: Arc<AtomicU64>,
+    losses: Arc<KernelLosses>,
     /// `None` once it was told to stop.
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -31,27 +41,32 @@ pub(super) struct Drops {
 impl Drops {
     /// Looks at the sockets on these ports of these addresses.
     pub(super) fn watch(addresses: Vec<IpAddr>, ports: RangeInclusive<u16>) -> io::Result<Self> {
-        let count = Arc::new(AtomicU64::new(0));
+        let losses = Arc::new(KernelLosses::default());
         let (stop, stopped) = channel();
-        let counted = count.clone();
+        let counted = losses.clone();
+        let start = Counters::read();
         let look = move || {
-            let mut before = None;
+            let mut errors = None;
             while stopped.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
-                let errors = errors();
-                if errors.is_some() && errors == std::mem::replace(&mut before, errors) {
-                    continue;
+                let counters = Counters::read();
+                if let (Some(start), Some(now)) = (&start, &counters) {
+                    counted.refused.store(now.refused.saturating_sub(start.refused), Ordering::Relaxed);
                 }
-                let lists = LISTS.iter().filter_map(|list| fs::read_to_string(list).ok());
-                counted.store(lists.map(|list| dropped(&list, &addresses, &ports)).sum(), Ordering::Relaxed);
+                let before = std::mem::replace(&mut errors, counters.map(|counters| counters.errors));
+                if errors.is_none() || errors != before {
+                    let lists = LISTS.iter().filter_map(|list| fs::read_to_string(list).ok());
+                    let dropped = lists.map(|list| dropped(&list, &addresses, &ports)).sum();
+                    counted.dropped.store(dropped, Ordering::Relaxed);
+                }
             }
         };
         let thread = thread::Builder::new().name("drops".to_owned()).spawn(look)?;
-        Ok(Self { count, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { losses, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Packets dropped since the start, as of the last look.
-    pub(super) fn count(&self) -> Arc<AtomicU64> {
-        self.count.clone()
+    /// What was seen.
+    pub(super) fn losses(&self) -> Arc<KernelLosses> {
+        self.losses.clone()
     }
 }
 
@@ -62,23 +77,35 @@ impl Drop for Drops {
     }
 }
 
-/// Datagrams that reached no reader, of all sockets; `None` where the kernel does not say.
-fn errors() -> Option<u64> {
-    let [v4, v6] = COUNTERS.map(|file| fs::read_to_string(file).unwrap_or_default());
-    Some(errors_v4(&v4)? + errors_v6(&v6).unwrap_or(0))
+/// The kernel's own counters of all UDP here, both families together.
+struct Counters {
+    /// Datagrams that reached a socket and no reader.
+    errors: u64,
+    /// Datagrams that no socket wanted.
+    refused: u64,
+}
+
+impl Counters {
+    /// `None` where the kernel does not say.
+    fn read() -> Option<Self> {
+        let [v4, v6] = COUNTERS.map(|file| fs::read_to_string(file).unwrap_or_default());
+        let both = |name| Some(counter_v4(&v4, name)? + counter_v6(&v6, name).unwrap_or(0));
+        Some(Self { errors: both("InErrors")?, refused: both("NoPorts")? })
+    }
 }
 
 /// One line has the names, the next one the values.
-fn errors_v4(counters: &str) -> Option<u64> {
+fn counter_v4(counters: &str, name: &str) -> Option<u64> {
     let mut lines = counters.lines().filter(|line| line.starts_with("Udp: "));
     let (names, values) = (lines.next()?, lines.next()?);
-    let (_, errors) = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "InErrors")?;
-    errors.parse().ok()
+    let (_, value) = names.split(' ').zip(values.split(' ')).find(|(column, _)| *column == name)?;
+    value.parse().ok()
 }
 
 /// Each line has a name and its value.
-fn errors_v6(counters: &str) -> Option<u64> {
-    counters.lines().find_map(|line| line.strip_prefix("Udp6InErrors"))?.trim().parse().ok()
+fn counter_v6(counters: &str, name: &str) -> Option<u64> {
+    let value = counters.lines().find_map(|line| line.strip_prefix("Udp6")?.strip_prefix(name))?;
+    value.trim().parse().ok()
 }
 
 /// The last column of each line whose local address is one of these.
@@ -117,7 +144,7 @@ mod tests {
             dropped(&list, &[home], &(there.port()..=there.port()))
         };
         assert_eq!(count(), 0);
-        let before = errors().unwrap();
+        let before = Counters::read().unwrap().errors;
         let flood = UdpSocket::bind((home, 0)).unwrap();
         (0..5_000).for_each(|_| drop(flood.send_to(&[0; 1_000], there)));
         let lost = count();
@@ -125,17 +152,27 @@ mod tests {
         let kept = std::iter::from_fn(|| socket.recv(&mut [0; 1_000]).ok()).count() as u64;
         assert_eq!(lost + kept, 5_000, "each is lost or kept");
         assert!(lost > 0);
-        assert!(errors().unwrap() >= before + lost, "which is the sign to read the list again");
+        assert!(Counters::read().unwrap().errors >= before + lost, "the sign to read the list again");
         let list = fs::read_to_string(LISTS[0]).unwrap();
         assert_eq!(dropped(&list, &["127.0.0.2".parse().unwrap()], &(0..=u16::MAX)), 0);
     }
 
     #[test]
     fn the_short_counters_of_both_families_are_read() {
-        let v4 = "Ip: Forwarding\nIp: 1\nUdp: InDatagrams NoPorts InErrors OutDatagrams\nUdp: 9 8 7 6\nUdpLite: InErrors\nUdpLite: 5\n";
-        assert_eq!(errors_v4(v4), Some(7));
-        assert_eq!(errors_v6("Udp6NoPorts         \t1\nUdp6InErrors             \t23\n"), Some(23));
-        assert_eq!((errors_v4("Udp: InErrors\n"), errors_v6("Udp6InErrors x")), (None, None));
+        let v4 = "Ip: InErrors\nIp: 1\nUdp: InDatagrams NoPorts InErrors\nUdp: 9 8 7\nUdpLite: InErrors\nUdpLite: 5\n";
+        assert_eq!(["InErrors", "NoPorts"].map(|name| counter_v4(v4, name)), [Some(7), Some(8)]);
+        let v6 = "Ip6InErrors \t4\nUdp6NoPorts         \t1\nUdp6InErrors             \t23\n";
+        assert_eq!(["InErrors", "NoPorts"].map(|name| counter_v6(v6, name)), [Some(23), Some(1)]);
+        assert_eq!((counter_v4("Udp: InErrors\n", "InErrors"), counter_v6("Udp6InErrors x", "InErrors")), (None, None));
+    }
+
+    #[test]
+    fn m2_strangers_whom_the_kernel_refuses_are_counted_by_it() {
+        let before = Counters::read().unwrap().refused;
+        let [ours, far, stranger] = [(); 3].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        ours.connect(far.local_addr().unwrap()).unwrap();
+        (0..100).for_each(|_| drop(stranger.send_to(b"me", ours.local_addr().unwrap())));
+        assert!(Counters::read().unwrap().refused >= before + 100);
     }
 
     #[test]

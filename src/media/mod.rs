@@ -46,7 +46,6 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -57,6 +56,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::b2bua::io::{MediaCommand, MediaEvent, PortPair};
 use drops::Drops;
+pub use drops::KernelLosses;
 use ports::Socket;
 use recorder::{Order, Recorder, RecorderGauges, RecorderSettings};
 pub use relay::Terms;
@@ -222,9 +222,9 @@ impl Media {
         self.pairs.clone()
     }
 
-    /// Packets that the kernel dropped because the queue of one of our sockets was full, some seconds old.
-    pub fn kernel_drops(&self) -> Arc<AtomicU64> {
-        self.drops.count()
+    /// What the kernel kept from us, some seconds old.
+    pub fn kernel_losses(&self) -> Arc<KernelLosses> {
+        self.drops.losses()
     }
 
     /// For whoever wants to know how recordings are doing.

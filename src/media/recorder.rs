@@ -195,6 +195,7 @@ struct Reel {
     /// The number of the frame that should come next.
     next: u32,
     lost: u64,
+    unreadable: u64,
     /// Samples in the file.
     written: u64,
     true_length_at: Instant,
@@ -240,7 +241,11 @@ impl Desk {
             let skipped = frame.number.wrapping_sub(reel.next);
             reel.lost += u64::from(if frame.number == 0 { 0 } else { skipped });
             reel.next = frame.number.wrapping_add(1);
-            reel.lost += u64::from(!reel.tape.lay(frame));
+            if frame.is_readable() {
+                reel.lost += u64::from(!reel.tape.lay(frame));
+            } else {
+                reel.unreadable += 1;
+            }
         }
     }
 
@@ -276,6 +281,7 @@ impl Desk {
             end,
             next: 0,
             lost: 0,
+            unreadable: 0,
             written: 0,
             true_length_at: now() + TRUE_LENGTH,
         };
@@ -350,7 +356,8 @@ impl Desk {
         let named = fs::rename(&reel.path, &file).is_ok();
         let name = file.file_name().filter(|_| named).map(|name| name.to_string_lossy().into_owned());
         let milliseconds = reel.written * 1000 / RATE as u64;
-        let report = Recorded { file: name, milliseconds, lost_frames: reel.lost, end: reel.end };
+        let Reel { lost, unreadable, end, .. } = reel;
+        let report = Recorded { file: name, milliseconds, lost_frames: lost, unreadable_frames: unreadable, end };
         self.gauges.active.store(self.reels.len() as u64, Ordering::Relaxed);
         // A receiver that is gone is the process ending.
         let _ = self.events.send(MediaEvent::Recorded(call, report));
@@ -464,13 +471,31 @@ mod tests {
         let name = format!("{CALL}.wav");
         assert_eq!(
             report,
-            Recorded { file: Some(name.clone()), milliseconds: 1000, lost_frames: 0, end: TapeEnd::Complete }
+            Recorded {
+                file: Some(name.clone()),
+                milliseconds: 1000,
+                lost_frames: 0,
+                unreadable_frames: 0,
+                end: TapeEnd::Complete
+            }
         );
         let samples = samples(&scene.folder.path().join(name));
         let [left, right] = [0x90, 0x91].map(super::super::tones::from_mu_law);
         assert_eq!(samples.len(), 2 * 8000);
         assert!(samples.chunks(2).all(|pair| pair == [left, right]));
         assert_eq!(scene.recorder().gauges().status(), RecorderStatus { bytes: 32_000, ..RecorderStatus::default() });
+    }
+
+    #[test]
+    fn speech_of_another_codec_is_silence_and_the_report_says_how_much_of_it() {
+        let mut scene = Scene::with(1 << 20);
+        scene.says(CALL, 50);
+        for number in 0..7 {
+            let g722 = [&[0x80, 9][..], &[0; 170]].concat();
+            scene.recorder().take(Frame::of(CALL, Track::Said, 100 + number, &g722, now()).unwrap());
+        }
+        let report = scene.report(CALL);
+        assert_eq!((report.unreadable_frames, report.lost_frames, report.end), (7, 0, TapeEnd::Complete));
     }
 
     #[test]

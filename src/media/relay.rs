@@ -135,7 +135,7 @@ impl Table {
         if is_event && let Some(digit) = row.rest.presses.hear(packet, now) {
             self.notices.push(Notice::Pressed(row.rest.pair, digit));
         }
-        let recorded = row.recording.is_some();
+        let recorded = row.recording.is_some() && !is_event;
         if recorded {
             self.record(index, Track::Said, packet, now);
         }
@@ -154,7 +154,7 @@ impl Table {
         if !carried {
             return Step::Drop;
         }
-        if recorded || peer_row.recording.is_some() {
+        if !is_event && (recorded || peer_row.recording.is_some()) {
             self.beep(index, peer, packet, now);
             self.record(peer, Track::Heard, packet, now);
         }

@@ -30,6 +30,9 @@ pub enum Track {
     Heard,
 }
 
+/// Comfort noise (RFC 3389): nobody speaks.
+const COMFORT_NOISE: u8 = 13;
+
 /// What one packet said, taken beside its way. It owns its octets, so that taking it allocates nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct Frame {
@@ -42,27 +45,36 @@ pub struct Frame {
     /// When it passed.
     pub at: Instant,
     position: Position,
-    law: Law,
+    /// `None`: it is speech that we cannot read, and no octet of it is here.
+    law: Option<Law>,
     length: u16,
     octets: [u8; LONGEST],
 }
 
 impl Frame {
-    /// Takes the G.711 in a packet; `None` when there is none of it, or too much.
+    /// Takes the G.711 in a packet that is no telephone event; `None` when it is no speech.
     pub fn of(call: CallRef, track: Track, number: u32, packet: &[u8], at: Instant) -> Option<Self> {
-        let reader = RtpReader::new(packet).ok()?;
-        let law = [Law::Mu, Law::A].into_iter().find(|law| payload_type(*law) == reader.payload_type())?;
-        let payload = reader.payload();
+        let reader = RtpReader::new(packet).ok().filter(|reader| reader.payload_type() != COMFORT_NOISE)?;
         let mut octets = [0; LONGEST];
-        octets.get_mut(..payload.len())?.copy_from_slice(payload);
-        let position = Position::read(packet);
-        Some(Self { call, track, number, at, position, law, length: payload.len() as u16, octets })
+        let taken = octets.get_mut(..reader.payload().len());
+        let law = [Law::Mu, Law::A].into_iter().find(|law| payload_type(*law) == reader.payload_type());
+        let law = law.filter(|_| taken.is_some());
+        let length = taken.filter(|_| law.is_some()).map_or(0, |taken| {
+            taken.copy_from_slice(reader.payload());
+            taken.len() as u16
+        });
+        Some(Self { call, track, number, at, position: Position::read(packet), law, length, octets })
+    }
+
+    /// Whether it is in a codec that we can read.
+    pub fn is_readable(&self) -> bool {
+        self.law.is_some()
     }
 
     fn samples(&self) -> impl Iterator<Item = i16> + '_ {
         let linear = match self.law {
-            Law::Mu => from_mu_law,
-            Law::A => from_a_law,
+            Some(Law::A) => from_a_law,
+            Some(Law::Mu) | None => from_mu_law,
         };
         self.octets[..usize::from(self.length)].iter().map(move |octet| linear(*octet))
     }
@@ -269,14 +281,15 @@ mod tests {
     }
 
     #[test]
-    fn only_g711_of_a_usual_length_is_taken() {
+    fn only_g711_of_a_usual_length_is_read() {
         let now = crate::clock::now();
-        let taken = |packet: &[u8]| Frame::of(CALL, Track::Said, 0, packet, now).is_some();
-        assert!(taken(&packet(5, 0, 0, LONGEST)));
-        assert!(!taken(&packet(5, 0, 0, LONGEST + 1)));
-        let mut event = packet(5, 0, 0, 4);
-        event[1] = 101;
-        assert!(!taken(&event), "a key that was pressed");
-        assert!(!taken(&[0x80, 0, 0]));
+        let read = |packet: &[u8]| Frame::of(CALL, Track::Said, 0, packet, now).map(|frame| frame.is_readable());
+        let of_type = |number: u8| [&[0x80, number], &packet(5, 0, 0, 4)[2..]].concat();
+        assert_eq!(read(&packet(5, 0, 0, LONGEST)), Some(true));
+        assert_eq!(read(&packet(5, 0, 0, LONGEST + 1)), Some(false));
+        assert_eq!(read(&of_type(8)), Some(true));
+        assert_eq!(read(&of_type(9)), Some(false), "G.722");
+        assert_eq!(read(&of_type(13)), None, "comfort noise");
+        assert_eq!(read(&[0x80, 0, 0]), None);
     }
 }

@@ -442,7 +442,8 @@ impl Engine {
         }
         if let MediaCommand::EndRecording(call) = *command {
             let file = Some(format!("{call}.wav"));
-            let report = Recorded { file, milliseconds: 1, lost_frames: 0, end: TapeEnd::Complete };
+            let report =
+                Recorded { file, milliseconds: 1, lost_frames: 0, unreadable_frames: 0, end: TapeEnd::Complete };
             self.launch(ms(50), Flight::Media(MediaEvent::Recorded(call, report)));
         }
     }
