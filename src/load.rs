@@ -1,6 +1,6 @@
 //! `switchback load`: the whole program under calls, measured from outside.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -11,7 +11,9 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use serde_json::json;
 use switchback::demo::asapp::{MockAsapp, MockAsappSettings};
-use switchback::demo::load::{Customer, Intruder, Streams, answer_all, party};
+use switchback::demo::load::{Customer, Intruder, Offer, Streams, answer_all, party};
+use switchback::demo::party::Party;
+use tokio::task::JoinSet;
 use tokio::time::{interval, sleep};
 
 const HOME: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -19,6 +21,8 @@ const INTRUDER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
 const FIRST_PORT: u16 = 20_000;
 /// How long what is on its way may take at the end.
 const SETTLE: Duration = Duration::from_millis(500);
+/// How long those talk who come beside the calls that are up.
+const VISIT: Duration = Duration::from_secs(1);
 
 /// Starts a Switchback of its own, with a mock API, and plays customers and GenerativeAgent against it, all on loopback.
 /// Fails when a call fails, or when anybody hears what is not meant for him.
@@ -39,6 +43,10 @@ pub struct Load {
     /// Packets a second that somebody else sends to all media ports meanwhile.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=200_000))]
     foreign: u32,
+    /// New calls a second meanwhile, twice as many as the program is told to take: one half is refused, the other stays a
+    /// second.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    overload: u32,
     /// Relay threads of the program; 0: one for each core.
     #[arg(long, default_value_t = 0)]
     workers: u16,
@@ -53,17 +61,20 @@ pub fn play(load: &Load) -> Result<()> {
 }
 
 async fn run(load: &Load) -> Result<()> {
-    let numbers = load.calls.saturating_mul(2).clamp(1000, 10_000);
+    let numbers = (load.calls.saturating_mul(2) + 10 * load.overload as u16).clamp(1000, 10_000);
     let api = MockAsapp::start(MockAsappSettings { numbers, ..MockAsappSettings::default() }).await?;
     let streams = load.media.then(Streams::start).transpose()?.map(Arc::new);
     let genagent = party(HOME).await?;
     let customers = party(HOME).await?;
-    let last_port = FIRST_PORT + 6 * load.calls + 199;
+    // Six ports a call; whoever visits is here for a second, and what he leaves is quiet after two more.
+    let last_port = FIRST_PORT + 6 * load.calls + 12 * load.overload as u16 + 199;
     let mut program = Program::start(&api, genagent.address(), last_port, load).await?;
     let answering = tokio::spawn(answer_all(genagent, streams.clone(), api.handle()));
 
     let fresh = program.used()?;
-    let (mut pace, mut calling) = (interval(Duration::from_secs(1) / load.rate), Vec::new());
+    // What is told to take so many a second is filled more slowly.
+    let rate = if load.overload > 0 { load.rate.min(load.overload / 4).max(1) } else { load.rate };
+    let (mut pace, mut calling) = (interval(Duration::from_secs(1) / rate), Vec::new());
     let (target, customers) = (program.sip, Arc::new(customers));
     for _ in 0..load.calls {
         pace.tick().await;
@@ -87,7 +98,12 @@ async fn run(load: &Load) -> Result<()> {
     streams.iter().for_each(|streams| drop(streams.look()));
     let ports = FIRST_PORT..=last_port;
     let intruder = (load.foreign > 0).then(|| Intruder::start(INTRUDER, HOME, ports, load.foreign)).transpose()?;
-    sleep(Duration::from_secs(load.seconds)).await;
+    let measured_time = Duration::from_secs(load.seconds);
+    let visits = match load.overload {
+        0 => None,
+        rate => Some(overload(&customers, target, rate, measured_time).await?),
+    };
+    sleep(if visits.is_some() { Duration::ZERO } else { measured_time }).await;
     let heard = streams.as_ref().map(|streams| streams.look());
     let measured = program.used()?;
     let foreign = intruder.map(Intruder::stop);
@@ -106,7 +122,7 @@ async fn run(load: &Load) -> Result<()> {
     setups.sort_unstable();
     let calls = u64::from(load.calls);
     let seconds = load.seconds as f64;
-    println!("{calls} calls at {} a second, {} failed", load.rate, failures.len());
+    println!("{calls} calls at {rate} a second, {} failed", failures.len());
     println!("setup     {} (INVITE to 200, the mock parties included)", quantiles(&setups, 1e6, "ms"));
     let signalling = (up.others - fresh.others + end.others - measured.others) as f64 / calls as f64 / 1e6;
     println!("CPU       {signalling:.2} ms a call for its beginning and its end");
@@ -140,6 +156,23 @@ async fn run(load: &Load) -> Result<()> {
             "relay_us_per_packet": each, "relay_cores": cores,
         });
     }
+    if let Some(mut visits) = visits {
+        visits.taken.sort_unstable();
+        visits.refused.sort_unstable();
+        println!(
+            "overload  {} calls a second: {} taken, {}",
+            load.overload,
+            visits.taken.len(),
+            quantiles(&visits.taken, 1e6, "ms")
+        );
+        println!("          {} refused, {}", visits.refused.len(), quantiles(&visits.refused, 1e6, "ms"));
+        println!("          {} kB before it, {} kB after it", up.resident, measured.resident);
+        figures["overload"] = json!({
+            "taken": visits.taken.len(), "taken_ns": at(&visits.taken), "refused": visits.refused.len(),
+            "refused_ns": at(&visits.refused), "kilobytes": [up.resident, measured.resident],
+        });
+        failures.extend(visits.failures);
+    }
     if let Some(foreign) = foreign {
         println!("foreign   {foreign} packets, {:.0} a second", foreign as f64 / seconds);
         figures["foreign"] = foreign.into();
@@ -147,9 +180,60 @@ async fn run(load: &Load) -> Result<()> {
     if let Some(path) = &load.json {
         std::fs::write(path, format!("{figures:#}\n")).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    ensure!(failures.is_empty(), "{} of {calls} calls failed; the first: {}", failures.len(), failures[0]);
+    ensure!(failures.is_empty(), "{} calls failed; the first: {}", failures.len(), failures[0]);
     ensure!(strangers == 0, "{strangers} packets were heard by somebody they were not for");
     Ok(())
+}
+
+/// What became of those who came beside the calls that were up.
+#[derive(Default)]
+struct Visits {
+    /// Nanoseconds from INVITE to 200,
+    taken: Vec<u64>,
+    /// and to a 503 that says when to try again.
+    refused: Vec<u64>,
+    /// What should not have been.
+    failures: Vec<String>,
+}
+
+impl Visits {
+    fn count(&mut self, visit: io::Result<(bool, Duration)>) {
+        match visit {
+            Ok((taken, time)) => (if taken { &mut self.taken } else { &mut self.refused }).push(time.as_nanos() as u64),
+            Err(error) => self.failures.push(error.to_string()),
+        }
+    }
+}
+
+/// So many calls a second for so long.
+async fn overload(customers: &Arc<Party>, target: SocketAddr, rate: u32, time: Duration) -> Result<Visits> {
+    let (mut pace, mut calling) = (interval(Duration::from_secs(1) / rate), JoinSet::new());
+    let mut visits = Visits::default();
+    for _ in 0..u64::from(rate) * time.as_secs() {
+        pace.tick().await;
+        calling.spawn(visit(Arc::clone(customers), target));
+        while let Some(visit) = calling.try_join_next() {
+            visits.count(visit?);
+        }
+    }
+    while let Some(visit) = calling.join_next().await {
+        visits.count(visit?);
+    }
+    Ok(visits)
+}
+
+/// One call beside those that are up: whether it was taken, and how long the answer took.
+async fn visit(customers: Arc<Party>, target: SocketAddr) -> io::Result<(bool, Duration)> {
+    match Customer::offer(&customers, None, target).await? {
+        (Offer::Taken(customer), time) => {
+            sleep(VISIT).await;
+            customer.hang_up().await.map(|()| (true, time))
+        }
+        (Offer::Refused(503, true), time) => Ok((false, time)),
+        (Offer::Refused(status, later), _) => {
+            Err(io::Error::other(format!("refused with {status}, Retry-After: {later}")))
+        }
+    }
 }
 
 /// The 50th and the 99th in a hundred, and the last, of what is sorted.
@@ -184,9 +268,11 @@ impl Program {
         let free = SocketAddr::new(HOME, 0);
         let (sip, admin) = (UdpSocket::bind(free)?.local_addr()?, TcpListener::bind(free)?.local_addr()?);
         let workers = if load.workers == 0 { String::new() } else { format!("workers = {}\n", load.workers) };
-        let limit = u32::from(load.calls) + 50;
+        // Who visits is counted until all of his call is over.
+        let limit = u32::from(load.calls) + 50 + 4 * load.overload;
+        let pace = if load.overload > 0 { load.overload.div_ceil(2) } else { 100_000 };
         let text = format!(
-            "[sip]\nlisten = '{sip}'\naccess = ['127.0.0.0/8']\nmax_calls = {limit}\nmax_calls_per_second = 100000\n\
+            "[sip]\nlisten = '{sip}'\naccess = ['127.0.0.0/8']\nmax_calls = {limit}\nmax_calls_per_second = {pace}\n\
              max_messages_per_source = 0\n\
              [media]\naddress = '{HOME}'\nports = '{FIRST_PORT}-{last_port}'\ntimeout = '1h'\n{workers}\
              [trunk.main]\naddress = '{trunk}'\ncaller_id = '+15550100000'\n\

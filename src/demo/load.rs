@@ -3,6 +3,7 @@
 //! One process plays all customers and GenerativeAgent. Every RTP packet says which stream it belongs to and when it was
 //! sent, so that its receiver knows how long it took, which are missing, and whether it is somebody else's.
 
+use std::future::pending;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::ops::RangeInclusive;
@@ -12,6 +13,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rtp_rs::{RtpPacketBuilder, RtpReader};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::asapp::MockHandle;
@@ -95,9 +97,10 @@ impl Streams {
         let socket = UdpSocket::bind((address, 0))?;
         socket.set_nonblocking(true)?;
         let ear = tokio::net::UdpSocket::from_std(socket.try_clone()?)?;
-        let listening = tokio::spawn(Arc::clone(&self.shared).listen(ear)).abort_handle();
+        let spoken_to = Arc::new(Notify::new());
+        let listening = tokio::spawn(Arc::clone(&self.shared).listen(ear, Arc::clone(&spoken_to))).abort_handle();
         let name = socket.local_addr()?.port().into();
-        Ok(End { socket: Arc::new(socket), name, listening, streams: Arc::clone(&self.shared) })
+        Ok(End { socket: Arc::new(socket), name, spoken_to, listening, streams: Arc::clone(&self.shared) })
     }
 }
 
@@ -133,13 +136,16 @@ impl Shared {
         }
     }
 
-    async fn listen(self: Arc<Self>, ear: tokio::net::UdpSocket) {
+    async fn listen(self: Arc<Self>, ear: tokio::net::UdpSocket, spoken_to: Arc<Notify>) {
         let mut buffer = [0; 2048];
         let mut peer = None;
         loop {
             let Ok(length) = ear.recv(&mut buffer).await else { continue };
             let Some((name, sent)) = read(&buffer[..length]) else { continue };
             let delay = self.now().saturating_sub(sent);
+            if peer.is_none() {
+                spoken_to.notify_one();
+            }
             let mut heard = locked(&self.heard);
             if name == *peer.get_or_insert(name) {
                 heard.received += 1;
@@ -190,6 +196,8 @@ fn read(packet: &[u8]) -> Option<(u32, u64)> {
 struct End {
     socket: Arc<UdpSocket>,
     name: u32,
+    /// Told when the first packet has come.
+    spoken_to: Arc<Notify>,
     listening: AbortHandle,
     streams: Arc<Shared>,
 }
@@ -218,9 +226,25 @@ pub struct Customer {
     _end: Option<End>,
 }
 
+/// What became of an INVITE.
+pub enum Offer {
+    /// It was answered.
+    Taken(Customer),
+    /// It was refused with this status, and was told when to try again or not.
+    Refused(u16, bool),
+}
+
 impl Customer {
     /// Calls, and is answered within half a minute; the time that took.
     pub async fn call(party: &Party, streams: Option<&Streams>, target: SocketAddr) -> io::Result<(Self, Duration)> {
+        match Self::offer(party, streams, target).await? {
+            (Offer::Taken(customer), time) => Ok((customer, time)),
+            (Offer::Refused(status, _), _) => Err(io::Error::other(format!("refused with {status}"))),
+        }
+    }
+
+    /// Calls, and is answered or refused within half a minute; the time that took.
+    pub async fn offer(party: &Party, streams: Option<&Streams>, target: SocketAddr) -> io::Result<(Offer, Duration)> {
         let end = streams.map(|streams| streams.open(party.address().ip())).transpose()?;
         let here = end.as_ref().map_or(Ok(party.address()), End::address)?;
         let invitation = Invitation {
@@ -235,20 +259,26 @@ impl Customer {
         let answer = async {
             loop {
                 match call.next().await {
-                    CallEvent::Answered(answer) => return Ok(sdp::audio_address(answer.body())),
+                    CallEvent::Answered(answer) => return Ok(Ok(sdp::audio_address(answer.body()))),
                     CallEvent::Refused(refusal) => {
-                        return Err(io::Error::other(format!("refused with {}", refusal.status().unwrap_or(0))));
+                        let later = refusal.headers().iter().any(|(name, _)| name.eq_ignore_ascii_case("Retry-After"));
+                        return Ok(Err((refusal.status().unwrap_or(0), later)));
                     }
-                    CallEvent::Unanswered => return Err(io::ErrorKind::TimedOut.into()),
+                    CallEvent::Unanswered => return Err(io::Error::from(io::ErrorKind::TimedOut)),
                     _ => {}
                 }
             }
         };
-        let target = tokio::time::timeout(PATIENCE, answer).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        let answer = tokio::time::timeout(PATIENCE, answer).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        let time = clock::now().saturating_duration_since(begun);
+        let target = match answer {
+            Ok(target) => target,
+            Err((status, later)) => return Ok((Offer::Refused(status, later), time)),
+        };
         if let Some((end, target)) = end.as_ref().zip(target) {
             end.speak(target);
         }
-        Ok((Self { call, _end: end }, clock::now().saturating_duration_since(begun)))
+        Ok((Offer::Taken(Self { call, _end: end }), time))
     }
 
     /// Hangs up; an error when that is not answered, or when somebody else had hung up.
@@ -269,7 +299,8 @@ impl Customer {
     }
 }
 
-/// GenerativeAgent answers every call at once, talks until it is hung up on, and keeps the API informed.
+/// GenerativeAgent answers every call at once, talks from when it is spoken to until it is hung up on, and keeps the API
+/// informed.
 pub async fn answer_all(mut party: Party, streams: Option<Arc<Streams>>, api: MockHandle) {
     while let Some(call) = party.accept().await {
         tokio::spawn(answer(call, party.address().ip(), streams.clone(), api.clone()));
@@ -281,12 +312,21 @@ async fn answer(mut call: Call, here: IpAddr, streams: Option<Arc<Streams>>, api
     let invite = call.invite()?;
     let (number, target) = (invite.dialled()?.to_owned(), sdp::audio_address(invite.body()));
     let here = end.as_ref().map_or(Ok(SocketAddr::new(here, 9)), End::address).ok()?;
-    if let Some((end, target)) = end.as_ref().zip(target) {
-        end.speak(target);
-    }
     call.respond(200, &sdp::describe(here));
     let transfer = api.call_received(&number)?.id;
-    while !matches!(call.next().await, CallEvent::HungUp(_) | CallEvent::Unanswered) {}
+    let talk = async {
+        if let Some((end, target)) = end.as_ref().zip(target) {
+            end.spoken_to.notified().await;
+            end.speak(target);
+        }
+        pending::<()>().await
+    };
+    let over = async { while !matches!(call.next().await, CallEvent::HungUp(_) | CallEvent::Unanswered) {} };
+    tokio::select! {
+        () = talk => {}
+        () = over => {}
+    }
+    drop(end);
     api.completed(&transfer, None);
     // The answer to a BYE that comes again is still ours to give.
     tokio::time::sleep(Duration::from_secs(1)).await;

@@ -28,3 +28,19 @@ async fn m2_x7_foreign_packets_against_all_ports_are_heard_by_nobody_and_no_call
     assert!(figures["foreign"].as_u64().unwrap() > 10_000, "the flood arrived");
     assert!(media("received") > 9_000, "of 10,000: the calls were heard all the time");
 }
+
+#[tokio::test]
+async fn x7_twice_as_many_calls_as_are_allowed_take_nothing_from_those_that_talk() {
+    let _machine = alone().await;
+    let options = ["--calls", "20", "--rate", "20", "--seconds", "5", "--media", "--overload", "40", "--workers", "1"];
+    let figures = figures(&options);
+    let of = |part: &str, key: &str| figures[part][key].as_u64().unwrap();
+    assert_eq!((figures["failed"].as_u64(), of("media", "strangers")), (Some(0), 0));
+    assert_eq!(
+        of("overload", "taken") + of("overload", "refused"),
+        200,
+        "each was answered or got 503 with Retry-After"
+    );
+    assert!(of("overload", "refused") >= 60 && of("overload", "taken") >= 60, "{figures}");
+    assert!(of("media", "received") > 9_000, "of 10,000: the calls were heard all the time");
+}
