@@ -229,7 +229,7 @@ pub struct Customer {
 /// What became of an INVITE.
 pub enum Offer {
     /// It was answered.
-    Taken(Customer),
+    Taken(Box<Customer>),
     /// It was refused with this status, and was told when to try again or not.
     Refused(u16, bool),
 }
@@ -238,7 +238,7 @@ impl Customer {
     /// Calls, and is answered within half a minute; the time that took.
     pub async fn call(party: &Party, streams: Option<&Streams>, target: SocketAddr) -> io::Result<(Self, Duration)> {
         match Self::offer(party, streams, target).await? {
-            (Offer::Taken(customer), time) => Ok((customer, time)),
+            (Offer::Taken(customer), time) => Ok((*customer, time)),
             (Offer::Refused(status, _), _) => Err(io::Error::other(format!("refused with {status}"))),
         }
     }
@@ -278,7 +278,7 @@ impl Customer {
         if let Some((end, target)) = end.as_ref().zip(target) {
             end.speak(target);
         }
-        Ok((Offer::Taken(Self { call, _end: end }), time))
+        Ok((Offer::Taken(Box::new(Self { call, _end: end })), time))
     }
 
     /// Hangs up; an error when that is not answered, or when somebody else had hung up.
