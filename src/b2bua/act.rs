@@ -7,7 +7,9 @@ use bytes::Bytes;
 use tracing::{debug, info, warn};
 
 use super::headers::Lines;
-use super::io::{ApiFailure, ApiOperation, ApiReply, ApiRequest, Datagram, FailureClass, Output, PortPair, Transport};
+use super::io::{
+    ApiFailure, ApiOperation, ApiReply, ApiRequest, Datagram, Digit, FailureClass, Output, PortPair, Transport,
+};
 use super::limiter::Priority;
 use super::settings::{Caller, Srtp, Trunk};
 use super::transactions::{Holder, LegId};
@@ -119,13 +121,20 @@ impl B2bua {
         if matches!(event, LegEvent::TransferAsked(_)) && !(current && self.may_ask(id, &event)) {
             return self.decline(now, id);
         }
-        if !current {
+        if !current || !self.is_news(now, id, &event) {
             return;
         }
         match self.failed_over(now, id, &event) {
             Some(how) => self.tell_call(now, call, CallEvent::WayFailed(how)),
             None => self.tell_call(now, call, CallEvent::Leg(role, event)),
         }
+    }
+
+    /// Whether the call is to hear of it: a key may have come another way already.
+    fn is_news(&mut self, now: Instant, id: LegId, event: &LegEvent) -> bool {
+        let LegEvent::Informed(info) = event else { return true };
+        let (Some(digit), Some(leg)) = (Digit::in_info(info), self.legs.get_mut(&id)) else { return true };
+        leg.pressed.by_info(now, digit)
     }
 
     // --- trunks ---

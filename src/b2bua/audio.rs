@@ -13,6 +13,33 @@ use crate::call::event::{CallEvent, Press};
 use crate::leg::{Leg, LegCommand, LegRole, Material, MediaCounters};
 use crate::sdp::G711;
 
+/// Between a key by INFO and the same key by an event: longer apart they are two presses.
+const SAME_PRESS: Duration = Duration::from_millis(500);
+
+/// How keys have come from a leg. Who sends both INFO and telephone events for one key has pressed it once: he is heard by his
+/// events alone from the first one on.
+#[derive(Debug, Default)]
+pub(super) struct Pressed {
+    by_events: bool,
+    /// The last key that came by INFO, and when.
+    told: Option<(Digit, Instant)>,
+}
+
+impl Pressed {
+    /// Whether a key that comes by INFO is news.
+    pub(super) fn by_info(&mut self, now: Instant, digit: Digit) -> bool {
+        self.told = Some((digit, now));
+        !self.by_events
+    }
+
+    /// Whether a key that comes by a telephone event is news.
+    fn by_event(&mut self, now: Instant, digit: Digit) -> bool {
+        let first = !std::mem::replace(&mut self.by_events, true);
+        let told = self.told.is_some_and(|(told, at)| told == digit && now.saturating_duration_since(at) < SAME_PRESS);
+        !(first && told)
+    }
+}
+
 impl B2bua {
     /// The relay learns where the far side of a leg is; the watch on it rests while it holds. A leg may outlive its call,
     /// whose pairs are somebody else's then.
@@ -148,7 +175,9 @@ impl B2bua {
         let Some(call) = self.ports.owner(pair) else { return };
         let Some(entry) = self.calls.get(&call) else { return };
         let role = LegRole::ALL.into_iter().find(|role| entry.side(*role).pair == Some(pair));
-        if let Some(role) = role {
+        let Some(role) = role else { return };
+        let leg = self.leg_of(call, role).and_then(|id| self.legs.get_mut(&id));
+        if leg.is_none_or(|leg| leg.pressed.by_event(now, digit)) {
             self.tell_call(now, call, CallEvent::Pressed(role, digit));
         }
     }

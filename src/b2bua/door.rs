@@ -180,6 +180,7 @@ impl B2bua {
             silent: false,
             law: None,
             covered: None,
+            pressed: super::audio::Pressed::default(),
             said: None,
             over: false,
         };

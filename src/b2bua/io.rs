@@ -250,7 +250,12 @@ pub enum MediaCommand {
         call: CallRef,
     },
     /// The recording of this call is over: `Recorded` follows.
-    EndRecording(CallRef),
+    EndRecording {
+        /// The relay thread of the call's pairs.
+        worker: u16,
+        /// Whose it is.
+        call: CallRef,
+    },
     /// The leg is over: stop, report `Closed`, forget the far side, drain until quiet, report `Quiet`.
     Close(PortPair),
 }

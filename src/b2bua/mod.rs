@@ -131,6 +131,8 @@ struct LegEntry {
     law: Option<Law>,
     /// In which law the relay has been told to cover what the other side, which holds, says to it.
     covered: Option<Law>,
+    /// How keys have come from it.
+    pressed: audio::Pressed,
     /// What its peer's last word lets cross to the other leg.
     said: Option<(headers::Word, headers::Lines)>,
     /// Whether it has spoken its last word.

@@ -48,8 +48,9 @@ impl B2bua {
 
     /// The call is over, and so is its recording.
     pub(super) fn end_recording(&mut self, call: CallRef) {
-        if self.calls.get(&call).is_some_and(|entry| entry.recording.is_some()) {
-            self.outputs.push_back(Output::Media(MediaCommand::EndRecording(call)));
+        if let Some(entry) = self.calls.get(&call).filter(|entry| entry.recording.is_some()) {
+            let worker = entry.worker;
+            self.outputs.push_back(Output::Media(MediaCommand::EndRecording { worker, call }));
         }
     }
 

@@ -17,6 +17,8 @@ use crate::b2bua::io::Digit;
 const MOST_A_SECOND: u8 = 50;
 /// A packet that is so many behind the newest one is late or doubled; further back a sender has begun anew.
 const REORDERED: u16 = 100;
+/// Longer than this after the newest one no packet is late: its number only looks so, the numbers having wrapped.
+const LATE: Duration = Duration::from_secs(60);
 /// An event that goes on under another timestamp (RFC 4733 section 2.5.1.3) begins where the last packet ended, or 50 ms
 /// later where packets were lost; in samples.
 const LOST: u32 = 400;
@@ -29,7 +31,10 @@ const LENGTH: u16 = 5;
 const REPEATS: u16 = 2;
 const PAUSE: u16 = 3;
 /// Keys of ours that wait for each other; more are not said.
-const MOST_WAITING: usize = 32;
+const MOST_WAITING: usize = 64;
+/// Frames that a key waits whose presser has agreed to telephone events and sent none yet: whether he sends both is not known
+/// before.
+const DOUBT: u16 = 10;
 /// -10 dBm0.
 const VOLUME: u8 = 10;
 const END: u8 = 0x80;
@@ -38,6 +43,8 @@ const END: u8 = 0x80;
 #[derive(Debug, Default)]
 pub struct Saying {
     keys: VecDeque<Digit>,
+    /// Frames before the first one begins.
+    wait: u16,
     /// How many frames of the first one have passed.
     frame: u16,
     /// Its timestamp.
@@ -54,11 +61,31 @@ pub enum Said {
 }
 
 impl Saying {
-    /// One more key.
-    pub fn press(&mut self, digit: Digit) {
+    /// One more key. `doubtful`: its event may come yet.
+    pub fn press(&mut self, digit: Digit, doubtful: bool) {
+        if self.keys.is_empty() && doubtful {
+            self.wait = DOUBT;
+        }
         if self.keys.len() < MOST_WAITING {
             self.keys.push_back(digit);
         }
+    }
+
+    /// Whether the first key has not begun.
+    pub fn waits(&self) -> bool {
+        self.wait > 0
+    }
+
+    /// One frame less to wait, if there is one.
+    pub fn pass(&mut self) -> bool {
+        let waited = self.waits();
+        self.wait = self.wait.saturating_sub(1);
+        waited
+    }
+
+    /// Whether this key is among them.
+    pub fn says(&self, digit: Digit) -> bool {
+        self.keys.contains(&digit)
     }
 
     /// Whether there is nothing to say.
@@ -95,6 +122,10 @@ impl Saying {
 #[derive(Debug, Default)]
 pub struct Presses {
     newest: Option<Event>,
+    /// When that was.
+    heard: Option<Instant>,
+    /// Whether the newest press is one that its hearer was told of another way.
+    drowned: bool,
     /// The second that is counted, and the keys in it.
     second: Option<(Instant, u8)>,
 }
@@ -117,17 +148,40 @@ impl Presses {
     pub fn hear(&mut self, packet: &[u8], now: Instant) -> Option<Digit> {
         let event = Event::read(packet)?;
         let digit = Digit::of_event(event.code)?;
-        (self.is_new(event) && self.has_room(now)).then_some(digit)
+        (self.is_new(event, now) && self.has_room(now)).then_some(digit)
     }
 
-    fn is_new(&mut self, event: Event) -> bool {
+    /// Whether any key was pressed so.
+    pub fn are_any(&self) -> bool {
+        self.newest.is_some()
+    }
+
+    /// The key of the newest press.
+    pub fn newest(&self) -> Option<Digit> {
+        Digit::of_event(self.newest?.code)
+    }
+
+    /// The hearer of the newest press is told of it another way: none of its packets is for him.
+    pub fn drown(&mut self) {
+        self.drowned = true;
+    }
+
+    /// Whether the newest press is such a one.
+    pub fn is_drowned(&self) -> bool {
+        self.drowned
+    }
+
+    fn is_new(&mut self, event: Event, now: Instant) -> bool {
+        let lately = self.heard.is_some_and(|heard| now.saturating_duration_since(heard) < LATE);
         let same_source = self.newest.filter(|newest| newest.ssrc == event.ssrc);
         let late = |newest: Event| newest.sequence.wrapping_sub(event.sequence) < REORDERED;
-        if same_source.is_some_and(late) {
+        if lately && same_source.is_some_and(late) {
             return false;
         }
-        self.newest = Some(event);
-        !same_source.is_some_and(|newest| newest.goes_on_as(event))
+        (self.newest, self.heard) = (Some(event), Some(now));
+        let is_new = !same_source.is_some_and(|newest| newest.goes_on_as(event));
+        self.drowned &= !is_new;
+        is_new
     }
 
     fn has_room(&mut self, now: Instant) -> bool {
@@ -209,6 +263,21 @@ mod tests {
                 self.told.extend(self.presses.hear(packet, self.now).map(Digit::key));
             }
         }
+    }
+
+    #[test]
+    fn m5_a_key_long_after_the_last_one_is_not_late_whatever_its_number() {
+        let mut keypad = Keypad::new();
+        let first = keypad.press('1', 100);
+        keypad.hear(&first);
+        keypad.hear(&first);
+        assert_eq!(keypad.told, "1", "doubled");
+        // Speech for almost a turn of the sequence number.
+        keypad.sequence = keypad.sequence.wrapping_sub(20);
+        keypad.now += Duration::from_secs(1_310);
+        let second = keypad.press('1', 100);
+        keypad.hear(&second);
+        assert_eq!(keypad.told, "11");
     }
 
     fn event(key: char, sequence: u16, timestamp: u32, marker: bool, ended: bool, duration: u16) -> Vec<u8> {

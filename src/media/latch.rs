@@ -18,7 +18,8 @@
 //! - After somebody is learned, a nearer source may still replace him for the learning window; then nobody but the
 //!   announced address may, and the signalling's host in place of one that is neither. As long as nobody was heard
 //!   learning stays open, however late the first packet comes.
-//! - A source of the pair's earlier life ([`Stale`]) is never learned.
+//! - A source of the pair's earlier life ([`Stale`]) is never learned. One that was learned under another description of
+//!   this life is, when that description comes again, and is believed at once.
 //!
 //! Consistent means same source, same SSRC, sequence numbers in order without a gap (RFC 3550 A.1's probation).
 
@@ -101,22 +102,31 @@ struct Learned {
 #[derive(Debug, Clone, Copy)]
 struct Candidate {
     source: SocketAddr,
+    distance: Distance,
     mark: Mark,
     run: u8,
+    /// When its packets were consistent last.
     at: Instant,
 }
 
 impl Latch {
     /// A description announced this address. Where it repeats the last one, the source learned under that stays
-    /// believable, and a far side that has spoken keeps precedence for a moment.
-    pub fn expect(&mut self, announced: SocketAddr, signalled: Option<IpAddr>, now: Instant) {
+    /// believable, as is the one learned under it `before` yet another came; and a far side that has spoken keeps precedence
+    /// for a moment.
+    pub fn expect(
+        &mut self,
+        announced: SocketAddr,
+        signalled: Option<IpAddr>,
+        before: Option<SocketAddr>,
+        now: Instant,
+    ) {
         let (incumbent, known) = match self {
             Self::Open(open) if open.announced == announced => {
                 let incumbent = open.learned.map(|learned| learned.source).or(open.incumbent);
                 (incumbent, incumbent.is_some())
             }
-            Self::Settled(before) => (None, *before == announced),
-            Self::Shut | Self::Open(_) => (None, false),
+            Self::Settled(settled) if *settled == announced => (None, true),
+            Self::Settled(_) | Self::Shut | Self::Open(_) => (before, before.is_some()),
         };
         let from = if known { now + PRECEDENCE } else { now };
         let candidates = [None; CANDIDATES];
@@ -142,9 +152,11 @@ impl Latch {
         match self {
             Self::Shut => false,
             Self::Settled(announced) => *announced == source,
-            Self::Open(open) => {
-                open.announced == source || (open.distance(source.ip()).is_some() && !stale.contains(source))
-            }
+            Self::Open(open) if open.announced == source => true,
+            Self::Open(open) => open.distance(source.ip()).is_some_and(|distance| {
+                let nearer = |present: Learned| present.source == source || distance > present.distance;
+                open.learned.is_none_or(nearer) && !stale.contains(source)
+            }),
         }
     }
 
@@ -177,7 +189,7 @@ impl Open {
             return Heard::Foreign;
         }
         let needed = if distance == Distance::Near { NEAR_RUN } else { FAR_RUN };
-        if self.run(source, mark, now) < needed || now < self.from {
+        if self.run(source, distance, mark, now) < needed || now < self.from {
             return Heard::Foreign;
         }
         self.learn(source, distance, now)
@@ -207,18 +219,22 @@ impl Open {
         }
     }
 
-    /// How many consistent packets this source has now sent in a row; 0 when all places are taken.
-    fn run(&mut self, source: SocketAddr, mark: Mark, now: Instant) -> u8 {
+    /// How many consistent packets this source has now sent in a row; 0 when all places are taken. A place is free when its
+    /// source has not been consistent for long, or is farther.
+    fn run(&mut self, source: SocketAddr, distance: Distance, mark: Mark, now: Instant) -> u8 {
         let known = self.candidates.iter_mut().flatten().find(|candidate| candidate.source == source);
         if let Some(candidate) = known {
             let next = Mark { sequence: candidate.mark.sequence.wrapping_add(1), ..candidate.mark };
-            let run = if mark == next { candidate.run.saturating_add(1) } else { 1 };
-            *candidate = Candidate { source, mark, run, at: now };
+            let (run, at) = if mark == next { (candidate.run.saturating_add(1), now) } else { (1, candidate.at) };
+            *candidate = Candidate { mark, run, at, ..*candidate };
             return run;
         }
-        let free = |place: &&mut Option<Candidate>| place.is_none_or(|candidate| candidate.at + CANDIDATE_LIFE <= now);
-        let Some(place) = self.candidates.iter_mut().find(free) else { return 0 };
-        *place = Some(Candidate { source, mark, run: 1, at: now });
+        let over = |candidate: Candidate| candidate.at + CANDIDATE_LIFE <= now;
+        let farther = |candidate: Candidate| candidate.distance < distance;
+        let place = self.candidates.iter().position(|place| place.is_none_or(over));
+        let place = place.or_else(|| self.candidates.iter().position(|place| place.is_some_and(farther)));
+        let Some(place) = place else { return 0 };
+        self.candidates[place] = Some(Candidate { source, distance, mark, run: 1, at: now });
         1
     }
 }
@@ -231,30 +247,66 @@ fn is_private(address: IpAddr) -> bool {
     }
 }
 
-/// Sources heard in a pair's earlier life, newest last: their streams must not reach the next call (M12).
+/// Sources that are not to be learned, newest last: those heard in a pair's earlier life, whose streams must not reach the
+/// next call (M12), and those whose place a new description has given to another (M3).
 #[derive(Debug, Default)]
-pub struct Stale(Vec<(SocketAddr, Instant)>);
+pub struct Stale(Vec<Past>);
+
+#[derive(Debug)]
+struct Past {
+    source: SocketAddr,
+    /// The address of this life in whose place it was accepted.
+    announced: Option<SocketAddr>,
+    heard: Instant,
+}
 
 impl Stale {
     const LIMIT: usize = 8;
 
     /// Remembers a source; the longest unheard makes room.
     pub fn note(&mut self, source: SocketAddr, now: Instant) {
-        self.0.retain(|(known, _)| *known != source);
+        self.push(Past { source, announced: None, heard: now });
+    }
+
+    /// Remembers a source that nobody knows, where there is room: strangers take no known one's place.
+    pub fn note_stranger(&mut self, source: SocketAddr, now: Instant) {
+        if self.contains(source) || self.0.len() < Self::LIMIT {
+            self.note(source, now);
+        }
+    }
+
+    /// Remembers a source that was accepted where `announced` was expected, now that another is.
+    pub fn note_moved(&mut self, source: SocketAddr, announced: Option<SocketAddr>, now: Instant) {
+        self.push(Past { source, announced, heard: now });
+    }
+
+    fn push(&mut self, past: Past) {
+        self.0.retain(|known| known.source != past.source);
         if self.0.len() == Self::LIMIT {
             self.0.remove(0);
         }
-        self.0.push((source, now));
+        self.0.push(past);
+    }
+
+    /// This address is announced again: the source last accepted in its place, which is no longer stale.
+    pub fn welcome(&mut self, announced: SocketAddr) -> Option<SocketAddr> {
+        let at = self.0.iter().rposition(|past| past.announced == Some(announced))?;
+        Some(self.0.remove(at).source)
+    }
+
+    /// This life is over: nobody in it is to be heard in the next.
+    pub fn close(&mut self) {
+        self.0.iter_mut().for_each(|past| past.announced = None);
     }
 
     /// Forgets those last heard at `since` or before: a phone that fell silent may call again.
     pub fn forget_before(&mut self, since: Instant) {
-        self.0.retain(|(_, at)| *at > since);
+        self.0.retain(|past| past.heard > since);
     }
 
     /// True for a source remembered.
     pub fn contains(&self, source: SocketAddr) -> bool {
-        self.0.iter().any(|(known, _)| *known == source)
+        self.0.iter().any(|known| known.source == source)
     }
 }
 
@@ -283,7 +335,8 @@ mod tests {
         }
 
         fn expect(&mut self, announced: &str) {
-            self.latch.expect(address(announced), Some(address(SIGNALLED).ip()), self.now);
+            let before = self.stale.welcome(address(announced));
+            self.latch.expect(address(announced), Some(address(SIGNALLED).ip()), before, self.now);
         }
 
         /// `count` packets of one stream, 20 ms apart; what the latch made of each.
@@ -348,6 +401,32 @@ mod tests {
             assert_eq!(scene.packet(STRANGER, u32::from(round), round), Foreign);
         }
         assert_eq!(scene.stream("203.0.113.5:61000", 3, 3), [Foreign, Foreign, Learned]);
+    }
+
+    #[test]
+    fn m2_strangers_at_every_place_stop_nobody_who_is_nearer_and_hold_none_for_long() {
+        let strangers: Vec<String> = (0..8).map(|port| format!("198.51.100.9:{}", 900 + port)).collect();
+        let mut sequence = 0_u16;
+        let mut trickle = |scene: &mut Scene| {
+            for stranger in &strangers {
+                sequence = sequence.wrapping_add(77);
+                assert_eq!(scene.packet(stranger, 7, sequence), Foreign);
+                scene.now -= Duration::from_millis(18);
+            }
+        };
+        for (far, ssrc) in [(SIGNALLED, 1), ("203.0.113.5:61000", 2)] {
+            let mut scene = Scene::expecting(PRIVATE);
+            (0..20).for_each(|_| trickle(&mut scene));
+            let heard: Vec<Heard> = (0..50)
+                .map(|sequence| {
+                    trickle(&mut scene);
+                    scene.packet(far, ssrc, sequence)
+                })
+                .collect();
+            let learned = heard.iter().position(|heard| *heard == Learned);
+            let patience = if far == SIGNALLED { 3 } else { 25 };
+            assert!(learned.is_some_and(|at| at < patience), "{far}: {heard:?}");
+        }
     }
 
     #[test]

@@ -58,7 +58,7 @@ use crate::b2bua::io::{MediaCommand, MediaEvent, PortPair};
 use drops::Drops;
 pub use drops::KernelLosses;
 use ports::Socket;
-use recorder::{Order, Recorder, RecorderGauges, RecorderSettings};
+use recorder::{Recorder, RecorderGauges, RecorderSettings};
 pub use relay::Terms;
 use sounds::Sounds;
 use worker::Worker;
@@ -248,12 +248,7 @@ impl Media {
             | MediaCommand::Record { pair, .. }
             | MediaCommand::Pause { pair, .. }
             | MediaCommand::Close(pair) => pair.worker,
-            MediaCommand::EndRecording(call) => {
-                if let Some((recorder, _)) = &self.recorder {
-                    recorder.order(Order::End(*call));
-                }
-                return;
-            }
+            MediaCommand::EndRecording { worker, .. } => *worker,
         };
         match self.lanes.get(usize::from(worker)) {
             Some(lane) => lane.send(command),

@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, connect, connect_unspec, recv, recvfrom, send,
-    sendto, socket_with, sockopt,
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, connect, connect_unspec, getpeername, recv,
+    recvfrom, send, sendto, socket_with, sockopt,
 };
 use rustix::process::{Resource, getrlimit, setrlimit};
 
@@ -137,6 +137,7 @@ impl Socket {
     /// Sends one datagram to the peer, or to `target` where there is none; false when the kernel did not take it. A refusal that belongs to an earlier packet (ICMP
     /// port unreachable) costs one more try, never two.
     pub fn send(&self, packet: &[u8], target: SocketAddr) -> bool {
+        debug_assert!(self.peer().is_none_or(|peer| peer == target), "a connected socket has one target");
         let once = || match self.reach {
             Reach::Open => sendto(&self.fd, packet, SendFlags::empty(), &target),
             Reach::Connected | Reach::Sifted => send(&self.fd, packet, SendFlags::empty()),
@@ -149,6 +150,12 @@ impl Socket {
             }
             Ok(_) => true,
         }
+    }
+
+    /// Whom it is connected to.
+    fn peer(&self) -> Option<SocketAddr> {
+        let peer = getpeername(&self.fd).ok().flatten().and_then(|peer| SocketAddr::try_from(peer).ok());
+        peer.filter(|_| self.reach != Reach::Open).map(plain)
     }
 
     /// Lets the kernel filter and route for us: strangers get an ICMP refusal and we do not even count them. Packets

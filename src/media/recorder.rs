@@ -234,12 +234,13 @@ impl Desk {
     }
 
     fn lay(&mut self, frame: &Frame) {
-        if !self.reels.contains_key(&frame.call) {
-            self.obey(); // the order to begin was given before its first frame
+        if self.reels.get(&frame.call).is_none_or(|reel| reel.tape.is_paused()) {
+            self.obey(); // the order to begin or to go on was given before its first frame
         }
         if let Some(reel) = self.reels.get_mut(&frame.call) {
-            let skipped = frame.number.wrapping_sub(reel.next);
-            reel.lost += u64::from(if frame.number == 0 { 0 } else { skipped });
+            // A smaller number is one of another row's, or of the same after a pause.
+            let skipped = frame.number.checked_sub(reel.next).unwrap_or(frame.number);
+            reel.lost += u64::from(skipped);
             reel.next = frame.number.wrapping_add(1);
             if frame.is_readable() {
                 reel.lost += u64::from(!reel.tape.lay(frame));
@@ -484,6 +485,21 @@ mod tests {
         assert_eq!(samples.len(), 2 * 8000);
         assert!(samples.chunks(2).all(|pair| pair == [left, right]));
         assert_eq!(scene.recorder().gauges().status(), RecorderStatus { bytes: 32_000, ..RecorderStatus::default() });
+    }
+
+    #[test]
+    fn what_is_missing_at_the_beginning_of_another_row_is_counted_and_no_more() {
+        let mut scene = Scene::with(1 << 20);
+        scene.says(CALL, 50);
+        // The customer's place is taken: another row, whose first frames found no room.
+        scene.recorder().order(Order::Pause(CALL, now()));
+        scene.recorder().order(Order::Roll(CALL, now()));
+        let packet = [&[0x80, 0][..], &[0x90; 170]].concat();
+        for number in 3..6 {
+            scene.recorder().take(Frame::of(CALL, Track::Said, number, &packet, now()).unwrap());
+        }
+        let report = scene.report(CALL);
+        assert_eq!((report.lost_frames, report.end), (3, TapeEnd::Complete));
     }
 
     #[test]

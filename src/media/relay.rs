@@ -112,8 +112,8 @@ impl Table {
 
     /// Judges one packet, edits it in place, and says where it goes. `now` may be as old as the batch it came in.
     pub fn step(&mut self, slot: Slot, source: SocketAddr, packet: &mut [u8], now: Instant) -> Step {
-        if !slot.is_rtp() {
-            return self.report(slot, source, packet, now);
+        if !slot.is_rtp() || is_rtcp(packet) {
+            return self.report(slot, source, packet, now); // on its own port, or multiplexed (RFC 5761)
         }
         let index = slot.row();
         let row = &mut self.rows[index];
@@ -121,8 +121,6 @@ impl Table {
             if !self.introduce(index, source, packet, now) {
                 return Step::Drop;
             }
-        } else if is_rtcp(packet) {
-            return self.report(slot, source, packet, now); // multiplexed (RFC 5761)
         } else if RtpReader::new(packet).is_err() {
             row.rest.invalid_packets += 1;
             return Step::Drop;
@@ -141,6 +139,9 @@ impl Table {
         }
 
         let Feed::Row(peer) = self.rows[index].feed else { return Step::Drop };
+        if is_event && self.is_told(index, peer, packet) {
+            return Step::Drop;
+        }
         let peer_row = &mut self.rows[peer];
         let Some(target) = peer_row.rtp.target.filter(|_| peer_row.hears_peer()) else { return Step::Drop };
         if is_event && !peer_row.takes_event(packet) {
@@ -161,6 +162,25 @@ impl Table {
         Step::Forward(Slot::rtp(peer), target)
     }
 
+    /// Who sends both INFO and events for one key is heard once: by the event, or, where that came too late, by the key that
+    /// its hearer is being told already. True when this packet is of such a key.
+    #[cold]
+    fn is_told(&mut self, index: usize, peer: usize, packet: &[u8]) -> bool {
+        let newest = self.rows[index].rest.presses.newest();
+        let hearer = &mut self.rows[peer];
+        hearer.saying = hearer.saying.take().filter(|saying| !saying.waits());
+        let says = hearer.saying.as_ref().zip(newest).is_some_and(|(saying, digit)| saying.says(digit));
+        let presses = &mut self.rows[index].rest.presses;
+        if says {
+            presses.drown();
+        }
+        let told = presses.is_drowned();
+        if told {
+            self.rows[peer].outgoing.leave_out(packet);
+        }
+        told
+    }
+
     /// Takes what the row's far side says or hears, where it is recorded.
     #[cold]
     fn record(&mut self, index: usize, track: Track, packet: &[u8], now: Instant) {
@@ -171,11 +191,15 @@ impl Table {
     /// Both sides of a recording hear its tone; here is what one says to the other.
     #[cold]
     fn beep(&mut self, from: usize, to: usize, packet: &mut [u8], now: Instant) {
-        for (index, side) in [(to, 0), (from, 1)] {
-            let recording = self.rows[index].recording.as_mut();
-            if let Some(beeps) = recording.and_then(|recording| recording.beeps.as_mut()) {
-                beeps[side].mix(packet, now);
-            }
+        self.tone(to, 0, packet, now);
+        self.tone(from, 1, packet, now);
+    }
+
+    /// The tone of a row's recording towards its far side (0), or towards whoever hears that (1), if one is due.
+    fn tone(&mut self, index: usize, side: usize, packet: &mut [u8], now: Instant) {
+        let recording = self.rows[index].recording.as_mut();
+        if let Some(beeps) = recording.and_then(|recording| recording.beeps.as_mut()) {
+            beeps[side].mix(packet, now);
         }
     }
 
@@ -184,11 +208,11 @@ impl Table {
     fn introduce(&mut self, index: usize, source: SocketAddr, packet: &[u8], now: Instant) -> bool {
         let row = &mut self.rows[index];
         let heard = match RtpReader::new(packet) {
-            Ok(rtp) if !is_rtcp(packet) => {
+            Ok(rtp) => {
                 let mark = Mark { ssrc: rtp.ssrc(), sequence: rtp.sequence_number().into() };
                 row.rest.latch.hear(source, mark, now, self.terms.learn_window, &row.rest.stale)
             }
-            _ => Heard::Foreign,
+            Err(_) => Heard::Foreign,
         };
         match heard {
             Heard::Foreign => {
@@ -205,14 +229,18 @@ impl Table {
         true
     }
 
-    /// RTCP, on its own port or, from the accepted RTP source, multiplexed.
+    /// RTCP, on its own port, or multiplexed from the RTP source that is accepted or announced.
     fn report(&mut self, slot: Slot, source: SocketAddr, packet: &mut [u8], now: Instant) -> Step {
         let row = &mut self.rows[slot.row()];
         if !is_rtcp(packet) && row.rest.rtcp.source == Some(source) {
             row.rest.invalid_packets += 1;
             return Step::Drop;
         }
-        if !is_rtcp(packet) || !(slot.is_rtp() || row.accepts_rtcp(source)) {
+        let accepted = match slot.is_rtp() {
+            true => [row.rtp.source, row.rest.announced].contains(&Some(source)),
+            false => is_rtcp(packet) && row.accepts_rtcp(source),
+        };
+        if !accepted {
             row.foreign(source, now);
             return Step::Drop;
         }
@@ -277,6 +305,11 @@ impl Table {
         self.rows[slot.row()].rest.invalid_packets += 1;
     }
 
+    /// What the row's far side is sent begins in the lower half of the sequence numbers.
+    pub fn number_low(&mut self, index: usize) {
+        self.rows[index].outgoing.begin_low();
+    }
+
     /// What the row's far side is sent goes on after what it was sent, whatever its source says.
     pub fn number_on(&mut self, index: usize) {
         self.rows[index].outgoing.change_source();
@@ -327,20 +360,24 @@ impl Table {
         if rtp != rest.announced
             && let Some(before) = side.source.filter(|source| Some(*source) != rtp)
         {
-            rest.stale.note(before, now); // M3: the old source is ignored after a move
+            rest.stale.note_moved(before, rest.announced, now); // M3: the old source is ignored after a move
         }
         match rtp {
-            Some(announced) => rest.latch.expect(announced, signalled, now),
+            Some(announced) => rest.latch.expect(announced, signalled, rest.stale.welcome(announced), now),
             None => rest.latch.shut(),
         }
-        side.expect(rtp, std::mem::replace(&mut rest.announced, rtp));
-        rest.rtcp.expect(rtcp, std::mem::replace(&mut rest.rtcp_announced, rtcp));
+        let before = [std::mem::replace(&mut rest.announced, rtp), std::mem::replace(&mut rest.rtcp_announced, rtcp)];
+        side.expect(rtp, before[0]);
+        if before != [rtp, rtcp] {
+            rest.rtcp.expect(rtcp, before[1]);
+        }
         moved
     }
 
     /// The row's far side does not listen any more, or does again: what it hears then goes on where it stopped.
     pub fn hold(&mut self, index: usize, held: bool) {
         let row = &mut self.rows[index];
+        row.saying = row.saying.take().filter(|_| !held); // who does not listen hears no keys, now or later
         if std::mem::replace(&mut row.held, held) && !held {
             row.outgoing.change_source();
         }
@@ -351,11 +388,18 @@ impl Table {
         self.rows[index].events = types;
     }
 
-    /// The row's far side hears this key, if it hears telephone events.
+    /// The row's far side hears this key, if it hears telephone events, and has not heard the other side press them.
     pub fn press(&mut self, index: usize, digit: Digit) {
+        let presser = match self.rows[index].feed {
+            Feed::Row(peer) => Some(&self.rows[peer]),
+            Feed::Sound(_) | Feed::Nothing => None,
+        };
+        let heard = presser.is_some_and(|presser| presser.rest.presses.are_any());
+        let may_press = presser.is_some_and(|presser| presser.events.is_some());
         let row = &mut self.rows[index];
-        if row.events.is_some() {
-            row.saying.get_or_insert_default().press(digit);
+        if row.events.is_some() && !row.held && !heard {
+            let doubtful = may_press && !std::mem::replace(&mut row.rest.told_keys, true);
+            row.saying.get_or_insert_default().press(digit, doubtful);
         }
     }
 
@@ -429,7 +473,7 @@ impl Table {
     ) -> Option<(SocketAddr, usize)> {
         let row = &mut self.rows[index];
         let target = row.rtp.target.filter(|_| !row.held)?;
-        if row.saying.is_some() {
+        if row.saying.as_mut().is_some_and(|saying| !saying.pass()) {
             return row.say(packet, due).then_some((target, HEADER + EVENT));
         }
         let playing = match (&mut row.cover, &mut row.feed) {
@@ -444,6 +488,7 @@ impl Table {
             self.notices.push(Notice::Played(row.rest.pair));
         }
         if row.recording.is_some() {
+            self.tone(index, 0, packet, due);
             self.record(index, Track::Heard, packet, due);
         }
         Some((target, packet.len()))
@@ -460,10 +505,12 @@ impl Table {
         let row = &mut self.rows[index];
         let mut stale = std::mem::take(&mut row.rest.stale);
         [row.rtp.source, row.rest.rtcp.source].into_iter().flatten().for_each(|source| stale.note(source, now));
+        stale.close();
+        let far = [row.rtp.source, row.rest.announced].map(|far| far.map(|far| far.ip()));
         let closed = MediaEvent::Closed(row.rest.pair, row.counters());
         *row = Row::new(row.rest.pair);
         row.rest.stale = stale;
-        row.rest.life = Life::Draining { closed: now, heard: now };
+        row.rest.life = Life::Draining { far, closed: now, heard: now };
         closed
     }
 
@@ -497,7 +544,7 @@ impl Table {
         match row.rest.life {
             Life::Idle => None,
             Life::Lent => row.look(now),
-            Life::Draining { closed, heard } => {
+            Life::Draining { closed, heard, .. } => {
                 let quiet = now >= heard + quarantine;
                 let over = quiet || now >= closed + quarantine_limit;
                 over.then(|| {
@@ -629,6 +676,49 @@ mod tests {
     }
 
     #[test]
+    fn m3_who_comes_back_to_an_earlier_address_is_heard_where_it_was_heard_there() {
+        let mut scene = Scene::call("10.0.0.1:4000");
+        let (phone, music) = ("198.51.100.7:6000", "198.51.100.8:7000");
+        assert!(scene.passes(0, phone), "behind a NAT");
+        scene.expect(0, "10.0.0.9:5000");
+        assert!(!scene.passes(0, phone) && scene.passes(0, music));
+        scene.expect(0, "10.0.0.1:4000");
+        assert!(!scene.passes(0, music), "that is over");
+        assert!(scene.passes(0, phone));
+        assert_eq!(scene.packet(1, "192.0.2.2:5000", 9), Step::Forward(Slot(0), address(phone)));
+        // In the next life nobody comes back.
+        scene.table.close(0, scene.now);
+        scene.now += TERMS.quarantine_limit;
+        for source in [phone, music] {
+            scene.packet(0, source, 1);
+        }
+        scene.table.look(0, scene.now);
+        scene.expect(0, "10.0.0.1:4000");
+        scene.table.bridge(0, 1);
+        assert!(!scene.passes(0, phone) && !scene.passes(0, music));
+    }
+
+    #[test]
+    fn m8_a_side_that_only_listens_is_heard_to_report() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        assert!(scene.passes(1, "192.0.2.2:5000"));
+        let muxed = address("192.0.2.1:4000");
+        scene.table.expect(0, (Some(muxed), Some(muxed)), None, scene.now);
+        let mut report = [0x80, 201, 0, 1, 0, 0, 0, 7];
+        scene.table.step(Slot::rtp(0), muxed, &mut report, scene.now);
+        let mut report = [0x80, 201, 0, 1, 0, 0, 0, 7];
+        scene.table.step(Slot::rtp(0), address("192.0.2.9:4000"), &mut report, scene.now);
+        let counters = scene.table.rows[0].counters();
+        assert_eq!((counters.received_rtcp, counters.foreign_packets), (1, 1), "and no stranger");
+        // Where it was heard to report it still is when its session is refreshed.
+        scene.expect(0, "192.0.2.1:4000");
+        assert!(scene.passes(0, "192.0.2.1:4000"));
+        assert_ne!(scene.report(0, "192.0.2.1:9999"), Step::Drop);
+        scene.expect(0, "192.0.2.1:4000");
+        assert_ne!(scene.report(0, "192.0.2.1:9999"), Step::Drop);
+    }
+
+    #[test]
     fn rtcp_is_learned_from_the_rtp_host_only() {
         let mut scene = Scene::call("192.0.2.1:4000");
         assert_eq!(scene.report(0, "192.0.2.1:9999"), Step::Drop, "nobody is known yet");
@@ -722,6 +812,61 @@ mod tests {
         scene.expect(1, "192.0.2.2:5000");
         scene.table.bridge(0, 1);
         assert!(scene.passes(0, "192.0.2.1:4000"), "fell silent, so it may call again");
+    }
+
+    #[test]
+    fn m12_a_stranger_who_sends_to_all_ports_keeps_none_from_its_next_call() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        assert!(scene.passes(0, "192.0.2.1:4000"));
+        scene.table.close(0, scene.now);
+        let until = scene.now + TERMS.quarantine;
+        while scene.now < until {
+            assert_eq!(scene.table.look(0, scene.now), None);
+            scene.packet(0, "198.51.100.9:999", 1);
+        }
+        assert!(matches!(scene.table.look(0, scene.now), Some(MediaEvent::Quiet(_))));
+        scene.expect(0, "10.0.0.1:4000");
+        scene.expect(1, "192.0.2.2:5000");
+        scene.table.bridge(0, 1);
+        assert!(!scene.passes(0, "198.51.100.9:999"), "and is not learned there");
+    }
+
+    #[test]
+    fn m5_who_sends_both_info_and_events_for_one_key_is_heard_once() {
+        /// What of one key is heard: packets relayed, packets of ours. The INFO comes so many packets after the event began.
+        fn heard(info_at: i32) -> (usize, usize) {
+            let mut scene = Scene::call("192.0.2.1:4000");
+            let types = Some(EventTypes { hears: 101, told: 101 });
+            scene.table.events(0, types);
+            scene.table.events(1, types);
+            assert!(scene.passes(0, "192.0.2.1:4000"));
+            scene.sequence = 50;
+            let (mut relayed, mut said) = (0, 0);
+            for step in -15..40 {
+                if step == info_at {
+                    scene.table.press(1, Digit::read('5').unwrap());
+                }
+                if (0..9).contains(&step) {
+                    let end = if step >= 6 { 0x8a } else { 10 };
+                    let duration = (160 * (step.min(6) + 1)) as u16;
+                    let [high, low] = duration.to_be_bytes();
+                    let mut packet = scene.event(101, 16_000, [5, end, high, low]);
+                    let step = scene.table.step(Slot::rtp(0), address("192.0.2.1:4000"), &mut packet, scene.now);
+                    relayed += usize::from(step != Step::Drop);
+                } else {
+                    scene.now += Duration::from_millis(20);
+                }
+                let mut packet = [0; HEADER + FRAME];
+                said +=
+                    usize::from(scene.table.is_sounding(1) && scene.table.sound(1, &mut packet, scene.now).is_some());
+            }
+            (relayed, said)
+        }
+        assert_eq!(heard(100), (9, 0), "an event alone");
+        assert_eq!(heard(3), (9, 0), "INFO while the key is down");
+        assert_eq!(heard(20), (9, 0), "INFO when it is up again");
+        assert_eq!(heard(-1), (9, 0), "INFO just before");
+        assert_eq!(heard(-12), (0, 7), "INFO so early that it is being said already");
     }
 
     #[test]
@@ -886,6 +1031,34 @@ mod tests {
         scene.table.events(0, None);
         scene.table.press(0, Digit::read('3').unwrap());
         assert!(!scene.table.is_sounding(0), "who hears no events is told by INFO");
+    }
+
+    #[test]
+    fn who_is_recorded_hears_the_tone_in_our_sounds_too() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        scene.table.roll(0, CallRef(1), Duration::from_secs(10), scene.now);
+        scene.table.play(0, Sound::Waiting, Law::Mu);
+        let mut toned = 0;
+        for _ in 0..50 {
+            scene.now += Duration::from_millis(20);
+            let mut packet = [0; HEADER + FRAME];
+            scene.table.sound(0, &mut packet, scene.now).expect("a packet");
+            let loudest = packet[HEADER..].iter().map(|octet| tones::from_mu_law(*octet).unsigned_abs()).max();
+            toned += usize::from(loudest.unwrap() > 2_000);
+        }
+        assert_eq!(toned, 10, "200 ms of it, in comfort noise");
+        assert!(scene.table.frames.iter().all(super::super::tape::Frame::is_readable));
+    }
+
+    #[test]
+    fn m5_who_holds_hears_no_keys_then_or_later() {
+        let mut scene = Scene::call("192.0.2.1:4000");
+        scene.table.events(0, Some(EventTypes { hears: 97, told: 97 }));
+        scene.table.press(0, Digit::read('1').unwrap());
+        scene.table.hold(0, true);
+        scene.table.press(0, Digit::read('2').unwrap());
+        scene.table.hold(0, false);
+        assert!(!scene.table.is_sounding(0));
     }
 
     #[test]

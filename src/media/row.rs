@@ -1,6 +1,6 @@
 //! Everything about one port pair, laid out for the packets that pass: plain data.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::beep::Beep;
@@ -23,8 +23,8 @@ pub(super) enum Life {
     Idle,
     /// A leg's.
     Lent,
-    /// Closed, waiting for silence. `heard` is when something last arrived.
-    Draining { closed: Instant, heard: Instant },
+    /// Closed, waiting for silence of its far side's hosts. `heard` is when something last arrived from there.
+    Draining { far: [Option<IpAddr>; 2], closed: Instant, heard: Instant },
 }
 
 /// What a far side is sent.
@@ -144,6 +144,8 @@ pub(super) struct Rest {
     pub latch: Latch,
     pub stale: Stale,
     pub presses: Presses,
+    /// Whether its far side has been told of a key.
+    pub told_keys: bool,
     pub watch: Option<Watch>,
     /// When the counters are told again.
     pub count_due: Option<Instant>,
@@ -165,6 +167,7 @@ impl Row {
             latch: Latch::Shut,
             stale: Stale::default(),
             presses: Presses::default(),
+            told_keys: false,
             watch: None,
             count_due: None,
             received_rtcp: 0,
@@ -219,7 +222,7 @@ impl Row {
 
     /// Whether its far side is sent what another row feeds it.
     pub fn hears_peer(&self) -> bool {
-        !self.held && self.cover.is_none() && self.saying.is_none()
+        !self.held && self.cover.is_none() && self.saying.as_ref().is_none_or(|saying| saying.waits())
     }
 
     /// Writes the next packet of a key of ours: its event has one timestamp, while the stream's goes on. False in the pause
@@ -284,9 +287,14 @@ impl Row {
         let Rest { life, stale, foreign_packets, .. } = &mut *self.rest;
         match life {
             Life::Lent => *foreign_packets += 1,
-            Life::Draining { heard, .. } => {
-                *heard = now;
-                stale.note(source, now);
+            Life::Draining { far, heard, .. } => {
+                // A stranger who sends to all ports keeps none from its next call; but he is not learned there.
+                if far.contains(&Some(source.ip())) {
+                    *heard = now;
+                    stale.note(source, now);
+                } else {
+                    stale.note_stranger(source, now);
+                }
             }
             Life::Idle if stale.contains(source) => stale.note(source, now),
             Life::Idle => {}

@@ -8,6 +8,9 @@
 //! - The RTP header is measured here: the crate's own reader trusts the lengths in a header extension.
 //! - A new key goes on with the roll-over counter of the old one (RFC 3711 section 3.3.1), unless the far side has moved and
 //!   everything begins anew (RFC 4568 section 7.1.4). Not everybody keeps it: what is received may do either.
+//! - A far side takes the roll-over counter of the first packet that it hears for zero (RFC 3711 section 3.3.1), and what it
+//!   hears first is not ours to know: our streams begin in the lower half of the numbers, so that the first turn is minutes
+//!   away. Theirs may have turned before we heard them.
 //! - No index is used twice to send, whatever numbers the packets to be sent have: two packets under one index would
 //!   give away their difference, and with GCM the key of the tags (RFC 7714 section 8.4).
 
@@ -24,6 +27,10 @@ use crate::b2bua::io::{Key, Keys, Suite};
 const WINDOW: usize = 128;
 /// Sources under one key and in one direction, RTP and RTCP apart.
 const SOURCES: usize = 16;
+/// Packets until the sequence numbers begin again.
+const TURN: i64 = 1 << 16;
+/// A stream that is heard first at a number below this may have turned while nobody heard it: some three minutes of it.
+const EARLY: u16 = 10_000;
 /// Octets of an RTCP header with its SSRC, which are not encrypted.
 const RTCP_HEADER: usize = 8;
 /// Octets of the SRTCP index, whose first bit says that the packet is encrypted.
@@ -166,14 +173,15 @@ impl Incoming {
     /// A source whose first packet under this key authenticates: counted from nothing, or on from what was heard before.
     fn begin(name: Name, key: &Key, earlier: Option<&Self>, packet: &[u8]) -> Option<(Self, Bytes)> {
         let begun = |place: i64| {
-            let context = if place >> 16 == 0 { context(key)? } else { wound(key, name.ssrc, place)? };
+            let context = if place >> 16 == 0 { context(key, true)? } else { wound(key, name.ssrc, place, true)? };
             let mut source = Self { name, context, newest: place };
             let opened = source.open(packet, key.suite())?;
             Some((source, opened))
         };
         let sequence = if name.rtcp { 0 } else { Position::read(packet).sequence };
         let on = earlier.map(|earlier| after(earlier.newest, sequence)).filter(|on| on >> 16 > 0);
-        begun(sequence.into()).or_else(|| begun(on?))
+        let turned = (!name.rtcp && sequence < EARLY).then_some(TURN + i64::from(sequence));
+        begun(sequence.into()).or_else(|| begun(on?)).or_else(|| begun(turned?))
     }
 
     fn open(&mut self, packet: &[u8], suite: Suite) -> Option<Bytes> {
@@ -207,8 +215,8 @@ impl Leaving {
         let sent = earlier.and_then(|earlier| earlier.sent.as_ref());
         let place = sent.map(|sent| after(sent.newest, Position::read(packet).sequence)).filter(|place| *place > 0);
         let context = match place {
-            Some(place) if place >> 16 > 0 => wound(key, name.ssrc, place)?,
-            _ => context(key)?,
+            Some(place) if place >> 16 > 0 => wound(key, name.ssrc, place, false)?,
+            _ => context(key, false)?,
         };
         // Nothing has been sent under this key yet: the packet before this one is not among what was sent.
         Some(Self { name, context, sent: place.map(|place| Sent { newest: place - 1, bits: 0 }) })
@@ -268,25 +276,27 @@ impl Sent {
     }
 }
 
-fn context(key: &Key) -> Option<Context> {
+/// What encrypts or, watching for replays, decrypts.
+fn context(key: &Key, watches: bool) -> Option<Context> {
     let profile = match key.suite() {
         Suite::AesCm128HmacSha1_80 => ProtectionProfile::Aes128CmHmacSha1_80,
         Suite::AesCm128HmacSha1_32 => ProtectionProfile::Aes128CmHmacSha1_32,
         Suite::AeadAes128Gcm => ProtectionProfile::AeadAes128Gcm,
         Suite::AeadAes256Gcm => ProtectionProfile::AeadAes256Gcm,
     };
-    let windows = (srtp_replay_protection(WINDOW), srtcp_replay_protection(WINDOW));
-    Context::new(key.master(), key.salt(), profile, Some(windows.0), Some(windows.1)).ok()
+    let rtp = watches.then(|| srtp_replay_protection(WINDOW));
+    let rtcp = watches.then(|| srtcp_replay_protection(WINDOW));
+    Context::new(key.master(), key.salt(), profile, rtp, rtcp).ok()
 }
 
 /// A context whose count of one source stands just before this place. The crate lets nobody set it, and counts what it
 /// encrypts: packets that nobody sees, three for each turn of the sequence number.
-fn wound(key: &Key, ssrc: u32, place: i64) -> Option<Context> {
-    const TURN: [u16; 3] = [0x7fff, 0xfffe, 0];
-    let mut context = context(key)?;
+fn wound(key: &Key, ssrc: u32, place: i64, watches: bool) -> Option<Context> {
+    const STEPS: [u16; 3] = [0x7fff, 0xfffe, 0];
+    let mut context = context(key, watches)?;
     let half = (place as u16 > 0x7fff).then_some(0x7fff);
     let turns = usize::try_from(place >> 16).ok()?;
-    let numbers = std::iter::once(0).chain(TURN.into_iter().cycle().take(turns * TURN.len())).chain(half);
+    let numbers = std::iter::once(0).chain(STEPS.into_iter().cycle().take(turns * STEPS.len())).chain(half);
     for sequence_number in numbers {
         let header = Header { ssrc, sequence_number, ..Header::default() };
         context.encrypt_rtp_with_header(&[0; HEADER], &header).ok()?;
@@ -485,6 +495,20 @@ mod tests {
                     let sent = sealed(&mut here, &rtp(9, sequence));
                     assert_eq!(opened(&mut there, &sent), Some(rtp(9, sequence)), "{suite:?}, {turns} turns, anew");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn h10_a_stream_whose_numbers_turned_before_it_was_heard_is_understood() {
+        for suite in [Suite::AesCm128HmacSha1_80, Suite::AeadAes128Gcm] {
+            let (mut here, mut there) = both(suite);
+            (65_000..=65_535).for_each(|sequence| drop(sealed(&mut here, &rtp(9, sequence))));
+            (0..300).for_each(|sequence| drop(sealed(&mut here, &rtp(9, sequence))));
+            for sequence in 300..310 {
+                let sent = sealed(&mut here, &rtp(9, sequence));
+                assert_eq!(opened(&mut there, &sent), Some(rtp(9, sequence)), "{suite:?}");
+                assert_eq!(opened(&mut there, &sent), None, "{suite:?}, once");
             }
         }
     }

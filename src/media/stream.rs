@@ -97,6 +97,8 @@ pub struct Outgoing {
 
 #[derive(Debug, Default)]
 struct Rest {
+    /// Whether the stream begins in the lower half of the sequence numbers.
+    low: bool,
     /// The source before the present one, or that of the telephone events beside it.
     beside: Option<Beside>,
     /// The first packet of the present source: its extended sequence number as the far side counts, and its own.
@@ -118,6 +120,17 @@ struct Beside {
 }
 
 impl Outgoing {
+    /// A stream that has not begun begins in the lower half of the sequence numbers, whatever its source says: its first turn
+    /// is ten minutes away then, at 50 packets a second.
+    pub fn begin_low(&mut self) {
+        self.rest.low = true;
+    }
+
+    /// A sequence number to begin with in place of this one.
+    fn lowered(&self, sequence: u16) -> u16 {
+        if self.rest.low { sequence & 0x7fff } else { sequence }
+    }
+
     /// The next packet comes from another source.
     pub fn change_source(&mut self) {
         self.source = None;
@@ -210,9 +223,12 @@ impl Outgoing {
             self.rest.beside = self.present();
         }
         self.source = Some(came.ssrc);
-        if let Some(next) = self.next(now) {
-            self.shift = next.minus(came);
-            packet[1] |= MARKER;
+        match self.next(now) {
+            Some(next) => {
+                self.shift = next.minus(came);
+                packet[1] |= MARKER;
+            }
+            None => self.shift.sequence = self.lowered(came.sequence).wrapping_sub(came.sequence),
         }
         let leaves = came.plus(self.shift);
         leaves.write(packet);
@@ -255,7 +271,7 @@ impl Outgoing {
     pub fn originate(&mut self, packet: &mut [u8], payload_type: u8, starts: bool, due: Instant) {
         let position = self.next(due).unwrap_or_else(|| Position {
             ssrc: rand::random(),
-            sequence: rand::random(),
+            sequence: self.lowered(rand::random()),
             timestamp: rand::random(),
         });
         packet[0] = 0x80;

@@ -144,6 +144,11 @@ impl Tape {
         self.ahead.drain(..)
     }
 
+    /// Whether nothing is recorded.
+    pub fn is_paused(&self) -> bool {
+        self.paused.is_some()
+    }
+
     /// Nothing is recorded from now on.
     pub fn pause(&mut self, now: Instant) {
         self.paused.get_or_insert(now);

@@ -751,12 +751,13 @@ fn h10_a_source_that_begins_its_numbers_again_is_numbered_on() {
     stage.media.command(MediaCommand::Bridge(a.pair, b.pair));
     a.hears_nothing(); // The commands are on their way meanwhile.
     b.sends(50_000);
-    assert_eq!(position(&opened(&mut far, a.hears())).sequence, 50_000);
+    let first = position(&opened(&mut far, a.hears())).sequence;
+    assert_eq!(first, 50_000 - 32_768, "the first turn is not near");
     b.sends(40_000);
     a.hears_nothing(); // Under this number something may have been sent.
     b.sends(40_001);
     let next = opened(&mut far, a.hears());
-    assert_eq!(position(&next).sequence, 50_001);
+    assert_eq!(position(&next).sequence, first + 1);
 }
 
 #[test]
@@ -786,7 +787,7 @@ fn who_is_recorded_is_heard_on_both_tracks_and_hears_a_tone() {
     }
     assert!((10..=11).contains(&toned), "a tone of 200 ms, mixed into {toned} packets");
     stage.close(a.pair);
-    stage.media.command(MediaCommand::EndRecording(call));
+    stage.media.command(MediaCommand::EndRecording { worker: 0, call });
     let report = loop {
         if let MediaEvent::Recorded(_, report) = stage.event() {
             break report;

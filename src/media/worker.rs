@@ -186,8 +186,8 @@ impl Worker {
     }
 
     fn heed(&mut self) {
-        while let Some(notice) = self.table.notices.pop() {
-            match notice {
+        while !self.table.notices.is_empty() {
+            match self.table.notices.remove(0) {
                 Notice::Started(pair) => self.tell(MediaEvent::Started(pair)),
                 Notice::Pressed(pair, digit) => self.tell(MediaEvent::Digit(pair, digit)),
                 Notice::Settled(slot, far) => self.settle(slot, far),
@@ -298,7 +298,11 @@ impl Worker {
                     recorder.order(Order::Pause(call, self.now));
                 }
             }
-            MediaCommand::EndRecording(_) => {} // the recorder's alone
+            MediaCommand::EndRecording { call, .. } => {
+                if let Some((recorder, _)) = &self.recorder {
+                    recorder.order(Order::End(call));
+                }
+            }
             MediaCommand::Close(pair) => {
                 if let Some(row) = self.lent(pair) {
                     self.sockets[Slot::rtp(row).0].disconnect();
@@ -348,6 +352,9 @@ impl Worker {
     }
 
     fn secure(&mut self, row: usize, keys: Option<&Keys>) {
+        if keys.is_some() {
+            self.table.number_low(row);
+        }
         match (&mut self.protections[row], keys) {
             (protection, None) => *protection = None,
             (Some(protection), Some(keys)) => protection.turn_to(keys),

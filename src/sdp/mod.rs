@@ -205,7 +205,7 @@ impl Audio {
         let rtcp = muxed.or(attributes().find(|a| a.attribute == "rtcp").and_then(|a| rtcp(a, rtp)));
         let mut audio = Self {
             rtp,
-            rtcp: rtcp.or(rtp.map(|rtp| SocketAddr::new(rtp.ip(), rtp.port().saturating_add(1)))),
+            rtcp: rtcp.or(rtp.map(|rtp| SocketAddr::new(rtp.ip(), rtp.port().checked_add(1).unwrap_or(1)))),
             family: ip.map(Family::of),
             formats: media.fmt.split_whitespace().map(str::to_owned).collect(),
             attributes: media.attributes.iter().filter_map(kept).collect(),

@@ -440,7 +440,7 @@ impl Engine {
             self.launch(Duration::ZERO, Flight::Media(MediaEvent::Closed(*pair, MediaCounters::default())));
             self.launch(QUARANTINE, Flight::Media(MediaEvent::Quiet(*pair)));
         }
-        if let MediaCommand::EndRecording(call) = *command {
+        if let MediaCommand::EndRecording { call, .. } = *command {
             let file = Some(format!("{call}.wav"));
             let report =
                 Recorded { file, milliseconds: 1, lost_frames: 0, unreadable_frames: 0, end: TapeEnd::Complete };

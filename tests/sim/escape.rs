@@ -180,6 +180,28 @@ fn m5_an_escape_by_info_in_either_format() {
 }
 
 #[test]
+fn m5_a_key_that_comes_by_info_and_as_an_event_was_pressed_once() {
+    let w = world("00", &["bye", "refuse:480"]);
+    let (mut customer, mut genagent) = talk(&w);
+    informs(&mut customer, "application/dtmf-relay", "Signal=0\r\nDuration=160");
+    w.run_for(ms(100));
+    w.press(&customer, "0");
+    w.run_for(ms(900));
+    assert!(w.talking(&customer, &genagent), "that was one 0");
+    w.press(&customer, "7");
+    informs(&mut customer, "application/dtmf-relay", "Signal=7\r\nDuration=160");
+    assert_eq!(pressed(&w, &genagent), "0", "the relay was told of the first, the events have said the rest");
+    w.press(&customer, "0");
+    informs(&mut customer, "application/dtmf-relay", "Signal=0\r\nDuration=160");
+    w.run_for(ms(300));
+    assert!(w.talking(&customer, &genagent));
+    w.press(&customer, "0");
+    genagent.expect_and_ok("BYE");
+    customer.expect_and_ok("BYE");
+    assert_eq!(w.verdict(), ESCAPED);
+}
+
+#[test]
 fn m5_an_escape_and_a_bye_of_genagent_in_the_same_instant() {
     let w = world("*0", &["bye", "refuse:480"]);
     let (mut customer, mut genagent) = talk(&w);

@@ -93,7 +93,7 @@ impl Ladder {
             | MediaCommand::Watch { .. }
             | MediaCommand::Record { .. }
             | MediaCommand::Pause { .. }
-            | MediaCommand::EndRecording(_)
+            | MediaCommand::EndRecording { .. }
             | MediaCommand::Close(_) => {}
         }
     }

@@ -89,7 +89,7 @@ impl Relay {
             }
             MediaCommand::Pause { pair, .. } => self.pairs.entry(pair).or_default().recorded = None,
             MediaCommand::Press { pair, digit } => self.pairs.entry(pair).or_default().pressed.push(digit.key()),
-            MediaCommand::EndRecording(call) => {
+            MediaCommand::EndRecording { call, .. } => {
                 self.tapes.remove(&call);
             }
             MediaCommand::Close(pair) => {
@@ -122,7 +122,7 @@ impl Relay {
             | MediaCommand::Record { pair, .. }
             | MediaCommand::Pause { pair, .. }
             | MediaCommand::Close(pair) => vec![pair],
-            MediaCommand::EndRecording(_) => Vec::new(),
+            MediaCommand::EndRecording { .. } => Vec::new(),
         };
         self.misused.extend(named.into_iter().filter(|pair| self.draining.contains(pair)));
     }
