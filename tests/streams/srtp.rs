@@ -58,17 +58,6 @@ fn context(base64: &str) -> Context {
     Context::new(&key[..16], &key[16..], profile, Some(windows.0), Some(windows.1)).unwrap()
 }
 
-/// The same for a source whose sequence number has turned once: a new key goes on counting (RFC 3711 section 3.3.1). The crate
-/// lets nobody say so, and counts what it protects.
-fn goes_on(base64: &str, ssrc: u32) -> Context {
-    let mut context = context(base64);
-    for sequence in [0, 0x7fff, 0xfffe, 0_u16] {
-        let fixed = [&[0x80, 0][..], &sequence.to_be_bytes(), &[0; 4], &ssrc.to_be_bytes()].concat();
-        context.encrypt_rtp(&fixed).unwrap();
-    }
-    context
-}
-
 /// The customer: a TLS connection, a media socket, and two keys to send with.
 struct Customer {
     sip: TlsStream<TcpStream>,
@@ -191,14 +180,22 @@ async fn h10_srtp_over_tls_and_rtp_over_udp_and_a_log_without_keys() {
     }
     trunk_side.await.unwrap();
 
-    assert_eq!(at_genagent.await.unwrap(), said, "decrypted and relayed, each packet once and in order");
+    assert!(at_genagent.await.unwrap() == said, "decrypted and relayed, each packet once and in order");
     assert_ne!(first, second);
-    let (mut before, mut after) = (context(&first), goes_on(&second, 8));
+    let (mut before, mut after) = (context(&first), context(&second));
     let mut opened = Vec::new();
     for packet in at_customer.await.unwrap() {
         opened.push(after.decrypt_rtp(&packet).or_else(|_| before.decrypt_rtp(&packet)).unwrap());
     }
-    assert_eq!(opened, answered, "encrypted with the keys of each half, none lost between them");
+    // Our numbers begin where they do not turn before anybody hears them; all else is as it was said.
+    let number = |packet: &[u8]| u16::from_be_bytes([packet[2], packet[3]]);
+    let lower = number(&answered[0]) & 0x8000;
+    let answered = answered.into_iter().map(|mut packet| {
+        let lowered = number(&packet).wrapping_sub(lower);
+        packet[2..4].copy_from_slice(&lowered.to_be_bytes());
+        packet
+    });
+    assert!(opened.into_iter().eq(answered), "encrypted with the keys of each half, none lost between them");
 
     let bye = customer.request("BYE", 3, "");
     customer.sip.write_all(bye.as_bytes()).await.unwrap();
