@@ -14,7 +14,7 @@ use super::limiter::Priority;
 use super::settings::{Caller, Srtp, Trunk};
 use super::transactions::{Holder, LegId};
 use super::trunks::{NoWay, Way};
-use super::{B2bua, COUNTERS_LIMIT, LegEntry, TimerKey, surroundings};
+use super::{B2bua, COUNTERS_LIMIT, TimerKey, surroundings};
 use crate::call::context::{Carry, PublishedContext};
 use crate::call::event::{CallAction, CallEvent, CallTimer};
 use crate::call::record::CallRecord;
@@ -190,8 +190,8 @@ impl B2bua {
     fn number_spent(&mut self, now: Instant, id: LegId) {
         let Some((call, callee)) = self.legs.get(&id).map(|leg| (leg.call, leg.callee.clone())) else { return };
         let current = self.leg_of(call, LegRole::GenerativeAgent).filter(|current| *current != id);
-        let waits = |leg: &LegEntry| leg.callee == callee && !leg.heard && !leg.over;
-        if current.and_then(|current| self.legs.get(&current)).is_some_and(waits) {
+        let instead = current.and_then(|current| self.legs.get(&current));
+        if instead.is_some_and(|leg| leg.callee == callee && !leg.heard && !leg.over) {
             self.abandon(now, call, LegRole::GenerativeAgent);
             let lost = LegEvent::Lost(LostCause::NoAnswer);
             self.tell_call(now, call, CallEvent::Leg(LegRole::GenerativeAgent, lost));

@@ -3,10 +3,10 @@
 use std::collections::hash_map::Entry;
 use std::time::{Duration, Instant};
 
+use super::B2bua;
 use super::door::Spares;
 use super::io::{Digit, EventTypes, Law, MediaCommand, Output, PortPair, Sound};
 use super::transactions::LegId;
-use super::{B2bua, CallEntry};
 use crate::call::CallRef;
 use crate::call::context::Carry;
 use crate::call::event::{CallEvent, Press};
@@ -141,8 +141,8 @@ impl B2bua {
     /// An announcement has been heard to its end.
     pub(super) fn played(&mut self, now: Instant, pair: PortPair) {
         let Some(call) = self.ports.owner(pair) else { return };
-        let announced = |entry: &CallEntry| matches!(entry.sound, Some((Sound::Announcement, _)));
-        if self.calls.get(&call).is_some_and(announced) {
+        let sound = self.calls.get(&call).and_then(|entry| entry.sound);
+        if matches!(sound, Some((Sound::Announcement, _))) {
             self.tell_call(now, call, CallEvent::Played);
         }
     }
@@ -263,11 +263,9 @@ impl B2bua {
     }
 
     pub(super) fn write_if_counted(&mut self, call: CallRef) {
-        let counted = |entry: &CallEntry| {
-            let known = entry.record.is_some() && !entry.awaits_recording();
-            known && entry.sides.iter().all(|side| side.media.is_some() || side.pair.is_none())
-        };
-        if self.calls.get(&call).is_some_and(counted) {
+        let Some(entry) = self.calls.get(&call) else { return };
+        let known = entry.record.is_some() && !entry.awaits_recording();
+        if known && entry.sides.iter().all(|side| side.media.is_some() || side.pair.is_none()) {
             self.write_record(call);
         }
     }

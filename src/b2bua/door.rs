@@ -184,7 +184,7 @@ impl B2bua {
             said: None,
             over: false,
         };
-        self.legs.insert(id, entry);
+        self.legs.insert(id, Box::new(entry));
     }
 
     pub(super) fn take_side(&mut self, call: CallRef, role: LegRole, leg: LegId, pair: PortPair) {
@@ -241,7 +241,7 @@ impl B2bua {
             record: None,
         };
         *entry.side_mut(LegRole::Customer) = Side { leg: customer, pair: Some(pair), ..Side::default() };
-        self.calls.insert(reference, entry);
+        self.calls.insert(reference, Box::new(entry));
         if customer.is_some() {
             self.entered(reference);
         }

@@ -233,13 +233,14 @@ pub struct B2bua {
     /// The hosts that a REFER may lead to, by their names.
     referred_hosts: Targets,
     errands: Errands,
-    legs: HashMap<LegId, LegEntry>,
+    // Boxed: a table is half empty on average, and moves all it holds when it grows.
+    legs: HashMap<LegId, Box<LegEntry>>,
     /// Dialogs that are no legs of a call: who asked for one.
     referrers: HashMap<LegId, Referrer>,
     next_leg: u64,
     /// Our tags: every dialog we have, tombstones included.
     tags: HashMap<String, LegId>,
-    calls: HashMap<CallRef, CallEntry>,
+    calls: HashMap<CallRef, Box<CallEntry>>,
     ports: Ports<CallRef>,
     breaker: Breaker,
     limiter: Limiter,

@@ -38,7 +38,7 @@ impl B2bua {
 
     /// The customer is somebody else, behind another pair.
     pub(super) fn record_instead(&mut self, call: CallRef, before: Option<LegId>) {
-        if self.calls.get(&call).is_some_and(CallEntry::is_recorded) {
+        if self.calls.get(&call).is_some_and(|entry| entry.is_recorded()) {
             let pause = self.open_pair(before).map(|pair| MediaCommand::Pause { pair, call });
             let now = self.open_pair(self.leg_of(call, LegRole::Customer));
             let record = now.map(|pair| MediaCommand::Record { pair, call });
