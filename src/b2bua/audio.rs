@@ -190,8 +190,9 @@ impl B2bua {
         let (pair, hears_events) = (entry.pair, entry.leg.telephone_events().is_some());
         match press {
             Press::Heard(_) if hears_events => {}
-            Press::Told(digit, _) if hears_events => {
-                self.outputs.push_back(Output::Media(MediaCommand::Press { pair, digit }));
+            Press::Told(digit, info) if hears_events => {
+                let lasts = Digit::lasts(&info);
+                self.outputs.push_back(Output::Media(MediaCommand::Press { pair, digit, lasts }));
             }
             Press::Heard(digit) => {
                 self.with_leg(id, |leg, s| leg.command(LegCommand::Inform(digit.info()), &Material::default(), s));

@@ -212,13 +212,14 @@ pub enum MediaCommand {
         /// The payload types.
         types: Option<EventTypes>,
     },
-    /// This far side hears a key as a telephone event, as long as is usual, in place of what it is sent meanwhile. Several
-    /// follow each other.
+    /// This far side hears a key as a telephone event in place of what it is sent meanwhile. Several follow each other.
     Press {
         /// The pair.
         pair: PortPair,
         /// The key.
         digit: Digit,
+        /// How long it is down.
+        lasts: Duration,
     },
     /// The only G.711 law that this far side hears, if it is one: what its peer sends in the other one is turned into it.
     /// `None`: it hears both, or neither; nothing is turned.

@@ -10,6 +10,11 @@ use crate::leg::Info;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digit(u8);
 
+/// A key that is told by INFO is heard so long at least, and at most: whoever listens must know it for one, and the ones after
+/// it wait.
+const SHORTEST: Duration = Duration::from_millis(60);
+const LONGEST: Duration = Duration::from_secs(2);
+
 /// The keys, each at the number of its event.
 const KEYS: &str = "0123456789*#ABCD";
 
@@ -53,6 +58,16 @@ impl Digit {
             (Some(key), None) => Self::read(key),
             _ => written.parse().ok().and_then(Self::of_event),
         }
+    }
+
+    /// How long the key of an INFO was down: its line `Duration=`, in milliseconds, as far as that can be; 100 ms where it
+    /// says nothing.
+    pub fn lasts(info: &Info) -> Duration {
+        let body = std::str::from_utf8(&info.body).unwrap_or_default();
+        let mut fields = body.lines().filter_map(|line| line.split_once('='));
+        let said = fields.find(|(name, _)| name.trim().eq_ignore_ascii_case("Duration"));
+        let ms = said.and_then(|(_, ms)| ms.trim().parse().ok()).unwrap_or(100);
+        Duration::from_millis(ms).clamp(SHORTEST, LONGEST)
     }
 
     /// An INFO that tells of this key, pressed as long as is usual.
@@ -144,6 +159,20 @@ mod tests {
         assert_eq!(completed("1121121123", "1121123"), 1, "what overlaps is not lost");
         assert_eq!(completed("123", ""), 0, "off");
         assert_eq!(completed("000", "0"), 3);
+    }
+
+    #[test]
+    fn m5_an_info_says_how_long_its_key_was_down() {
+        let lasts = |body: &'static str| {
+            let content_type = "application/dtmf-relay".to_owned();
+            Digit::lasts(&Info { content_type, body: body.into() }).as_millis()
+        };
+        assert_eq!(lasts("Signal=5\r\nDuration=250\r\n"), 250);
+        assert_eq!(lasts("Signal=5\nduration = 160"), 160);
+        for nothing in ["Signal=5", "Signal=5\r\nDuration=-3", "Signal=5\r\nDuration=99999999999999999999", "\u{fe}"] {
+            assert_eq!(lasts(nothing), 100, "{nothing}");
+        }
+        assert_eq!((lasts("Duration=0"), lasts("Duration=86400000")), (60, 2_000));
     }
 
     #[test]

@@ -25,13 +25,13 @@ const LOST: u32 = 400;
 /// Octets of an event in a packet.
 pub const EVENT: usize = 4;
 
-/// Packets of a key of ours: 100 ms; the last one is sent twice more (RFC 4733 section 2.5.1.4), and 60 ms follow in
-/// which nothing is said.
-const LENGTH: u16 = 5;
+/// The last packet of a key of ours is sent twice more (RFC 4733 section 2.5.1.4), and 60 ms follow in which nothing is said.
 const REPEATS: u16 = 2;
 const PAUSE: u16 = 3;
 /// Keys of ours that wait for each other; more are not said.
 const MOST_WAITING: usize = 64;
+/// What a frame lasts.
+const PACKET: Duration = Duration::from_millis(20);
 /// Frames that a key waits whose presser has agreed to telephone events and sent none yet: whether he sends both is not known
 /// before.
 const DOUBT: u16 = 10;
@@ -42,7 +42,8 @@ const END: u8 = 0x80;
 /// Keys that a far side is to hear of us, one after the other, a packet at each frame.
 #[derive(Debug, Default)]
 pub struct Saying {
-    keys: VecDeque<Digit>,
+    /// Each with the frames that it lasts.
+    keys: VecDeque<(Digit, u16)>,
     /// Frames before the first one begins.
     wait: u16,
     /// How many frames of the first one have passed.
@@ -62,12 +63,13 @@ pub enum Said {
 
 impl Saying {
     /// One more key. `doubtful`: its event may come yet.
-    pub fn press(&mut self, digit: Digit, doubtful: bool) {
+    pub fn press(&mut self, digit: Digit, lasts: Duration, doubtful: bool) {
         if self.keys.is_empty() && doubtful {
             self.wait = DOUBT;
         }
         if self.keys.len() < MOST_WAITING {
-            self.keys.push_back(digit);
+            let frames = lasts.as_millis().div_ceil(PACKET.as_millis()).clamp(1, 400) as u16;
+            self.keys.push_back((digit, frames));
         }
     }
 
@@ -85,7 +87,7 @@ impl Saying {
 
     /// Whether this key is among them.
     pub fn says(&self, digit: Digit) -> bool {
-        self.keys.contains(&digit)
+        self.keys.iter().any(|(key, _)| *key == digit)
     }
 
     /// Whether there is nothing to say.
@@ -95,18 +97,18 @@ impl Saying {
 
     /// The next frame.
     pub fn frame(&mut self) -> Said {
-        let Some(digit) = self.keys.front().copied() else { return Said::Pause };
+        let Some((digit, length)) = self.keys.front().copied() else { return Said::Pause };
         let frame = self.frame;
         self.frame += 1;
-        if self.frame == LENGTH + REPEATS + PAUSE {
+        if self.frame == length + REPEATS + PAUSE {
             self.frame = 0;
             self.keys.pop_front();
         }
-        if frame >= LENGTH + REPEATS {
+        if frame >= length + REPEATS {
             return Said::Pause;
         }
-        let duration = FRAME as u16 * (frame + 1).min(LENGTH);
-        let end = if frame + 1 >= LENGTH { END } else { 0 };
+        let duration = FRAME as u16 * (frame + 1).min(length);
+        let end = if frame + 1 >= length { END } else { 0 };
         let [high, low] = duration.to_be_bytes();
         let begun = (frame > 0).then_some(self.timestamp);
         Said::Packet(begun, [digit.event(), end | VOLUME, high, low])
@@ -263,6 +265,20 @@ mod tests {
                 self.told.extend(self.presses.hear(packet, self.now).map(Digit::key));
             }
         }
+    }
+
+    #[test]
+    fn m5_a_key_of_ours_lasts_as_long_as_it_was_down() {
+        let mut saying = Saying::default();
+        saying.press(Digit::read('7').unwrap(), Duration::from_millis(250), false);
+        let mut durations = Vec::new();
+        while !saying.is_over() {
+            if let Said::Packet(_, [7, volume, high, low]) = saying.frame() {
+                durations.push((u16::from_be_bytes([high, low]), volume & END != 0));
+            }
+        }
+        assert_eq!(durations.len(), 15, "250 ms are 13 packets, and the end comes three times: {durations:?}");
+        assert_eq!((durations[11], durations[12], durations[14]), ((1920, false), (2080, true), (2080, true)));
     }
 
     #[test]

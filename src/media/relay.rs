@@ -389,7 +389,7 @@ impl Table {
     }
 
     /// The row's far side hears this key, if it hears telephone events, and has not heard the other side press them.
-    pub fn press(&mut self, index: usize, digit: Digit) {
+    pub fn press(&mut self, index: usize, digit: Digit, lasts: Duration) {
         let presser = match self.rows[index].feed {
             Feed::Row(peer) => Some(&self.rows[peer]),
             Feed::Sound(_) | Feed::Nothing => None,
@@ -399,7 +399,7 @@ impl Table {
         let row = &mut self.rows[index];
         if row.events.is_some() && !row.held && !heard {
             let doubtful = may_press && !std::mem::replace(&mut row.rest.told_keys, true);
-            row.saying.get_or_insert_default().press(digit, doubtful);
+            row.saying.get_or_insert_default().press(digit, lasts, doubtful);
         }
     }
 
@@ -568,6 +568,9 @@ mod tests {
         quarantine: Duration::from_secs(2),
         quarantine_limit: Duration::from_secs(30),
     };
+
+    /// How long a key is down.
+    const USUAL: Duration = Duration::from_millis(100);
 
     /// Two rows and a clock of 20 ms a packet.
     struct Scene {
@@ -844,7 +847,7 @@ mod tests {
             let (mut relayed, mut said) = (0, 0);
             for step in -15..40 {
                 if step == info_at {
-                    scene.table.press(1, Digit::read('5').unwrap());
+                    scene.table.press(1, Digit::read('5').unwrap(), USUAL);
                 }
                 if (0..9).contains(&step) {
                     let end = if step >= 6 { 0x8a } else { 10 };
@@ -1003,7 +1006,7 @@ mod tests {
         let mut scene = Scene::call("192.0.2.1:4000");
         scene.table.events(0, Some(EventTypes { hears: 97, told: 97 }));
         scene.packet(1, "192.0.2.2:5000", 7);
-        "12".chars().for_each(|key| scene.table.press(0, Digit::read(key).unwrap()));
+        "12".chars().for_each(|key| scene.table.press(0, Digit::read(key).unwrap(), USUAL));
         assert_eq!(scene.packet(1, "192.0.2.2:5000", 8), Step::Drop, "nobody speaks into a key");
         let (mut said, mut packet) = (Vec::new(), [0; HEADER + FRAME]);
         while scene.table.is_sounding(0) {
@@ -1029,7 +1032,7 @@ mod tests {
         assert_eq!(said[7].0.timestamp - said[0].0.timestamp, 1600, "200 ms from key to key");
         assert_ne!(scene.packet(1, "192.0.2.2:5000", 20), Step::Drop, "speech goes on");
         scene.table.events(0, None);
-        scene.table.press(0, Digit::read('3').unwrap());
+        scene.table.press(0, Digit::read('3').unwrap(), USUAL);
         assert!(!scene.table.is_sounding(0), "who hears no events is told by INFO");
     }
 
@@ -1054,9 +1057,9 @@ mod tests {
     fn m5_who_holds_hears_no_keys_then_or_later() {
         let mut scene = Scene::call("192.0.2.1:4000");
         scene.table.events(0, Some(EventTypes { hears: 97, told: 97 }));
-        scene.table.press(0, Digit::read('1').unwrap());
+        scene.table.press(0, Digit::read('1').unwrap(), USUAL);
         scene.table.hold(0, true);
-        scene.table.press(0, Digit::read('2').unwrap());
+        scene.table.press(0, Digit::read('2').unwrap(), USUAL);
         scene.table.hold(0, false);
         assert!(!scene.table.is_sounding(0));
     }

@@ -270,9 +270,9 @@ impl Worker {
                     self.table.events(row, types);
                 }
             }
-            MediaCommand::Press { pair, digit } => {
+            MediaCommand::Press { pair, digit, lasts } => {
                 if let Some(row) = self.lent(pair) {
-                    self.table.press(row, digit);
+                    self.table.press(row, digit, lasts);
                     self.sounds(row);
                 }
             }

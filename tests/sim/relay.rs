@@ -88,7 +88,7 @@ impl Relay {
                 self.tapes.insert(call);
             }
             MediaCommand::Pause { pair, .. } => self.pairs.entry(pair).or_default().recorded = None,
-            MediaCommand::Press { pair, digit } => self.pairs.entry(pair).or_default().pressed.push(digit.key()),
+            MediaCommand::Press { pair, digit, .. } => self.pairs.entry(pair).or_default().pressed.push(digit.key()),
             MediaCommand::EndRecording { call, .. } => {
                 self.tapes.remove(&call);
             }
