@@ -3,6 +3,7 @@
 mod load;
 mod mock;
 
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -79,11 +80,12 @@ fn demo(scenario: &str, out: &Path) -> Result<()> {
 fn check(path: Option<PathBuf>) -> Result<()> {
     let config = Config::load(path.as_deref())?;
     app::sounds(&config)?;
-    println!("{}", config.explain());
-    for warning in config.warnings() {
-        println!("warning: {warning}");
+    let mut said = config.explain() + "\n";
+    config.warnings().iter().for_each(|warning| said += &format!("warning: {warning}\n"));
+    match io::stdout().write_all(said.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        Ok(()) | Err(_) => Ok(()), // who reads no further has read enough
     }
-    Ok(())
 }
 
 fn run(path: Option<PathBuf>) -> Result<()> {

@@ -130,6 +130,7 @@ async fn asapp(arguments: AsappArguments) -> Result<()> {
 
 async fn genagent(arguments: GenagentArguments) -> Result<()> {
     let hooks = match &arguments.api {
+        Some(url) if !url.starts_with("http") => anyhow::bail!("--api {url}: write a URL, such as http://{url}"),
         Some(url) => Hooks::http(url)?,
         None => Hooks::Nobody,
     };

@@ -199,7 +199,8 @@ fn conclude(
     }
     let record = scene.record.take().context("the call left no record")?;
     println!("  verdict            {} (ended by {:?})", record.verdict.outcome, record.verdict.ended_by);
-    println!("  left in            {}: ladder.txt, call.pcap, records.jsonl, call.wav", folder.display());
+    let recording = if begin.is_some() { ", call.wav" } else { "" };
+    println!("  left in            {}: ladder.txt, call.pcap, records.jsonl{recording}", folder.display());
     ensure!(report.complaints.is_empty(), "the second SIP reader could not read: {:?}", report.complaints);
     ensure!(report.status == expected.status, "the IVR saw {}, not {}", report.status, expected.status);
     let outcome = record.verdict.outcome.as_str();

@@ -43,6 +43,18 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     if sip.access.is_empty() {
         warnings.push("nobody can call us: name your IVR in sip.access".to_owned());
     }
+    let outside =
+        |text: &str| !text.starts_with("127.") && !text.starts_with("localhost") && !text.starts_with("[::1]");
+    if trunk.values().any(|trunk| outside(&trunk.address)) {
+        if sip.listen.iter().all(|listen| listen.ip().is_loopback()) {
+            warnings
+                .push("sip.listen is on loopback and a trunk is not: write the address that others send to".to_owned());
+        }
+        if media.address.iter().all(IpAddr::is_loopback) {
+            warnings
+                .push("media.address is on loopback and a trunk is not: nobody there hears us, or we them".to_owned());
+        }
+    }
     if sip.access.iter().any(|network| network.prefix == 0) {
         warnings.push("everybody can call us: sip.access holds a network of prefix length 0".to_owned());
     }

@@ -7,6 +7,9 @@ use config::{Environment, File, FileFormat, Map, Source, Value, ValueKind};
 
 use super::{Config, ConfigError, Peer, Trunk, User, Webhook, profile};
 
+/// What the standard library says of an address without its port.
+const NO_SOCKET: &str = "invalid socket address syntax";
+
 /// Sections that hold sections with names of the user's choice.
 const NAMED: [&str; 5] = ["peer", "trunk", "user", "profile", "webhook"];
 
@@ -67,7 +70,10 @@ pub(super) fn read(toml: Option<Toml<'_>>, environment: Option<Map<String, Strin
         unknown.sort();
         return Err(ConfigError::UnknownKeys(unknown));
     }
-    let unreadable = |error: config::ConfigError| ConfigError::Unreadable(error.to_string());
+    let unreadable = |error: config::ConfigError| {
+        let text = error.to_string();
+        ConfigError::Unreadable(text.replace(NO_SOCKET, "an IP address and a port are due: write \"192.0.2.1:5060\""))
+    };
     let values = builder.add_source(variables).build().and_then(|built| built.collect()).map_err(unreadable)?;
     let completed = Collected(profile::complete(values)?);
     let built = config::Config::builder().add_source(completed).build();

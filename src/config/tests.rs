@@ -287,7 +287,7 @@ fn a_wrong_type_names_its_key() {
         ("sip.access = ['10.0.0.0/99']", "sip.access", "10.0.0.0/8"),
         ("sip.unlisted = 'shout'", "sip.unlisted", "forbid"),
         ("media.ports = '20000'", "media.ports", "20000-29999"),
-        ("sip.listen = 'here'", "sip.listen", "socket address"),
+        ("sip.listen = 'here'", "sip.listen", "write \"192.0.2.1:5060\""),
         ("sip.advertise = 'sbc.example.com'", "sip.advertise", "203.0.113.7"),
         ("context.transfer_variables = 'x'", "context.transfer_variables", "sequence"),
     ] {
@@ -654,11 +654,15 @@ fn every_header_and_path_in_a_recipe_is_one_of_ours() {
 fn the_closed_door_is_mentioned() {
     let warnings = Config::parse(LEAST).unwrap().warnings();
     assert!(warnings.contains(&"nobody can call us: name your IVR in sip.access".to_owned()));
-    let quiet =
-        with("sip.access = ['10.0.0.0/8']\ntrunk.main.caller_id = '+15550100'\ncall.entry = 'supervised'").unwrap();
+    let open = "sip.access = ['10.0.0.0/8']\ntrunk.main.caller_id = '+15550100'\ncall.entry = 'supervised'\n";
+    let here =
+        |listen: &str, media: &str| with(&format!("{open}sip.listen = '{listen}:5060'\nmedia.address = '{media}'"));
+    let inside = here("127.0.0.1", "127.0.0.1").unwrap().warnings();
+    assert!(inside.len() == 2 && inside[0].starts_with("sip.listen") && inside[1].starts_with("media.address"));
+    let quiet = here("10.0.0.1", "10.0.0.1").unwrap();
     assert_eq!(quiet.warnings(), Vec::<String>::new());
     let odd = with("sip.max_calls = 9999\nsip.access = ['0.0.0.0/0']\nrecords.path = 'none'").unwrap();
-    assert_eq!(odd.warnings().len(), 5, "{:?}", odd.warnings());
+    assert_eq!(odd.warnings().len(), 7, "{:?}", odd.warnings());
 }
 
 #[test]

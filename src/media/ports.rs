@@ -43,13 +43,16 @@ pub fn open_all(settings: &MediaSettings) -> Result<Vec<OpenPairs>, MediaError> 
 
 fn open_on(address: IpAddr, settings: &MediaSettings, ports: &[u16]) -> Result<OpenPairs, MediaError> {
     let open = |port| Socket::open(SocketAddr::new(address, port), settings.dscp);
-    let mut pairs = Vec::with_capacity(ports.len());
+    let (mut pairs, mut in_use) = (Vec::with_capacity(ports.len()), 0);
     for &port in ports {
         match open(port).and_then(|rtp| Ok([rtp, open(port + 1)?])) {
             Ok(pair) => pairs.push((port, pair)),
-            Err(Errno::ADDRINUSE) => tracing::info!(%address, port, "media port pair is in use by others, left out"),
+            Err(Errno::ADDRINUSE) => in_use += 1,
             Err(error) => return Err(MediaError::Bind { address, port, source: error.into() }),
         }
+    }
+    if in_use > 0 {
+        tracing::info!(%address, pairs = in_use, "media port pairs are in use by others, left out");
     }
     match pairs.is_empty() {
         true => Err(MediaError::AllInUse { address, first: settings.first_port, last: settings.last_port }),
