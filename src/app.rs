@@ -146,11 +146,9 @@ impl App {
         }
     }
 
-    /// Waits until the core has closed.
-    pub async fn closed(&mut self) {
-        if !self.driver.is_finished() {
-            let _ = (&mut self.driver).await;
-        }
+    /// Waits, once, until the core has closed; an error when it has not closed in order.
+    pub async fn closed(&mut self) -> Result<()> {
+        (&mut self.driver).await.context("the core has failed, and every call with it")
     }
 
     /// Lets go of everything once the core has closed; records and conversations are on disk when this returns.

@@ -109,9 +109,9 @@ async fn serve(config: &Config) -> Result<()> {
     let mut app = App::start(config, None).await?;
     tracing::info!(sip = ?app.sip, admin = %app.admin, "ready");
     let mut wish = OperatorCommand::Drain;
-    loop {
+    let outcome = loop {
         tokio::select! {
-            () = app.closed() => break,
+            outcome = app.closed() => break outcome,
             _ = hang_up.recv() => { app.reopen_records(); app.reload_certificates(); continue }
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
@@ -119,8 +119,11 @@ async fn serve(config: &Config) -> Result<()> {
         tracing::info!(?wish, "asked to stop");
         app.operate(wish);
         wish = OperatorCommand::Stop;
-    }
+    };
     app.finish();
-    tracing::info!("closed");
-    Ok(())
+    match &outcome {
+        Ok(()) => tracing::info!("closed"),
+        Err(error) => tracing::error!("{error:#}"),
+    }
+    outcome
 }

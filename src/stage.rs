@@ -148,7 +148,7 @@ pub async fn play(scenario: Scenario, folder: &Path) -> Result<()> {
     let report = tokio::time::timeout(PATIENCE, call).await.context("the story did not end")??;
 
     app.operate(OperatorCommand::Drain);
-    tokio::time::timeout(PATIENCE, app.closed()).await.context("the program did not close")?;
+    tokio::time::timeout(PATIENCE, app.closed()).await.context("the program did not close")??;
     app.finish();
     let heard = agent.calls().pop().map(|call| call.heard).unwrap_or_default();
     conclude(scenario, folder, &mut locked(&scene), &report, &heard)

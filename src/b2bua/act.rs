@@ -477,7 +477,11 @@ impl B2bua {
         let id = LegId(self.next_leg);
         let mut out = Vec::new();
         let mut s = surroundings(&mut self.ids, &self.endpoint, self.base, &self.settings, &mut out);
-        let (leg, tag) = Leg::dial(dial, negotiation, &material, &mut s);
+        let Some((leg, tag)) = Leg::dial(dial, negotiation, &material, &mut s) else {
+            info!(%call, leg = ?role, "its INVITE would be longer than a message may be");
+            self.calls.entry(call).and_modify(|entry| entry.spare_pairs.push(pair));
+            return self.tell_call(now, call, CallEvent::Leg(role, LegEvent::Lost(LostCause::NoAnswer)));
+        };
         self.add_leg(id, leg, tag, role, call, pair);
         self.legs.entry(id).and_modify(|entry| (entry.way, entry.callee) = way.unzip());
         self.take_side(call, role, id, pair);

@@ -544,10 +544,10 @@ impl Leg {
         mut negotiation: Negotiation,
         material: &Material,
         s: &mut Surroundings<'_>,
-    ) -> (Self, String) {
+    ) -> Option<(Self, String)> {
         let body = negotiation.offer(material.audio.as_ref(), s.ids);
-        let (uac, tag) = Uac::begin(dial, &body, material, s);
-        (Self { phase: Phase::Calling(uac), negotiation }, tag)
+        let (uac, tag) = Uac::begin(dial, &body, material, s)?;
+        Some((Self { phase: Phase::Calling(uac), negotiation }, tag))
     }
 
     /// The far side's audio as last described.

@@ -95,7 +95,13 @@ enum Ending {
 }
 
 impl Uac {
-    pub(super) fn begin(dial: &Dial<'_>, body: &str, material: &Material, s: &mut Surroundings<'_>) -> (Self, String) {
+    /// `None` when the INVITE would be longer than a message may be: what others say goes into it.
+    pub(super) fn begin(
+        dial: &Dial<'_>,
+        body: &str,
+        material: &Material,
+        s: &mut Surroundings<'_>,
+    ) -> Option<(Self, String)> {
         let (branch, tag) = (s.ids.branch(), s.ids.tag());
         let mut writer = Writer::request(&Method::Invite, dial.uri);
         writer
@@ -114,7 +120,7 @@ impl Uac {
         }
         write_headers(&mut writer, &material.headers);
         let octets = writer.finish_with("application/sdp", body.as_bytes());
-        let invite = Message::read(octets.clone()).expect("a message we wrote is one we can read");
+        let invite = Message::read(octets.clone()).ok()?;
         let key = ClientKey::new(&branch, Method::Invite);
         s.out.push(Out::Request { key: key.clone(), message: octets, to: dial.to });
         if !dial.silence.is_zero() {
@@ -133,11 +139,11 @@ impl Uac {
             early: HashMap::new(),
             early_bye: None,
         };
-        (uac, tag)
+        Some((uac, tag))
     }
 
-    /// The INVITE once more, as a new transaction.
-    fn resend(&mut self, remedy: Remedy, s: &mut Surroundings<'_>) {
+    /// The INVITE once more, as a new transaction; false when it would be too long.
+    fn resend(&mut self, remedy: Remedy, s: &mut Surroundings<'_>) -> bool {
         let (mut uri, mut headers) = (self.invite.request_uri().to_owned(), Vec::new());
         match remedy {
             Remedy::Credentials => {}
@@ -155,12 +161,14 @@ impl Uac {
         let branch = s.ids.branch();
         let number = self.invite.cseq().map_or(1, |cseq| cseq.number) + 1;
         let octets = again(&self.invite, &uri, &s.endpoint.via(&self.to, &branch), number, &headers);
-        self.invite = Message::read(octets.clone()).expect("a message we wrote is one we can read");
+        let Ok(invite) = Message::read(octets.clone()) else { return false };
+        self.invite = invite;
         self.key = ClientKey::new(&branch, Method::Invite);
         self.resends += 1;
         self.proceeding = false;
         self.early.clear();
         s.out.push(Out::Request { key: self.key.clone(), message: octets, to: self.to });
+        true
     }
 
     /// What a refusal asks for before it takes the INVITE, if it is ours to give.
@@ -250,12 +258,9 @@ impl Uac {
                 Phase::Calling(self)
             }
             200..300 => self.answered(response, source, negotiation, s),
-            status => match self.remedy(response, source, s) {
-                Some(remedy) => {
-                    self.resend(remedy, s);
-                    Phase::Calling(self)
-                }
-                None => {
+            status => match self.remedy(response, source, s).is_some_and(|remedy| self.resend(remedy, s)) {
+                true => Phase::Calling(self),
+                false => {
                     let retry_after = digits(response.header(HeaderName::RetryAfter)).map(Duration::from_secs);
                     s.out.push(Out::Event(LegEvent::Refused { status, reason: reason_of(response), retry_after }));
                     s.out.push(Out::Stop(LegTimer::CancelLimit));

@@ -27,6 +27,8 @@ use crate::b2bua::io::{Key, Keys, Suite};
 const WINDOW: usize = 128;
 /// Sources under one key and in one direction, RTP and RTCP apart.
 const SOURCES: usize = 16;
+/// Turns that a new key can go on behind: a day of speech. Behind more it begins anew, for each costs us.
+const MOST_TURNS: i64 = 64;
 /// Packets until the sequence numbers begin again.
 const TURN: i64 = 1 << 16;
 /// A stream that is heard first at a number below this may have turned while nobody heard it: some three minutes of it.
@@ -179,7 +181,8 @@ impl Incoming {
             Some((source, opened))
         };
         let sequence = if name.rtcp { 0 } else { Position::read(packet).sequence };
-        let on = earlier.map(|earlier| after(earlier.newest, sequence)).filter(|on| on >> 16 > 0);
+        let on =
+            earlier.map(|earlier| after(earlier.newest, sequence)).filter(|on| (1..=MOST_TURNS).contains(&(on >> 16)));
         let turned = (!name.rtcp && sequence < EARLY).then_some(TURN + i64::from(sequence));
         begun(sequence.into()).or_else(|| begun(on?)).or_else(|| begun(turned?))
     }
@@ -213,7 +216,8 @@ impl Leaving {
     /// A source of ours under a new key, whose count goes on where it was under the old one.
     fn after(earlier: Option<&Self>, name: Name, key: &Key, packet: &[u8]) -> Option<Self> {
         let sent = earlier.and_then(|earlier| earlier.sent.as_ref());
-        let place = sent.map(|sent| after(sent.newest, Position::read(packet).sequence)).filter(|place| *place > 0);
+        let place = sent.map(|sent| after(sent.newest, Position::read(packet).sequence));
+        let place = place.filter(|place| *place > 0 && place >> 16 <= MOST_TURNS);
         let context = match place {
             Some(place) if place >> 16 > 0 => wound(key, name.ssrc, place, false)?,
             _ => context(key, false)?,
@@ -511,6 +515,22 @@ mod tests {
                 assert_eq!(opened(&mut there, &sent), None, "{suite:?}, once");
             }
         }
+    }
+
+    #[test]
+    fn h10_turns_that_nobody_speaks_for_cost_nothing_and_a_new_key_begins_anew_behind_them() {
+        let suite = Suite::AeadAes128Gcm;
+        let (mut here, mut there) = both(suite);
+        let mut sequence = 0_u16;
+        for _ in 0..3 * (MOST_TURNS + 10) {
+            sequence = sequence.wrapping_add(30_000);
+            let sent = sealed(&mut here, &rtp(9, sequence));
+            assert!(opened(&mut there, &sent).is_some());
+        }
+        here.turn_to(&Keys { ours: key(suite, 3), theirs: key(suite, 2) });
+        there.turn_to(&Keys { ours: key(suite, 2), theirs: key(suite, 3) });
+        let sent = sealed(&mut here, &rtp(9, sequence.wrapping_add(1)));
+        assert_eq!(opened(&mut there, &sent), Some(rtp(9, sequence.wrapping_add(1))));
     }
 
     #[test]

@@ -98,6 +98,11 @@ const TELEPHONE_EVENT: &str = "telephone-event/8000";
 const USUAL_EVENTS: u8 = 101;
 /// Static payload types whose timestamps count at another rate than 8 kHz (RFC 3551 section 6).
 const OTHER_CLOCKS: [&str; 6] = ["6", "10", "11", "14", "16", "17"];
+/// Octets of a description: ours of it has to fit into one message.
+const MAX_BODY: usize = 16_384;
+/// Payload types of a stream, and attributes that are about them: there are no more than 128 numbers.
+const MAX_FORMATS: usize = 128;
+const MAX_ATTRIBUTES: usize = 256;
 /// Lines with a key that are looked at.
 const MAX_CRYPTO: usize = 16;
 
@@ -150,6 +155,9 @@ impl Session {
 
     /// The same; what it may say of SRTP is told. Of several audio streams one with keys is preferred.
     pub fn read_under(body: &[u8], srtp: Srtp) -> Result<Self, Unusable> {
+        if body.len() > MAX_BODY {
+            return Err(Unusable::Unreadable(format!("more than {MAX_BODY} octets")));
+        }
         let text = normalised(&String::from_utf8_lossy(body));
         let parsed = sdp_types::Session::parse(text.as_bytes()).map_err(|e| Unusable::Unreadable(e.to_string()))?;
         let lines = parsed.medias.iter().enumerate().filter(|(_, line)| line.media == "audio");
@@ -207,8 +215,8 @@ impl Audio {
             rtp,
             rtcp: rtcp.or(rtp.map(|rtp| SocketAddr::new(rtp.ip(), rtp.port().checked_add(1).unwrap_or(1)))),
             family: ip.map(Family::of),
-            formats: media.fmt.split_whitespace().map(str::to_owned).collect(),
-            attributes: media.attributes.iter().filter_map(kept).collect(),
+            formats: media.fmt.split_whitespace().take(MAX_FORMATS).map(str::to_owned).collect(),
+            attributes: media.attributes.iter().filter_map(kept).take(MAX_ATTRIBUTES).collect(),
             direction: direction.unwrap_or(Direction::SendRecv),
         };
         audio.formats = audio.formats.iter().filter(|format| audio.counts_at_8_khz(format)).cloned().collect();

@@ -165,10 +165,12 @@ fn mended(mut head: Vec<u8>, head_end: usize) -> String {
             head[at] = b'?';
         }
     }
-    while let Err(error) = std::str::from_utf8(&head) {
-        head[error.valid_up_to()] = b'?';
+    let mut text = String::with_capacity(head.len());
+    for chunk in head.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|_| '?'));
     }
-    String::from_utf8(head).unwrap_or_default()
+    text
 }
 
 /// The line that starts at `at`, without its end, and where the next one starts.

@@ -292,6 +292,18 @@ fn t1_a_customer_who_says_nothing_at_all() {
 }
 
 #[test]
+fn s5_an_invite_that_would_be_too_long_costs_its_leg_and_no_more() {
+    let (w, desk_phone) = world();
+    // It stands in the request line and in To.
+    let mut ivr = draft(&w, &format!("<sip:{}@{DESK}>", "x".repeat(16_400))).request("REFER");
+    ivr.expect("202 REFER");
+    notified(&mut ivr, "100 Trying", "active;expires=");
+    notified(&mut ivr, "408", "terminated");
+    assert_eq!(w.verdict().0, Outcome::NotConnected);
+    assert_eq!(w.count(&desk_phone, "INVITE"), 0);
+}
+
+#[test]
 fn t1_an_answer_that_cannot_be_used() {
     let (w, desk_phone) = world();
     let (mut ivr, mut customer) = asked(&w, &desk_phone);

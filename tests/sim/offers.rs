@@ -93,6 +93,24 @@ fn m6_a_third_party_resumes_without_an_offer() {
 }
 
 #[test]
+fn s5_a_description_too_long_for_a_message_of_ours_is_refused() {
+    let w = World::new();
+    let (mut customer, mut genagent) = talk(&w);
+    let long = customer.sdp() + &"a=ptime:20\r\n".repeat(1_500);
+    customer.offer("UPDATE", long.clone());
+    customer.expect("488 UPDATE");
+    let mut other = w.ivr.call().offering(long).invite();
+    other.expect("488");
+    // Formats and lines about them, as many as fit: what nobody could use is left out.
+    let many = (0..1_000).map(|number| format!(" {number}")).collect::<String>();
+    let many = customer.sdp().replace(" 0 8", &format!(" 0 8{many}")) + &"a=rtpmap:1 x\r\n".repeat(500);
+    customer.offer("UPDATE", many);
+    customer.expect("200 UPDATE");
+    assert!(w.talking(&customer, &genagent));
+    hang_up(&mut customer, &mut genagent);
+}
+
+#[test]
 fn m6_an_offer_that_nobody_can_take_changes_nothing() {
     let w = World::new();
     let (mut customer, mut genagent) = talk(&w);
