@@ -45,14 +45,14 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     }
     let outside =
         |text: &str| !text.starts_with("127.") && !text.starts_with("localhost") && !text.starts_with("[::1]");
-    if trunk.values().any(|trunk| outside(&trunk.address)) {
+    if let Some((name, trunk)) = trunk.iter().find(|(_, trunk)| outside(&trunk.address)) {
+        // Where a name leads is known when it is dialed.
+        let but = format!("is on loopback, and trunk.{name} may not be, at {}", trunk.address.escape_debug());
         if sip.listen.iter().all(|listen| listen.ip().is_loopback()) {
-            warnings
-                .push("sip.listen is on loopback and a trunk is not: write the address that others send to".to_owned());
+            warnings.push(format!("sip.listen {but}: write the address that others send to"));
         }
         if media.address.iter().all(IpAddr::is_loopback) {
-            warnings
-                .push("media.address is on loopback and a trunk is not: nobody there hears us, or we them".to_owned());
+            warnings.push(format!("media.address {but}: write the address that others send sound to"));
         }
     }
     if sip.access.iter().any(|network| network.prefix == 0) {

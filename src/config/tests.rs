@@ -658,7 +658,10 @@ fn the_closed_door_is_mentioned() {
     let here =
         |listen: &str, media: &str| with(&format!("{open}sip.listen = '{listen}:5060'\nmedia.address = '{media}'"));
     let inside = here("127.0.0.1", "127.0.0.1").unwrap().warnings();
-    assert!(inside.len() == 2 && inside[0].starts_with("sip.listen") && inside[1].starts_with("media.address"));
+    let keys = ["sip.listen", "media.address"];
+    assert!(
+        inside.len() == 2 && (0..2).all(|at| inside[at].starts_with(keys[at]) && inside[at].contains("192.0.2.10"))
+    );
     let quiet = here("10.0.0.1", "10.0.0.1").unwrap();
     assert_eq!(quiet.warnings(), Vec::<String>::new());
     let odd = with("sip.max_calls = 9999\nsip.access = ['0.0.0.0/0']\nrecords.path = 'none'").unwrap();
