@@ -372,6 +372,9 @@ pub struct Target {
     /// How long each URI may ring, or may be silent about what becomes of a REFER to it.
     #[serde(with = "words::span")]
     pub ring_limit: Duration,
+    /// An INVITE without any answer for this long is given up for the next.
+    #[serde(with = "words::span")]
+    pub silence: Duration,
     /// How long the customer's side may take to accept a REFER to it.
     #[serde(with = "words::span")]
     pub accept_limit: Duration,
@@ -703,6 +706,7 @@ impl Target {
         CoreTarget {
             uris: self.uri.clone(),
             ring_limit: self.ring_limit,
+            silence: self.silence,
             accept_limit: self.accept_limit,
             profile: self.profile.clone(),
         }
@@ -728,14 +732,13 @@ impl Target {
 
 impl Default for Target {
     fn default() -> Self {
-        let ring_limit = CallSettings::default().ring_limit;
-        let accept_limit = Duration::from_secs(5);
         Self {
             uri: Vec::new(),
             address: None,
             transport: None,
-            ring_limit,
-            accept_limit,
+            ring_limit: CallSettings::default().ring_limit,
+            silence: Duration::from_secs(6),
+            accept_limit: Duration::from_secs(5),
             profile: None,
             srtp: Srtp::Allow,
         }

@@ -112,7 +112,12 @@ async fn serve(config: &Config) -> Result<()> {
     let outcome = loop {
         tokio::select! {
             outcome = app.closed() => break outcome,
-            _ = hang_up.recv() => { app.reopen_records(); app.reload_certificates(); continue }
+            _ = hang_up.recv() => {
+                tracing::info!("asked to open the record file again, and to read certificates where there are any");
+                app.reopen_records();
+                app.reload_certificates();
+                continue;
+            }
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }

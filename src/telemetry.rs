@@ -30,7 +30,7 @@ pub enum TelemetryError {
     #[error("logs are set up already")]
     Already,
     /// No thread.
-    #[error("cannot start the log thread: {0}")]
+    #[error("cannot start the log thread")]
     Thread(#[from] io::Error),
 }
 

@@ -23,7 +23,7 @@ use crate::call::verdict::NotConnected;
 use crate::call::{CallRef, TransferId};
 use crate::leg::keys::KeyExchange;
 use crate::leg::uac::Dial;
-use crate::leg::{Leg, LegCommand, LegEvent, LegRole, LegTimer, LostCause, Material, Out};
+use crate::leg::{Leg, LegCommand, LegEvent, LegRole, LegTimer, LostCause, Material, Out, Side};
 use crate::sdp::{Audio, Family};
 use crate::sip::digest::Keyring;
 use crate::sip::hop::Hop;
@@ -173,15 +173,21 @@ impl B2bua {
         another
     }
 
-    /// Nothing at all has come back: where there is another way, this one is given up. What it still answers is ended
-    /// inside its leg.
+    /// Nothing at all has come back: a trunk is given up where there is another way, a target for whatever the call does
+    /// next. What it still answers is ended inside its leg.
     fn leg_silent(&mut self, now: Instant, id: LegId) {
-        let Some((way, call)) = self.legs.get(&id).and_then(|leg| Some((leg.way?, leg.call))) else { return };
-        self.trunks.silent(now, way);
-        let current = self.calls.get(&call).is_some_and(|entry| entry.side(LegRole::GenerativeAgent).leg == Some(id));
-        if current && self.another_way(now, call) {
-            self.abandon(now, call, LegRole::GenerativeAgent);
-            self.tell_call(now, call, CallEvent::WayFailed("silent".to_owned()));
+        let Some((way, role, call)) = self.legs.get(&id).map(|leg| (leg.way, leg.role, leg.call)) else { return };
+        let current = self.leg_of(call, role) == Some(id);
+        let event = match way {
+            Some(way) => {
+                self.trunks.silent(now, way);
+                (current && self.another_way(now, call)).then(|| CallEvent::WayFailed("silent".to_owned()))
+            }
+            None => current.then_some(CallEvent::Leg(role, LegEvent::Lost(LostCause::NoAnswer))),
+        };
+        if let Some(event) = event {
+            self.abandon(now, call, role);
+            self.tell_call(now, call, event);
         }
     }
 
@@ -408,7 +414,9 @@ impl B2bua {
     /// Calls one URI of a configured target. Only the table names it; of the caller nothing but a plain number shows.
     fn dial_onward(&mut self, now: Instant, call: CallRef, target: &str, member: usize, headers: Lines) {
         let settings = self.settings.clone();
-        let uri = settings.call.targets.get(target).and_then(|row| row.uris.get(member));
+        let row = settings.call.targets.get(target);
+        let silence = row.map_or(Duration::ZERO, |row| row.silence);
+        let uri = row.and_then(|row| row.uris.get(member));
         let endpoint = &self.endpoint;
         let to = self.targets.hop(target, member, |hop| super::speaks(endpoint, &settings, hop), &mut self.ids);
         let srtp = settings.targets.get(target).and_then(|uris| uris.get(member)).map(|reach| reach.srtp);
@@ -426,7 +434,6 @@ impl B2bua {
         if first {
             self.handed_back(now, call);
         }
-        let silence = Duration::ZERO;
         let credentials = settings.credentials_at(to.ip());
         let dial = Dial { uri, from: &from, to, max_forwards, credentials, silence, redirects: &[] };
         self.place(now, call, LegRole::Onward, pair, None, &dial, headers);
@@ -653,6 +660,7 @@ fn event_word(event: &CallEvent) -> &'static str {
         CallEvent::Leg(_, LegEvent::Informed(_)) => "informed",
         CallEvent::Leg(_, LegEvent::TransferProgressed(_)) => "transfer progressed",
         CallEvent::Leg(_, LegEvent::TransferAsked(_)) => "transfer asked",
+        CallEvent::Leg(_, LegEvent::HungUp { by: Side::Us, .. }) => "we hung up",
         CallEvent::Leg(LegRole::Customer, LegEvent::HungUp { .. }) => "customer hung up",
         CallEvent::Leg(LegRole::GenerativeAgent, LegEvent::HungUp { .. }) => "GenerativeAgent hung up",
         CallEvent::Leg(LegRole::Onward, LegEvent::HungUp { .. }) => "the onward leg hung up",

@@ -94,6 +94,8 @@ pub struct Target {
     pub uris: Vec<String>,
     /// How long each may ring, or may be silent about what becomes of a REFER to it.
     pub ring_limit: Duration,
+    /// An INVITE without any answer for so long is given up for the next; zero: after `ring_limit`.
+    pub silence: Duration,
     /// How long the customer's side may take to accept a REFER to it.
     pub accept_limit: Duration,
     /// What its INVITE carries, by the profile's name.

@@ -211,11 +211,12 @@ fn table(config: &Config, to: &mut String) -> std::fmt::Result {
         let uris = row.uri.join(", then ");
         let sent =
             row.profile.as_ref().map_or(String::new(), |profile| format!("; is sent what profile {profile} says"));
+        let silence = if row.silence.is_zero() { row.ring_limit } else { row.silence };
+        let [ring, silence, accept] = [row.ring_limit, silence, row.accept_limit].map(span::format);
         writeln!(
             to,
-            "  Target {name}: {uris}; each may ring {}, or be silent so long after a REFER that is accepted within {}{sent}.",
-            span::format(row.ring_limit),
-            span::format(row.accept_limit)
+            "  Target {name}: {uris}; each may ring {ring} or be silent {silence}; a REFER to it is accepted within {accept} \
+             and may then be silent {ring}{sent}."
         )?;
     }
     for (name, row) in &config.webhook {

@@ -181,8 +181,9 @@ fn target(config: &Config, name: &str, row: &super::Target, problems: &mut Vec<S
         problems.push(format!("target.{name}.{problem}"));
     }
     let (least, most) = (std::time::Duration::from_secs(1), config.call.ladder_limit);
-    for (key, limit) in [("ring_limit", row.ring_limit), ("accept_limit", row.accept_limit)] {
-        if !(least..=most).contains(&limit) {
+    for (key, limit) in [("ring_limit", row.ring_limit), ("accept_limit", row.accept_limit), ("silence", row.silence)] {
+        let never = key == "silence" && limit.is_zero();
+        if !never && !(least..=most).contains(&limit) {
             let [is, least, most] = [limit, least, most].map(span::format);
             problems.push(format!(
                 "target.{name}.{key} = \"{is}\" is out of range: write \"{least}\" to call.ladder_limit = \"{most}\""

@@ -26,13 +26,15 @@ pub struct Framer {
     line_ends: usize,
     /// How far the end of the head has been searched for.
     searched: usize,
+    /// How long the message is that has begun, once its head says so.
+    whole: Option<usize>,
     limits: Limits,
 }
 
 impl Framer {
     /// With nothing read yet.
     pub fn new(limits: Limits) -> Self {
-        Self { buffer: BytesMut::new(), line_ends: 0, searched: 0, limits }
+        Self { buffer: BytesMut::new(), line_ends: 0, searched: 0, whole: None, limits }
     }
 
     /// Where octets are read into.
@@ -56,35 +58,39 @@ impl Framer {
 
     /// The next frame, if it is whole. After [`Frame::Endless`] and [`Frame::TooLong`] nothing more is to be asked.
     pub fn next_frame(&mut self) -> Option<Frame> {
-        if self.searched == 0 && self.skip_line_ends() {
+        if self.searched == 0 && self.whole.is_none() && self.skip_line_ends() {
             return Some(Frame::Ping);
         }
         if self.buffer.is_empty() {
             return None;
         }
+        if self.whole.is_none() {
+            match self.measure() {
+                Ok(whole) => self.whole = whole,
+                Err(last) => return Some(last),
+            }
+        }
+        let whole = self.whole.filter(|whole| *whole <= self.buffer.len())?;
+        (self.searched, self.whole) = (0, None);
+        Some(Frame::Message(self.buffer.split_to(whole).freeze()))
+    }
+
+    /// How long the message is that has begun, once its head is whole; or the frame after which nothing can be read.
+    fn measure(&mut self) -> Result<Option<usize>, Frame> {
         let Some(head) = head_end(&self.buffer, self.searched.saturating_sub(3)) else {
             self.searched = self.buffer.len();
-            return (self.buffer.len() > self.limits.head).then_some(Frame::TooLong);
+            return if self.buffer.len() > self.limits.head { Err(Frame::TooLong) } else { Ok(None) };
         };
         if head > self.limits.head {
-            return Some(Frame::TooLong);
+            return Err(Frame::TooLong);
         }
         let whole = content_length(&self.buffer[..head]).map(|body| head.saturating_add(body));
         match whole.filter(|whole| *whole <= self.limits.message) {
-            None => Some(Frame::Endless(self.buffer.split_to(head).freeze())),
-            Some(whole) if self.buffer.len() < whole => {
-                self.searched = head;
-                None
-            }
-            Some(whole) => {
-                self.searched = 0;
-                Some(Frame::Message(self.buffer.split_to(whole).freeze()))
-            }
+            None => Err(Frame::Endless(self.buffer.split_to(head).freeze())),
+            whole => Ok(whole),
         }
     }
-}
 
-impl Framer {
     /// Line ends before a message mean nothing, unless two of them make a keep-alive: then true.
     fn skip_line_ends(&mut self) -> bool {
         while let Some(octet) = self.buffer.first().copied() {

@@ -46,7 +46,7 @@ impl Drops {
         let counted = losses.clone();
         let start = Counters::read();
         let look = move || {
-            let mut errors = None;
+            let mut errors = start.as_ref().map(|start| start.errors);
             while stopped.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
                 let counters = Counters::read();
                 if let (Some(start), Some(now)) = (&start, &counters) {

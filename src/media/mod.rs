@@ -145,7 +145,7 @@ pub enum MediaError {
         allowed: u64,
     },
     /// A port could not be bound for another reason than being in use.
-    #[error("cannot bind media port {address}:{port}: {source}; the address must be one of this machine's")]
+    #[error("cannot bind media port {address}:{port}; the address must be one of this machine's")]
     Bind {
         /// The address.
         address: IpAddr,
@@ -158,7 +158,7 @@ pub enum MediaError {
     #[error("the DSCP {0} is not between 0 and 63")]
     Dscp(u8),
     /// Recordings could not be kept.
-    #[error("recordings cannot be kept in {} (recording.path): {source}", folder.display())]
+    #[error("recordings cannot be kept in {} (recording.path)", folder.display())]
     Recorder {
         /// The folder.
         folder: PathBuf,
@@ -166,7 +166,7 @@ pub enum MediaError {
         source: io::Error,
     },
     /// A thread, epoll or eventfd could not be made.
-    #[error("the media threads could not be started: {0}")]
+    #[error("the media threads could not be started")]
     System(#[from] io::Error),
 }
 

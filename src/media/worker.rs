@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
@@ -110,8 +111,18 @@ impl Worker {
         })
     }
 
-    /// Works until the command channel is closed.
+    /// Works until the command channel is closed. A mistake of ours costs the packet or command that it was made with, not
+    /// every call of the thread.
     pub fn run(mut self) {
+        while std::panic::catch_unwind(AssertUnwindSafe(|| self.work())).is_err() {
+            tracing::error!("a relay thread panicked and goes on: please report it");
+        }
+    }
+
+    fn work(&mut self) {
+        if !self.obey() {
+            return; // what was queued when it panicked is not announced again
+        }
         let mut woken = Vec::with_capacity(BATCH);
         loop {
             woken.clear();

@@ -166,6 +166,7 @@ pub fn settings() -> Settings {
                 Target {
                     uris: ["sip:queue@pbx.example", "sip:next@pbx.example"].map(str::to_owned).into(),
                     ring_limit: secs(20),
+                    silence: secs(6),
                     accept_limit: secs(5),
                     profile: None,
                 },

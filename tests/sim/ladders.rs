@@ -411,6 +411,28 @@ fn t16_nobody_answers() {
     w.golden("t16");
 }
 
+#[test]
+fn t16_a_dead_queue_is_given_up_long_before_a_ringing_one() {
+    let w = with_ladder(&["dial:queue"]);
+    let (mut customer, mut genagent) = talk(&w);
+    asks_for_a_person(&w, &mut genagent);
+    let mut dead = w.queue.expect_invite();
+    let called = w.now();
+    let mut next = w.queue.expect_invite();
+    assert!((secs(5)..secs(7)).contains(&(w.now() - called)), "{:?}", w.now() - called);
+    assert_eq!(next.invite.uri(), "sip:next@pbx.example");
+    next.answer();
+    next.expect("ACK");
+    dead.answer(); // It was not dead.
+    dead.expect("ACK");
+    dead.expect_and_ok("BYE");
+    assert!(w.talking(&customer, &next), "{}", w.ladder());
+    customer.bye();
+    customer.expect("200 BYE");
+    next.expect_and_ok("BYE");
+    assert_eq!(tried(&w), ["dial:queue silent", "dial:queue answered"]);
+}
+
 /// A call whose queue refuses twice, so that the customer hears the announcement.
 fn announced(limit: Duration) -> (World, Line) {
     let w = World::set(|settings| {

@@ -234,7 +234,7 @@ fn states() -> Vec<(&'static str, At)> {
 
 fn facts(now: Instant, customer: LegStage, genagent: LegStage, dialled: u8) -> Facts {
     let uris = ["sip:queue@pbx.example", "sip:next@pbx.example"].map(str::to_owned).into();
-    let row = Target { uris, ring_limit: secs(20), accept_limit: secs(5), profile: None };
+    let row = Target { uris, ring_limit: secs(20), silence: secs(6), accept_limit: secs(5), profile: None };
     let targets = [("queue".to_owned(), row)].into();
     let escape = Sequence::try_from("*0".to_owned()).expect("keys");
     let settings = Arc::new(CallSettings { targets, escape, retry_without_context: true, ..CallSettings::default() });
