@@ -19,7 +19,7 @@ use crate::b2bua::B2bua;
 use crate::b2bua::io::Change;
 use crate::b2bua::io::Question as DnsQuestion;
 use crate::b2bua::io::{
-    Advice, ApiReply, ApiRequest, Input, Inquiry, Look, MediaCommand, OperatorCommand, PublishedContext,
+    Advice, ApiReply, ApiRequest, Input, Inquiry, Look, MediaCommand, OperatorCommand, PAIRS_A_CALL, PublishedContext,
     Records as DnsRecords, Sound, Transport,
 };
 use crate::call::ConversationId;
@@ -291,15 +291,19 @@ pub fn sounds(config: &Config) -> Result<Sounds> {
     })
 }
 
+/// Another relay thread is worth having for so many calls.
+const CALLS_A_THREAD: usize = 100;
+
 fn media_settings(config: &Config) -> Result<MediaSettings> {
     let (media, own) = (&config.media, MediaSettings::default());
+    let busy = media.ports.pairs().div_ceil(PAIRS_A_CALL * CALLS_A_THREAD);
     Ok(MediaSettings {
         addresses: media.address.clone(),
         told: media.advertise.clone(),
         closed: config.listeners().iter().map(|listener| listener.here).chain([config.admin.listen]).collect(),
         first_port: media.ports.first,
         last_port: media.ports.last,
-        workers: if media.workers == 0 { own.workers } else { usize::from(media.workers) },
+        workers: if media.workers == 0 { own.workers.min(busy) } else { media.workers.into() },
         terms: Terms { quarantine: media.quarantine, ..own.terms },
         dscp: Some(media.dscp),
         sounds: Arc::new(sounds(config)?),

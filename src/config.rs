@@ -25,6 +25,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
+use crate::b2bua::io::PAIRS_A_CALL;
 use crate::b2bua::settings::{
     BreakerSettings, ConversationSettings, HeaderSettings, Network, Reach, Settings, SipTimers, Srtp, Unlisted,
 };
@@ -37,9 +38,6 @@ use crate::sdp::Family;
 use crate::sip::hop::Transport;
 use crate::sip::locate::Place;
 use crate::sip::value::Uri;
-
-/// The customer's leg, GenerativeAgent's, and the way back.
-const PAIRS_A_CALL: usize = 3;
 
 pub use peer::Peer;
 pub use profile::Profile;
@@ -198,7 +196,7 @@ pub struct Media {
     pub advertise: Vec<IpAddr>,
     /// The RTP ports; a leg takes two.
     pub ports: PortRange,
-    /// Relay threads.
+    /// Relay threads; 0: one for each core, as far as there are ports for many calls.
     pub workers: u16,
     /// Both directions dead this long end the call.
     #[serde(with = "words::span")]
@@ -791,7 +789,7 @@ impl Default for Media {
             address: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
             advertise: Vec::new(),
             ports: PortRange::default(),
-            workers: 1,
+            workers: 0,
             timeout: Settings::default().media_timeout,
             quarantine: Duration::from_secs(3),
             dscp: 46,

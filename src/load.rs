@@ -47,7 +47,7 @@ pub struct Load {
     /// second.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1000))]
     overload: u32,
-    /// Relay threads of the program; 0: one for each core.
+    /// Relay threads of the program; 0: as many as it has by itself.
     #[arg(long, default_value_t = 0)]
     workers: u16,
     /// Where the figures go as JSON, too.

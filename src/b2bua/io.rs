@@ -140,6 +140,9 @@ pub struct ApiReply {
 
 // --- media -----------------------------------------------------------------------------------------------------
 
+/// Port pairs that a call takes of one relay thread: the customer's leg, GenerativeAgent's, and the way back.
+pub const PAIRS_A_CALL: usize = 3;
+
 /// A lent pair of local ports: RTP on `port` (even), RTCP on `port + 1`, both on our address of this family. Pairs of
 /// one `worker` share a relay thread; only those can be bridged, whatever their families.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]

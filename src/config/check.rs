@@ -7,10 +7,10 @@ use secrecy::ExposeSecret;
 
 use super::words::span;
 use super::{
-    ClientAuth, Config, Destination, PAIRS_A_CALL, Recording, Sip, WayWord, peer, profile, returns, routes, trunk,
-    user, webhook,
+    ClientAuth, Config, Destination, Recording, Sip, WayWord, peer, profile, returns, routes, trunk, user, webhook,
 };
 use crate::b2bua::headers::may_cross;
+use crate::b2bua::io::PAIRS_A_CALL;
 use crate::b2bua::settings::Returns;
 use crate::call::settings::ContextSettings;
 use crate::sdp::Family;
@@ -203,7 +203,7 @@ fn numbers(config: &Config, problems: &mut Vec<String>) {
         ("sip.max_transactions", sip.max_transactions, 100, 10_000_000),
         ("sip.max_connections", sip.max_connections, 1, 1_000_000),
         ("sip.max_connections_per_source", sip.max_connections_per_source, 1, 1_000_000),
-        ("media.workers", media.workers.into(), 1, 64),
+        ("media.workers", media.workers.into(), 0, 64),
         ("media.dscp", media.dscp.into(), 0, 63),
         ("call.max_attempts", call.max_attempts.into(), 1, 10),
         ("conversations.max", config.conversations.max, 1, 1_000_000),

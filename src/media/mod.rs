@@ -54,7 +54,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::b2bua::io::{MediaCommand, MediaEvent, PortPair};
+use crate::b2bua::io::{MediaCommand, MediaEvent, PAIRS_A_CALL, PortPair};
 use drops::Drops;
 pub use drops::KernelLosses;
 use ports::Socket;
@@ -76,7 +76,7 @@ pub struct MediaSettings {
     pub first_port: u16,
     /// The last port of the range.
     pub last_port: u16,
-    /// Relay threads; pairs are shared out among them evenly.
+    /// Relay threads, no more than there is room for calls; pairs are shared out among them evenly.
     pub workers: usize,
     /// How long to learn, how long to drain.
     pub terms: Terms,
@@ -195,11 +195,11 @@ impl Media {
         let open = ports::open_all(&settings)?;
 
         let fewest = open.iter().map(|(_, pairs)| pairs.len()).min().unwrap_or(0).min(usize::from(u16::MAX));
-        let workers = settings.workers.clamp(1, fewest.max(1));
+        let workers = settings.workers.clamp(1, (fewest / PAIRS_A_CALL).max(1));
         let mut shares: Vec<(Vec<PortPair>, Vec<Socket>)> = (0..workers).map(|_| Default::default()).collect();
         for (family, pairs) in open {
             for (number, (port, sockets)) in pairs.into_iter().enumerate() {
-                let worker = number % workers;
+                let worker = number / PAIRS_A_CALL % workers; // whole calls, so that no thread has a pair too few
                 shares[worker].0.push(PortPair { worker: worker as u16, family, port });
                 shares[worker].1.extend(sockets);
             }

@@ -35,6 +35,8 @@ async fn load_2000_calls_at_50_a_second_lose_nothing_repeat_nothing_and_leave_no
         Setting::default().key("media.ports", "20000-29999").key("sip.max_calls", "1666").key("asapp.rate", "0");
     let stage = Stage::set(setting).await;
     let (at_first, fresh) = (stage.metrics().await, stage.program.resident());
+    let cores = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(stage.program.threads("media-"), cores.min(17), "one for each core, and for every 100 calls at most");
 
     // Both kinds of call once, so that the allocator has seen what there is; then both again.
     handed_back(&stage, 0).await;

@@ -446,6 +446,14 @@ impl Program {
         self.child.try_wait().unwrap().is_none()
     }
 
+    /// How many of its threads have a name that begins so.
+    pub fn threads(&self, name: &str) -> usize {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        tasks
+            .filter(|task| fs::read_to_string(task.as_ref().unwrap().path().join("comm")).unwrap().starts_with(name))
+            .count()
+    }
+
     /// Resident memory in KiB.
     pub fn resident(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
