@@ -196,12 +196,12 @@ impl Media {
 
         let fewest = open.iter().map(|(_, pairs)| pairs.len()).min().unwrap_or(0).min(usize::from(u16::MAX));
         let workers = settings.workers.clamp(1, (fewest / PAIRS_A_CALL).max(1));
-        let mut shares: Vec<(Vec<PortPair>, Vec<Socket>)> = (0..workers).map(|_| Default::default()).collect();
+        let mut shares: Vec<(Vec<PortPair>, Vec<[Socket; 2]>)> = (0..workers).map(|_| Default::default()).collect();
         for (family, pairs) in open {
             for (number, (port, sockets)) in pairs.into_iter().enumerate() {
                 let worker = number / PAIRS_A_CALL % workers; // whole calls, so that no thread has a pair too few
                 shares[worker].0.push(PortPair { worker: worker as u16, family, port });
-                shares[worker].1.extend(sockets);
+                shares[worker].1.push(sockets);
             }
         }
         let recorder = settings.recorder.as_ref().map(|at| start_recorder(at, events.clone())).transpose()?;
@@ -281,7 +281,7 @@ impl Lane {
     fn start(
         settings: &MediaSettings,
         pairs: &[PortPair],
-        sockets: Vec<Socket>,
+        sockets: Vec<[Socket; 2]>,
         events: UnboundedSender<MediaEvent>,
         recorder: Option<Recorder>,
         number: usize,

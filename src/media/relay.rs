@@ -45,8 +45,13 @@ impl Slot {
         self.0 / 2
     }
 
+    /// 0 for RTP, 1 for RTCP.
+    pub fn side(self) -> usize {
+        self.0 % 2
+    }
+
     fn is_rtp(self) -> bool {
-        self.0.is_multiple_of(2)
+        self.side() == 0
     }
 }
 
@@ -110,14 +115,16 @@ impl Table {
         Self { rows, began, terms, sounds, laws, notices, frames, report: [0; REPORT] }
     }
 
-    /// Judges one packet, edits it in place, and says where it goes. `now` may be as old as the batch it came in.
-    pub fn step(&mut self, slot: Slot, source: SocketAddr, packet: &mut [u8], now: Instant) -> Step {
+    /// Judges one packet, edits it in place, and says where it goes. No `source` is the accepted one, which nobody needs to
+    /// look up: the kernel lets no other in. `now` may be as old as the batch it came in.
+    pub fn step(&mut self, slot: Slot, source: impl Into<Option<SocketAddr>>, packet: &mut [u8], now: Instant) -> Step {
+        let (index, source) = (slot.row(), source.into());
         if !slot.is_rtp() || is_rtcp(packet) {
-            return self.report(slot, source, packet, now); // on its own port, or multiplexed (RFC 5761)
+            let source = source.or(self.rows[index].rtp.source); // on its own port, or multiplexed (RFC 5761)
+            return source.map_or(Step::Drop, |source| self.report(slot, source, packet, now));
         }
-        let index = slot.row();
         let row = &mut self.rows[index];
-        if row.rtp.source != Some(source) {
+        if let Some(source) = source.filter(|source| row.rtp.source != Some(*source)) {
             if !self.introduce(index, source, packet, now) {
                 return Step::Drop;
             }
@@ -271,12 +278,6 @@ impl Table {
             row.ear.tell(moment, now);
         }
         if length > 0 { Step::Report(slot, target, length) } else { Step::Drop }
-    }
-
-    /// Whose packets are accepted on this slot without a second look.
-    pub fn source(&self, slot: Slot) -> Option<SocketAddr> {
-        let row = &self.rows[slot.row()];
-        if slot.is_rtp() { row.rtp.source } else { row.rest.rtcp.source }
     }
 
     /// Whether a packet from this source could be listened to, whatever is in it.

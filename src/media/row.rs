@@ -101,8 +101,8 @@ impl Recording {
     }
 }
 
-/// A thread has thousands of these, and every packet meets two. What it looks at are five cache lines, one after the other and
-/// in the order of need; all else is behind pointers that it does not follow.
+/// A thread has thousands of these, and every packet meets two. They are five cache lines: one for both ways, the addresses, one
+/// for what comes (`ear` to `rest`), two for what goes; all else is behind pointers that no packet follows.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(super) struct Row {
@@ -123,10 +123,10 @@ pub(super) struct Row {
     pub rtp: Side,
     pub ear: Ear,
     pub received_octets: u64,
+    pub rest: Box<Rest>,
     pub sent_packets: u64,
     pub sent_octets: u64,
     pub outgoing: Outgoing,
-    pub rest: Box<Rest>,
 }
 
 const _: () = assert!(size_of::<Row>() <= 5 * 64, "a packet looks at more than five cache lines");
@@ -187,10 +187,10 @@ impl Row {
             rtp: Side::default(),
             ear: Ear::default(),
             received_octets: 0,
+            rest: Box::new(rest),
             sent_packets: 0,
             sent_octets: 0,
             outgoing: Outgoing::default(),
-            rest: Box::new(rest),
         }
     }
 

@@ -41,6 +41,14 @@ const ROUND: usize = 8;
 const WAKE: u64 = u64::MAX;
 const TIMER: u64 = u64::MAX - 1;
 
+/// What a packet needs outside the table, side by side: it passes two of these.
+struct Port {
+    /// RTP and RTCP.
+    sockets: [Socket; 2],
+    /// What protects its packets, where something does.
+    protection: Option<Box<Protection>>,
+}
+
 /// One thread's ports and everything known about them.
 pub struct Worker {
     epoll: OwnedFd,
@@ -50,11 +58,9 @@ pub struct Worker {
     /// Who keeps recordings, and the pause between the tones that tell of it.
     recorder: Option<(Recorder, Duration)>,
     guard: Guard,
-    /// By slot.
-    sockets: Vec<Socket>,
+    /// By row.
+    ports: Vec<Port>,
     table: Table,
-    /// By row: what protects its packets, where they are.
-    protections: Vec<Option<Box<Protection>>>,
     /// Row of a pair.
     rows: HashMap<PortPair, usize>,
     /// Rows that are not idle, and where among them the next look begins.
@@ -76,14 +82,14 @@ impl Worker {
     pub fn new(
         settings: &MediaSettings,
         pairs: &[PortPair],
-        sockets: Vec<Socket>,
+        sockets: Vec<[Socket; 2]>,
         (wake, commands): (Arc<OwnedFd>, Receiver<MediaCommand>),
         events: UnboundedSender<MediaEvent>,
         recorder: Option<Recorder>,
     ) -> Result<Self, MediaError> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &*wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
-        for (slot, socket) in sockets.iter().enumerate() {
+        for (slot, socket) in sockets.iter().flatten().enumerate() {
             epoll::add(&epoll, socket, epoll::EventData::new_u64(slot as u64), epoll::EventFlags::IN)?;
         }
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
@@ -96,9 +102,8 @@ impl Worker {
             events,
             recorder: recorder.zip(settings.recorder.as_ref().map(|recorder| recorder.beep)),
             guard: Guard::new(settings),
-            sockets,
+            ports: sockets.into_iter().map(|sockets| Port { sockets, protection: None }).collect(),
             table: Table::new(pairs, settings.terms, settings.sounds.clone(), started),
-            protections: pairs.iter().map(|_| None).collect(),
             rows: pairs.iter().enumerate().map(|(row, pair)| (*pair, row)).collect(),
             busy: Vec::new(),
             next_look: 0,
@@ -153,13 +158,15 @@ impl Worker {
 
     /// One packet, from receiving it to sending it on.
     fn take(&mut self, slot: Slot) {
-        let Some((length, source)) = self.sockets[slot.0].receive(&mut self.buffer) else { return };
-        let Some(source) = source.or_else(|| self.table.source(slot)) else { return };
-        let opened = match &mut self.protections[slot.row()] {
+        let port = &mut self.ports[slot.row()];
+        let Some((length, source)) = port.sockets[slot.side()].receive(&mut self.buffer) else { return };
+        let opened = match (&mut port.protection, source) {
             // Who cannot be heard is not worth the reckoning.
-            Some(_) if !self.table.may_hear(slot, source) => return self.table.turn_away(slot, source, self.now),
-            Some(protection) => protection.open(&mut self.buffer[..length]),
-            None => Some(length),
+            (Some(_), Some(source)) if !self.table.may_hear(slot, source) => {
+                return self.table.turn_away(slot, source, self.now);
+            }
+            (Some(protection), _) => protection.open(&mut self.buffer[..length]),
+            (None, _) => Some(length),
         };
         let Some(length) = opened else { return self.table.refuse(slot) };
         let packet = &mut self.buffer[..length];
@@ -170,13 +177,18 @@ impl Worker {
         }
     }
 
+    fn socket(&mut self, slot: Slot) -> &mut Socket {
+        &mut self.ports[slot.row()].sockets[slot.side()]
+    }
+
     /// Sends what the buffer begins with, protected where its row is; false when it did not leave.
     fn send(&mut self, out: Slot, target: SocketAddr, length: usize) -> bool {
         let packet = &self.buffer[..length];
-        let sealed = self.protections[out.row()].as_mut().map(|protection| protection.seal(packet));
-        match sealed {
-            None => self.sockets[out.0].send(packet, target),
-            Some(Sealed::Packet(sealed)) => self.sockets[out.0].send(&sealed, target),
+        let Port { sockets, protection } = &mut self.ports[out.row()];
+        let socket = &sockets[out.side()];
+        match protection.as_mut().map(|protection| protection.seal(packet)) {
+            None => socket.send(packet, target),
+            Some(Sealed::Packet(sealed)) => socket.send(&sealed, target),
             Some(Sealed::Refused) => false,
             Some(Sealed::Behind) => {
                 self.table.number_on(out.row());
@@ -214,9 +226,9 @@ impl Worker {
 
     /// From now on the kernel lets nobody else in; who is in already is judged.
     fn settle(&mut self, slot: Slot, far: SocketAddr) {
-        self.sockets[slot.0].connect(far);
+        self.socket(slot).connect(far);
         for _ in 0..DRAIN_LIMIT {
-            if self.sockets[slot.0].is_sifted() {
+            if self.socket(slot).is_sifted() {
                 break;
             }
             self.take(slot);
@@ -316,8 +328,8 @@ impl Worker {
             }
             MediaCommand::Close(pair) => {
                 if let Some(row) = self.lent(pair) {
-                    self.sockets[Slot::rtp(row).0].disconnect();
-                    self.protections[row] = None;
+                    self.socket(Slot::rtp(row)).disconnect();
+                    self.ports[row].protection = None;
                     let closed = self.table.close(row, self.now);
                     self.tell(closed);
                 }
@@ -337,7 +349,7 @@ impl Worker {
                 self.set_timer(TICK);
             }
             self.busy.push(row);
-            [Slot::rtp(row), Slot::rtcp(row)].iter().for_each(|slot| self.sockets[slot.0].drain());
+            self.ports[row].sockets.iter().for_each(Socket::drain);
         }
         let lent = self.table.is_lent(row);
         if !lent {
@@ -354,10 +366,10 @@ impl Worker {
     }
 
     fn expect(&mut self, row: usize, family: Family, announced: [SocketAddr; 2], signalled: Option<IpAddr>) {
-        self.sockets[Slot::rtp(row).0].disconnect();
+        self.socket(Slot::rtp(row)).disconnect();
         let [rtp, rtcp] = announced.map(|far| self.guard.admit(family, far));
         let moved = self.table.expect(row, (rtp, rtcp), signalled, self.now);
-        if let (true, Some(protection)) = (moved, &mut self.protections[row]) {
+        if let (true, Some(protection)) = (moved, &mut self.ports[row].protection) {
             protection.moved();
         }
     }
@@ -366,7 +378,7 @@ impl Worker {
         if keys.is_some() {
             self.table.number_low(row);
         }
-        match (&mut self.protections[row], keys) {
+        match (&mut self.ports[row].protection, keys) {
             (protection, None) => *protection = None,
             (Some(protection), Some(keys)) => protection.turn_to(keys),
             (protection, Some(keys)) => *protection = Some(Box::new(Protection::new(keys))),
