@@ -46,7 +46,7 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     let outside =
         |text: &str| !text.starts_with("127.") && !text.starts_with("localhost") && !text.starts_with("[::1]");
     if let Some((name, trunk)) = trunk.iter().find(|(_, trunk)| outside(&trunk.address)) {
-        // Where a name leads is known when it is dialed.
+        // Where a name leads is known when it is dialled.
         let but = format!("is on loopback, and trunk.{name} may not be, at {}", trunk.address.escape_debug());
         if sip.listen.iter().all(|listen| listen.ip().is_loopback()) {
             warnings.push(format!("sip.listen {but}: write the address that others send to"));

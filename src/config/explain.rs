@@ -211,7 +211,7 @@ fn table(config: &Config, to: &mut String) -> std::fmt::Result {
         let uris = row.uri.join(", then ");
         let sent =
             row.profile.as_ref().map_or(String::new(), |profile| format!("; is sent what profile {profile} says"));
-        let silence = if row.silence.is_zero() { row.ring_limit } else { row.silence };
+        let silence = if row.silence.is_zero() { row.ring_limit } else { row.silence.min(row.ring_limit) };
         let [ring, silence, accept] = [row.ring_limit, silence, row.accept_limit].map(span::format);
         writeln!(
             to,
