@@ -173,21 +173,20 @@ impl B2bua {
         another
     }
 
-    /// Nothing at all has come back: a trunk is given up where there is another way, a target for whatever the call does
-    /// next. What it still answers is ended inside its leg.
+    /// Nothing at all has come back: a trunk is given up where there is another way, and what it still answers is ended
+    /// inside its leg; of a target the call decides.
     fn leg_silent(&mut self, now: Instant, id: LegId) {
         let Some((way, role, call)) = self.legs.get(&id).map(|leg| (leg.way, leg.role, leg.call)) else { return };
         let current = self.leg_of(call, role) == Some(id);
-        let event = match way {
-            Some(way) => {
-                self.trunks.silent(now, way);
-                (current && self.another_way(now, call)).then(|| CallEvent::WayFailed("silent".to_owned()))
+        if let Some(way) = way {
+            self.trunks.silent(now, way);
+            if !(current && self.another_way(now, call)) {
+                return;
             }
-            None => current.then_some(CallEvent::Leg(role, LegEvent::Lost(LostCause::NoAnswer))),
-        };
-        if let Some(event) = event {
             self.abandon(now, call, role);
-            self.tell_call(now, call, event);
+        }
+        if current {
+            self.tell_call(now, call, CallEvent::WayFailed("silent".to_owned()));
         }
     }
 

@@ -20,7 +20,8 @@ use crate::leg::{Info, LegCommand, LegEvent, LegRole, Referral};
 pub enum CallEvent {
     /// A leg spoke. Legs that were abandoned are not heard any more.
     Leg(LegRole, LegEvent),
-    /// The way by which the number is being dialled failed like this, and there is another.
+    /// The way by which the number is being dialled failed like this, and there is another; or the target that is being
+    /// dialled says nothing.
     WayFailed(String),
     /// A trunk has been looked for, for the attempt of this id; whether there is one.
     Reserved(TransferId, bool),

@@ -278,9 +278,12 @@ fn dialing(
             actions.push(CallAction::Abandon(LegRole::Onward));
             ("not answered in time".to_owned(), Cause::NO_ANSWER)
         }
+        CallEvent::WayFailed(how) => {
+            actions.push(CallAction::Abandon(LegRole::Onward));
+            (how, Cause::OUT_OF_ORDER)
+        }
         CallEvent::Leg(..)
         | CallEvent::Created(..)
-        | CallEvent::WayFailed(_)
         | CallEvent::Fetched(..)
         | CallEvent::Reserved(..)
         | CallEvent::Returned(..)

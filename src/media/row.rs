@@ -101,8 +101,8 @@ impl Recording {
     }
 }
 
-/// A thread has thousands of these, and every packet meets two. They are five cache lines: one for both ways, the addresses, one
-/// for what comes (`ear` to `rest`), two for what goes; all else is behind pointers that no packet follows.
+/// A thread has thousands of these, and every packet meets two. They are five cache lines: one for both ways, the
+/// addresses, one for what comes (`ear` to `rest`), two for what goes; all else is behind pointers that no packet follows.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(super) struct Row {

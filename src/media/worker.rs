@@ -125,8 +125,9 @@ impl Worker {
     }
 
     fn work(&mut self) {
+        self.heed(); // what was not told or obeyed when it panicked is not announced again
         if !self.obey() {
-            return; // what was queued when it panicked is not announced again
+            return;
         }
         let mut woken = Vec::with_capacity(BATCH);
         loop {
@@ -429,12 +430,12 @@ impl Worker {
         for _ in 0..self.busy.len().div_ceil(ROUND) {
             let at = if self.next_look < self.busy.len() { self.next_look } else { 0 };
             let row = self.busy[at];
+            self.next_look = at + 1;
             let events = [self.table.look(row, self.now), self.table.count(row, self.now)];
             events.into_iter().flatten().for_each(|event| self.tell(event));
             if let Step::Report(out, target, length) = self.table.own_report(row, unix, self.now) {
                 self.send_report(out, target, length);
             }
-            self.next_look = at + 1;
             if self.table.is_idle(row) {
                 self.busy.swap_remove(at);
                 self.next_look = at;
